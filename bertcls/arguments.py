@@ -1,0 +1,298 @@
+"""Command-line arguments: those of all recipes, and how they meet `TrainingArguments`."""
+
+import argparse
+import contextlib
+import difflib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+from accelerate.utils import broadcast_object_list, str_to_bool
+from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+CHECKPOINTS = "checkpoints"  # folder of Trainer's checkpoints inside the output folder
+
+
+@dataclass
+class RecipeArguments:
+    """The flags that all fine-tuning recipes share, beside all of `TrainingArguments`."""
+
+    sample: bool = field(
+        default=False, metadata={"help": "Train a tiny model on the texts in recipes/sample: no network, one minute."}
+    )
+    dataset_name: str | None = field(default=None, metadata={"help": "Hub id, or a folder in the Hub's layout."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
+    text_column: str | None = field(default=None, metadata={"help": "Column with the texts."})
+    label_column: str | None = field(default=None, metadata={"help": "Column with the labels."})
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Encoder: Hub id or local folder."})
+    from_scratch: bool = field(default=False, metadata={"help": "Start the encoder from random weights."})
+    max_length: int = field(default=128, metadata={"help": "Tokens per window, special tokens included."})
+    overlap: int | None = field(
+        default=None, metadata={"help": "Tokens that neighbouring windows share; none: 20 %% of max_length."}
+    )
+    pooling: Literal["auto", "pooler", "cls", "mean", "max"] = field(
+        default="auto", metadata={"help": "Tokens to a vector; auto: pooler where the checkpoint has one, else cls."}
+    )
+    window_pooling: Literal["mean", "max", "mean_probs", "vote"] = field(
+        default="mean", metadata={"help": "Windows to a document."}
+    )
+    max_train_windows: int = field(default=8, metadata={"help": "Windows of a document used in a training step."})
+    classifier_dropout: float | None = field(
+        default=None, metadata={"help": "Dropout before the classifier; none: the encoder's."}
+    )
+    classifier_hidden_size: int | None = field(
+        default=None, metadata={"help": "Units of a hidden layer in the head; none: no such layer."}
+    )
+    split: str | None = field(
+        default=None, metadata={"help": "Join train and validation and split them anew, such as 8:1:1, stratified."}
+    )
+    max_samples: int | None = field(
+        default=None, metadata={"help": "With --split: the first rows of the joined data."}
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Rows drawn from train with the seed, label shares kept."}
+    )
+    freeze_encoder: bool = field(default=False, metadata={"help": "Train the head alone."})
+    freeze_layers: int = field(default=0, metadata={"help": "Freeze the embeddings and this many lowest layers."})
+    layer_decay: float = field(default=1.0, metadata={"help": "Factor on the learning rate per layer downwards."})
+    head_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the head; none: learning_rate."}
+    )
+    class_weights: Literal["none", "balanced"] = field(
+        default="none", metadata={"help": "balanced: weigh classes inversely to their row counts."}
+    )
+    early_stopping_patience: int = field(
+        default=3, metadata={"help": "Evaluations without a better metric before training stops; 0: never stop early."}
+    )
+    overwrite_output: bool = field(default=False, metadata={"help": "Write into a folder that is not empty."})
+    run_dir: str = field(init=False, default="")  # what --output_dir names; Trainer's checkpoints lie below it
+
+
+# Ours in place of Trainer's, each because it is faster or loses nothing.
+_COMMON_DEFAULTS = {
+    "eval_strategy": "epoch",
+    "metric_for_best_model": "accuracy",
+    "save_total_limit": 2,  # the best and the last
+    "train_sampling_strategy": "group_by_length",
+    "remove_unused_columns": False,  # the collator reads example_id, the sampler length
+    "logging_steps": 0.05,  # share of all steps
+    "ddp_broadcast_buffers": False,  # no buffer changes in training
+    "hub_private_repo": True,
+}
+
+Arguments = TypeVar("Arguments", bound=RecipeArguments)
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str):
+        raise ValueError(f"{message} (--help lists all options)")
+
+
+def parse(
+    arguments_class: type[Arguments],
+    argv: list[str] | None = None,
+    *,
+    defaults: dict,
+    sample_defaults: dict | None = None,
+    description: str | None = None,
+) -> tuple[Arguments, TrainingArguments]:
+    """Command line to arguments. What the command line says wins over the recipe's defaults, and these over the rest.
+
+    The defaults that hang together follow what is given: saving follows evaluation, and without evaluation there is no
+    choice of the best model; bf16 is on where it is native; the CPU is used where there is no accelerator.
+
+    Args:
+        arguments_class: `RecipeArguments` or a subclass.
+        argv: words of the command line; `None` takes those of the process.
+        defaults: of this recipe, for both classes.
+        sample_defaults: on top of them with `--sample`.
+        description: shown by `--help`.
+
+    Returns:
+        the recipe's arguments, with `run_dir` set to the folder of the run, and `TrainingArguments`, whose `output_dir`
+        is the folder of the checkpoints in it.
+
+    Raises:
+        ValueError: an unknown, abbreviated or contradictory option, or several GPUs in one process.
+        FileExistsError: an output folder that is not empty.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _Parser((arguments_class, TrainingArguments), description=description, allow_abbrev=False)
+    for action in parser._actions:
+        if action.dest == "resume_from_checkpoint":
+            action.nargs, action.const = "?", "true"  # without a value: the last checkpoint
+    given = {word.split("=")[0].lstrip("-").replace("-", "_") for word in argv if word.startswith("--")}
+    recipe_defaults = {**_COMMON_DEFAULTS, **defaults, **((sample_defaults or {}) if "sample" in given else {})}
+    parser.set_defaults(**recipe_defaults)
+    parser.set_defaults(**_dependent_defaults(parser.parse_known_args(argv)[0], given))
+    args, training_args, extra = parser.parse_args_into_dataclasses(
+        argv, return_remaining_strings=True, look_for_args_file=False
+    )
+    if extra:
+        options = [option for action in parser._actions for option in action.option_strings]
+        close = difflib.get_close_matches(extra[0].split("=")[0], options, n=1)
+        raise ValueError(
+            f"Found the unknown option {extra[0]}; expected one that --help lists"
+            + (f", such as {close[0]}." if close else ".")
+        )
+    _check(args, training_args)
+    training_args.label_names = ["labels", "example_ids"]
+    if training_args.world_size > 1:
+        if "accelerator_config" not in given:
+            training_args.accelerator_config.use_seedable_sampler = False  # else length grouping drops examples
+        if training_args.ddp_find_unused_parameters is None:
+            training_args.ddp_find_unused_parameters = False
+    _choose_output_dir(args, training_args, named="output_dir" in given)
+    return args, training_args
+
+
+def _dependent_defaults(first: argparse.Namespace, given: set[str]) -> dict:
+    """Defaults that depend on the machine or on other options, from a first reading of the command line."""
+    evaluates = first.eval_strategy != "no"
+    resumes = "resume_from_checkpoint" in given
+    result = {
+        "eval_on_start": evaluates and not resumes,  # resuming would count it for early stopping
+        "restore_callback_states_from_checkpoint": resumes,
+        "load_best_model_at_end": evaluates and first.save_strategy != "no",
+        "metric_for_best_model": first.metric_for_best_model if evaluates else None,
+    }
+    if "save_strategy" not in given:
+        result["save_strategy"] = first.eval_strategy if evaluates else "epoch"
+    if first.eval_strategy == "steps":
+        result["eval_steps"] = first.eval_steps or first.logging_steps
+        if "save_steps" not in given:
+            result["save_steps"] = result["eval_steps"]
+    on_cpu = (
+        first.use_cpu
+        or not torch.accelerator.is_available()
+        or str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "false")) == 1
+    )
+    result["use_cpu"] = on_cpu
+    other_precision = {"bf16", "fp16"} & given or os.environ.get("ACCELERATE_MIXED_PRECISION") in ("fp16", "fp8")
+    if not other_precision:
+        result["bf16"] = torch.cpu._is_avx512_bf16_supported() if on_cpu else _cuda_bf16()
+    return result
+
+
+def _cuda_bf16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _check(args: RecipeArguments, training_args: TrainingArguments) -> None:
+    """Refuses what contradicts itself, before anything is read or written."""
+    if training_args.n_gpu > 1:
+        raise ValueError(
+            f"Found {training_args.n_gpu} GPUs in one process; expected one process a GPU, since DataParallel would cut "
+            f"windows and labels apart. Run: accelerate launch --multi_gpu --num_processes {training_args.n_gpu} "
+            f"{' '.join(sys.argv)}"
+        )
+    if training_args.remove_unused_columns:
+        raise ValueError(
+            "Found --remove_unused_columns true; expected false, since example_id and length would be dropped and no "
+            "metric computed. Leave it out."
+        )
+    if training_args.label_smoothing_factor and args.class_weights != "none":
+        raise ValueError(
+            "Found --label_smoothing_factor with --class_weights; expected one of them, since smoothing ignores the "
+            "weights. Leave one out."
+        )
+    if training_args.eval_strategy == "no" and args.early_stopping_patience and training_args.metric_for_best_model:
+        raise ValueError(
+            "Found --metric_for_best_model with --eval_strategy no; expected an evaluation to choose by. Use "
+            "--eval_strategy epoch."
+        )
+    for name in ("max_samples", "max_train_samples", "max_train_windows"):
+        if (number := getattr(args, name)) is not None and number < 1:
+            raise ValueError(f"Found --{name} {number}; expected at least 1.")
+    if args.max_samples is not None and args.split is None:
+        raise ValueError(
+            "Found --max_samples without --split; it takes the first rows of train and validation joined. Add --split "
+            "8:1:1, or use --max_train_samples."
+        )
+
+
+def _choose_output_dir(args: RecipeArguments, training_args: TrainingArguments, *, named: bool) -> None:
+    """Makes the run's folder on rank 0 and tells the other ranks."""
+    answer = [None, None, None]
+    if training_args.process_index == 0:
+        try:
+            answer[:2] = _make_output_dir(args, training_args, named=named)
+        except (OSError, ValueError) as error:
+            answer[2] = error
+    if training_args.world_size > 1:
+        broadcast_object_list(answer)
+    args.run_dir, training_args.resume_from_checkpoint, error = answer
+    if error is not None:
+        raise error
+    training_args.output_dir = str(Path(args.run_dir, CHECKPOINTS))
+
+
+def _make_output_dir(
+    args: RecipeArguments, training_args: TrainingArguments, *, named: bool
+) -> tuple[str, str | None]:
+    """The folder of the run, and the checkpoint to resume from."""
+    checkpoint = training_args.resume_from_checkpoint
+    latest = checkpoint is not None and checkpoint.lower() in ("true", "1", "yes", "last")
+    if checkpoint is not None and checkpoint.lower() in ("false", "0", "no"):
+        checkpoint = None
+    if named:
+        output_dir = Path(training_args.output_dir)
+    elif checkpoint is not None and not latest:
+        output_dir = Path(checkpoint).resolve().parent.parent
+    elif latest:
+        raise ValueError("Found --resume_from_checkpoint without a folder; give --output_dir of the run to resume.")
+    else:
+        output_dir = Path("runs") / f"{Path(sys.argv[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if latest:
+        below = output_dir / CHECKPOINTS
+        checkpoint = get_last_checkpoint(str(below)) if below.is_dir() else None
+        if checkpoint is None:
+            raise FileNotFoundError(
+                f"No checkpoint to resume from in {below}; expected a folder checkpoint-N. Check --output_dir, or "
+                "leave out --resume_from_checkpoint."
+            )
+    elif checkpoint is not None and not Path(checkpoint, "trainer_state.json").is_file():
+        raise FileNotFoundError(
+            f"No checkpoint to resume from in {checkpoint}; expected a folder checkpoint-N with trainer_state.json. "
+            "Check the path."
+        )
+    if checkpoint is None and output_dir.is_dir() and any(output_dir.iterdir()):
+        if not args.overwrite_output:
+            raise FileExistsError(
+                f"The output folder {output_dir} is not empty; expected a new or empty one. Name another --output_dir, "
+                "or give --resume_from_checkpoint or --overwrite_output."
+            )
+        shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)  # an old best must not win over the new one
+    try:
+        (output_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"The output folder {output_dir} cannot be written ({error.strerror}); expected a folder of yours. Name "
+            "another --output_dir."
+        ) from error
+    return str(output_dir), checkpoint
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Ends a recipe with one line on standard error and exit code 2 where its input was wrong.
+
+    Every helper raises `ValueError` or an `OSError` for bad input. With `BERTCLS_TRACEBACK=1` in the environment the
+    traceback is shown instead.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if os.environ.get("BERTCLS_TRACEBACK") == "1":
+            raise
+        rank = os.environ.get("RANK", "0")
+        where = "" if rank == "0" else f" [process {rank}]"
+        print(f"error{where}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(2)

@@ -1,0 +1,90 @@
+"""Trainer callbacks."""
+
+import time
+
+import numpy as np
+import psutil
+import torch
+from transformers import TrainerCallback
+
+
+class LongestBatchFirst(TrainerCallback):
+    """Runs one step on the longest batch before training, then says what the run will take.
+
+    A batch that does not fit in memory fails now and not hours later. The step changes nothing: no optimizer step is
+    made, gradients are cleared, random states are put back. Skipped under FSDP and DeepSpeed, where a backward pass
+    outside Trainer would disturb their own.
+    """
+
+    def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):
+        # Trainer hands the sampler a lazy column, which costs seconds at every sort of an epoch.
+        sampler = train_dataloader.get_sampler()
+        if hasattr(sampler, "lengths"):
+            sampler.lengths = list(sampler.lengths)
+        if args.fsdp_plugin_args is not None or args.deepspeed_plugin is not None:
+            return
+        dataset = train_dataloader.dataset
+        lengths = np.array(dataset["length"][:])
+        size = min(args.train_batch_size, len(dataset))
+        by_length = np.argsort(-lengths, kind="stable")
+        middle = (len(dataset) - size) // 2
+        self._step(args, model, train_dataloader.collate_fn, dataset, by_length[:size])
+        typical = by_length[middle : middle + size]
+        seconds = self._step(args, model, train_dataloader.collate_fn, dataset, typical)
+        if args.process_index != 0:
+            return
+        steps = (state.max_steps - state.global_step) * args.gradient_accumulation_steps
+        expected = steps * seconds * lengths.mean() / max(lengths[typical].mean(), 1)
+        trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        if args.device.type == "cpu":
+            used = psutil.Process().memory_info().rss
+        else:
+            used = torch.accelerator.max_memory_allocated()
+        adam = 8 * trainable  # two moments in fp32
+        print(
+            f"Longest batch: {size} texts of up to {lengths.max()} tokens fit. Expected: {format_seconds(expected)} for "
+            f"{state.max_steps - state.global_step} steps, evaluation not counted, and {(used + adam) / 2**30:.1f} GiB "
+            f"of {args.device.type} memory per process."
+        )
+
+    def _step(self, args, model, collate, dataset, rows) -> float:
+        """Seconds of a forward and backward pass over `rows`."""
+        batch = {name: tensor.to(args.device) for name, tensor in collate([dataset[int(row)] for row in rows]).items()}
+        devices = [] if args.device.type == "cpu" else [args.device.index or 0]
+        model.train()
+        with torch.random.fork_rng(devices, device_type=args.device.type if devices else "cuda"):
+            start = time.perf_counter()
+            try:
+                loss = model(**batch).loss
+                loss.backward()
+            except torch.OutOfMemoryError as error:
+                if args.auto_find_batch_size:
+                    raise
+                raise ValueError(
+                    f"The longest batch, {len(rows)} texts in {tuple(batch['input_ids'].shape)} tokens, does not fit in "
+                    f"the memory of {args.device}. Lower --per_device_train_batch_size and raise "
+                    "--gradient_accumulation_steps by the same factor, or lower --max_length."
+                ) from error
+            loss = float(loss)  # waits for the device
+            seconds = time.perf_counter() - start
+        model.zero_grad()
+        if not np.isfinite(loss):
+            raise ValueError(
+                f"The loss of the longest batch is {loss} before training, expected a finite number. Check the model's "
+                "weights, or train without --fp16."
+            )
+        return seconds
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> format_seconds(3.2), format_seconds(125), format_seconds(7260)
+    ('3 s', '2 min 5 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

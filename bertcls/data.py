@@ -1,0 +1,301 @@
+"""From a data set on the Hub or on disk to splits with the columns text, label and example_id."""
+
+import os
+import re
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from sklearn.model_selection import train_test_split
+
+TEXT_COLUMNS = ("text", "sentence", "content", "review")
+LABEL_COLUMNS = ("label", "labels")
+
+
+def load_splits(
+    dataset_name: str,
+    config_name: str | None = None,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    revision: str | None = None,
+) -> DatasetDict:
+    """Loads a data set and brings it into the form that everything else expects.
+
+    Args:
+        dataset_name: Hub id, or a local folder in the Hub's layout.
+        config_name: configuration (subset) of the data set.
+        text_column: column with the texts; `None` takes the first of `TEXT_COLUMNS` that is there.
+        label_column: column with the labels; `None` takes the first of `LABEL_COLUMNS` that is there.
+        revision: Hub revision.
+
+    Returns:
+        The splits train, validation and test, as far as they exist, each with `text` (string), `label` (`ClassLabel`)
+        and `example_id` (int64, counted on across the splits). A test split whose labels are all hidden (-1) is left
+        out.
+
+    Raises:
+        FileNotFoundError: no such data set.
+        ValueError: no train split, a missing column, an empty split, texts that are not strings, rows without a label
+            or labels outside the classes.
+    """
+    raw = _load(dataset_name, config_name, revision)
+    if "train" not in raw:
+        raise ValueError(f"Found the splits {', '.join(raw)} in {dataset_name}; expected one named train.")
+    splits = {name: raw[name] for name in ("train", "validation", "test") if name in raw}
+    for name, split in splits.items():
+        if len(split) == 0:
+            raise ValueError(f"The {name} split of {dataset_name} has 0 rows; expected at least 1. Check the file.")
+    text_column = _find_column(splits["train"], text_column, TEXT_COLUMNS, "--text_column")
+    label_column = _find_column(splits["train"], label_column, LABEL_COLUMNS, "--label_column")
+    names = _label_names(splits["train"], label_column)
+
+    result, first_id = DatasetDict(), 0
+    for name, split in splits.items():
+        for column, flag in ((text_column, "--text_column"), (label_column, "--label_column")):
+            _find_column(split, column, (), flag, where=f"the {name} split")
+        labels = _label_ids(split, label_column, names, name)
+        if name == "test" and (labels == -1).all():
+            continue  # hidden labels, as in GLUE
+        if (labels == -1).any():
+            raise ValueError(
+                f"Found {(labels == -1).sum()} unlabelled rows (-1 or empty) in {name}, the first at row "
+                f"{int(np.argmax(labels == -1))}; expected a label in every row. Remove them, or name another "
+                "--label_column."
+            )
+        _check_texts(split, text_column, name)
+        texts = split.select_columns([text_column]).rename_column(text_column, "text")
+        labelled = texts.cast_column("text", Value("string")).add_column("label", labels)
+        result[name] = labelled.cast_column("label", ClassLabel(names=names)).add_column(
+            "example_id", np.arange(first_id, first_id + len(split))
+        )
+        first_id += len(split)
+    return result
+
+
+def label_shares(dataset: Dataset) -> dict[str, float]:
+    """Share of rows per label name.
+
+    >>> rows = Dataset.from_dict({"label": [0, 1, 1, 1]}).cast_column("label", ClassLabel(names=["no", "yes"]))
+    >>> label_shares(rows)
+    {'no': 0.25, 'yes': 0.75}
+    """
+    names = dataset.features["label"].names
+    counts = np.bincount(dataset["label"][:], minlength=len(names))
+    return {name: float(count / len(dataset)) for name, count in zip(names, counts)}
+
+
+def balanced_class_weights(labels: list[int], num_labels: int) -> list[float]:
+    """Weights inverse to the class counts, with mean 1 over the rows, so that the learning rate keeps its meaning.
+
+    Raises:
+        ValueError: a class without a row.
+
+    >>> balanced_class_weights([0, 0, 0, 1], num_labels=2)
+    [0.6666666666666666, 2.0]
+    """
+    counts = np.bincount(labels, minlength=num_labels)
+    if (counts == 0).any():
+        raise ValueError(
+            f"Class {int(np.argmin(counts))} has no training row, so it has no balanced weight; add rows or use "
+            "--class_weights none."
+        )
+    return (len(labels) / (num_labels * counts)).tolist()
+
+
+def draw_rows(dataset: Dataset, rows: int, *, seed: int) -> Dataset:
+    """A random draw of `rows` rows that keeps the label shares; the whole data set where it has no more rows.
+
+    Raises:
+        ValueError: fewer rows than labels.
+    """
+    if rows >= len(dataset):
+        return dataset
+    labels = np.array(dataset["label"][:])
+    counts = np.unique(labels, return_counts=True)[1]
+    if rows < len(counts):
+        raise ValueError(f"Asked for {rows} rows, but there are {len(counts)} labels; ask for at least as many.")
+    in_proportion = counts.min() > 1 and len(dataset) - rows >= len(counts)
+    drawn, _ = train_test_split(
+        np.arange(len(dataset)), train_size=rows, stratify=labels if in_proportion else None, random_state=seed
+    )
+    return dataset.select(drawn)
+
+
+def split_dataset(dataset: Dataset, ratio: str, *, seed: int = 42) -> DatasetDict:
+    """Splits into train, validation and test with equal label shares.
+
+    Args:
+        dataset: rows with a `ClassLabel` column `label`.
+        ratio: shares such as `8:1:1`.
+        seed: 42 and 8:1:1 give the splits of the lab report that this project re-does.
+
+    Raises:
+        ValueError: a ratio that is not three positive numbers, or too few rows of a label.
+
+    >>> rows = Dataset.from_dict({"label": [0, 1] * 10}).cast_column("label", ClassLabel(names=["no", "yes"]))
+    >>> {name: len(split) for name, split in split_dataset(rows, "8:1:1").items()}
+    {'train': 16, 'validation': 2, 'test': 2}
+    """
+    if not re.fullmatch(r"\d+(\.\d+)?(:\d+(\.\d+)?){2}", ratio) or 0 in (
+        shares := [float(x) for x in ratio.split(":")]
+    ):
+        raise ValueError(f"Found --split {ratio!r}; expected three positive shares such as 8:1:1.")
+    labels = np.array(dataset["label"][:])
+    try:
+        train, rest = train_test_split(
+            np.arange(len(dataset)), test_size=1 - shares[0] / sum(shares), stratify=labels, random_state=seed
+        )
+        validation, test = train_test_split(
+            rest, test_size=shares[2] / (shares[1] + shares[2]), stratify=labels[rest], random_state=seed
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{len(dataset)} rows cannot be split {ratio} with every label in every part: {error} Give more rows, or "
+            "merge rare labels."
+        ) from error
+    return DatasetDict(train=dataset.select(train), validation=dataset.select(validation), test=dataset.select(test))
+
+
+def hold_out_whole_texts(
+    dataset: Dataset, *, share: float = 0.05, minimum: int = 500, seed: int = 42
+) -> tuple[Dataset, Dataset]:
+    """Draws validation rows from train without leaking parts of them.
+
+    SST-2's training rows are phrases of sentences: a random draw leaves most of its texts in train as parts of others.
+    So only whole texts are drawn, those contained in no other, and every row contained in a drawn one leaves train.
+
+    Args:
+        dataset: rows with `text` and `label`.
+        share: share of the whole texts that is drawn.
+        minimum: rows drawn at least, but never more than a fifth of the whole texts.
+        seed: of the draw.
+
+    Returns:
+        train and validation.
+    """
+    texts = [normalise(text) for text in dataset["text"][:]]
+    inside = contained(texts, texts, proper=True)
+    first_row = {text: row for row, text in reversed(list(enumerate(texts)))}
+    whole = np.array([row for row, text in enumerate(texts) if not inside[row] and first_row[text] == row])
+    count = min(max(round(share * len(whole)), minimum), max(len(whole) // 5, 1))
+    drawn = np.sort(np.random.default_rng(seed).choice(whole, size=count, replace=False))
+    leaves = contained(texts, [texts[row] for row in drawn])
+    return dataset.select(np.flatnonzero(~leaves)), dataset.select(drawn)
+
+
+def normalise(text: str) -> str:
+    """The form in which texts are compared: lower case, single blanks.
+
+    >>> normalise(" A fine  Film ")
+    'a fine film'
+    """
+    return " ".join(text.lower().split())
+
+
+def contained(needles: list[str], haystacks: list[str], *, proper: bool = False) -> np.ndarray:
+    """Which texts stand, word for word and without a gap, in one of `haystacks`.
+
+    Args:
+        needles: normalised texts.
+        haystacks: normalised texts.
+        proper: only a longer haystack counts, so that a text does not contain itself.
+
+    Returns:
+        bool `[len(needles)]`.
+
+    >>> contained(["a fine", "fine a", "film"], ["a fine film", "film"]).tolist()
+    [True, False, True]
+    >>> contained(["film", "a fine film"], ["a fine film"], proper=True).tolist()
+    [True, False]
+    """
+    wanted = set(needles)
+    lengths = sorted({text.count(" ") + 1 for text in wanted})
+    found = set()
+    for haystack in set(haystacks):
+        words = haystack.split(" ")
+        for length in lengths:
+            if length > len(words) - proper:
+                break
+            for start in range(len(words) - length + 1):
+                span = " ".join(words[start : start + length])
+                if span in wanted:
+                    found.add(span)
+    return np.array([text in found for text in needles], dtype=bool)
+
+
+def _load(dataset_name: str, config_name: str | None, revision: str | None) -> DatasetDict:
+    missing = (
+        f"No data set found at {dataset_name!r}; expected a Hub id or a folder in the Hub's layout. Check the "
+        "spelling, or download it once where there is a network."
+    )
+    if dataset_name.startswith((".", "/", "~")) and not os.path.isdir(os.path.expanduser(dataset_name)):
+        raise FileNotFoundError(missing)
+    try:
+        return load_dataset(os.path.expanduser(dataset_name), config_name, revision=revision)
+    except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
+        raise FileNotFoundError(f"{missing} ({str(error).splitlines()[0]})") from error
+    except DatasetGenerationError as error:
+        raise ValueError(
+            f"{dataset_name} cannot be read: {error.__cause__ or error} Correct the file, or the features that its "
+            "README.md declares."
+        ) from error
+
+
+def _find_column(split: Dataset, given: str | None, usual: tuple, flag: str, where: str = "the data") -> str:
+    columns = split.column_names
+    if given is None:
+        found = [name for name in usual if name in columns]
+        if found:
+            return found[0]
+    elif given in columns:
+        return given
+    raise ValueError(
+        f"Found the columns {', '.join(columns)} in {where}; expected {given or ' or '.join(usual)}. "
+        f"Name the right one with {flag}."
+    )
+
+
+def _label_names(split: Dataset, column: str) -> list[str]:
+    """Class names of the training split: those of its `ClassLabel`, otherwise its labels in natural order."""
+    feature = split.features[column]
+    if isinstance(feature, ClassLabel):
+        return feature.names
+    if not isinstance(feature, Value) or feature.dtype.startswith("float"):
+        raise ValueError(f"Found labels of type {feature} in column {column}; expected class names or whole numbers.")
+    labels = {str(label).strip() for label in split[column][:] if label is not None} - {"-1"}
+    return sorted(
+        labels, key=lambda name: [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name)]
+    )
+
+
+def _label_ids(split: Dataset, column: str, names: list[str], split_name: str) -> np.ndarray:
+    """Class numbers `[rows]`, -1 where the label is hidden or empty."""
+    if isinstance(split.features[column], ClassLabel):
+        number = {str(i): i for i in range(len(names))}
+    else:
+        number = {name: i for i, name in enumerate(names)}
+    number |= {"-1": -1, "None": -1}
+    keys = [str(label).strip() for label in split[column][:]]
+    outside = sorted({key for key in keys if key not in number})
+    if outside:
+        raise ValueError(
+            f"Found the labels {', '.join(outside[:5])} in {split_name}; expected one of {', '.join(names)}. Correct "
+            "the rows, or add the class to the training split."
+        )
+    return np.array([number[key] for key in keys], dtype=np.int64)
+
+
+def _check_texts(split: Dataset, column: str, split_name: str) -> None:
+    feature = split.features[column]
+    if not isinstance(feature, Value) or feature.dtype not in ("string", "large_string"):
+        raise ValueError(
+            f"Column {column} of {split_name} holds {getattr(feature, 'dtype', feature)}, expected strings. Name "
+            "another --text_column, or store the texts as strings."
+        )
+    empty = [row for row, text in enumerate(split[column][:]) if text is None]
+    if empty:
+        raise ValueError(
+            f"Column {column} of {split_name} has {len(empty)} rows without a text, the first at row {empty[0]}; "
+            "expected a string in every row. Remove or fill them."
+        )

@@ -1,0 +1,174 @@
+"""The one way from raw text to labels, used by the recipes, batch prediction and the service."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsForSequenceClassification
+from bertcls.text import clean
+from bertcls.tokenization import WindowCollator, load_tokenizer, tokenize_windows
+
+TOKENS_PER_BATCH = 8192  # padded tokens in a forward: fills two cores and is small for any GPU
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one text.
+
+    Args:
+        label: name of the most probable class.
+        score: its probability.
+        probabilities: of every class, by name.
+    """
+
+    label: str
+    score: float
+    probabilities: dict[str, float]
+
+
+class TextClassifier:
+    """A trained model with its tokenizer and its contract: cleaning, windows, pooling, labels, temperature.
+
+    Computes in fp32, and gives a text the same answer whatever the texts beside it.
+
+    Args:
+        model: put into evaluation mode and moved to `device`.
+        tokenizer: of the same model.
+        device: `None` takes the accelerator where there is one.
+
+    >>> classifier = TextClassifier.from_pretrained("runs/sst2")           # doctest: +SKIP
+    >>> classifier.predict("A film that starts badly but ends well.")[0]   # doctest: +SKIP
+    Prediction(label='positive', score=0.98, probabilities={'negative': 0.02, 'positive': 0.98})
+    """
+
+    def __init__(
+        self,
+        model: BertClsForSequenceClassification,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        device: torch.device | str | None = None,
+    ):
+        if device is None:
+            device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        self.model = model.to(device=device, dtype=torch.float32).eval()
+        self.tokenizer = tokenizer
+        self.device = torch.device(device)
+        self.collator = WindowCollator(tokenizer)
+        self.label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        backend: str = "torch",
+        *,
+        device: torch.device | str | None = None,
+        revision: str | None = None,
+    ) -> "TextClassifier":
+        """Loads a folder that a recipe saved, or its copy on the Hub.
+
+        Raises:
+            FileNotFoundError: no such model.
+            ValueError: another backend than `torch`, a model that no recipe saved, or one with missing weights.
+        """
+        if backend != "torch":
+            raise ValueError(f"Found backend={backend!r}; expected 'torch'.")
+        tokenizer = load_tokenizer(name_or_path, revision=revision)
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+        if config.model_type != "bertcls":
+            raise ValueError(
+                f"{name_or_path} holds a model of type {config.model_type!r}, expected 'bertcls': a folder that a "
+                "recipe saved. Fine-tune the model with a recipe first."
+            )
+        model, info = BertClsForSequenceClassification.from_pretrained(
+            name_or_path, dtype=torch.float32, revision=revision, output_loading_info=True
+        )
+        if info["missing_keys"]:
+            raise ValueError(
+                f"{name_or_path} lacks the weights {', '.join(sorted(info['missing_keys']))}, so its answers would be "
+                "random. Save the model again."
+            )
+        return cls(model, tokenizer, device=device)
+
+    def predict(self, texts: str | list[str], *, progress: bool = False) -> list[Prediction]:
+        """Labels texts.
+
+        Args:
+            texts: one text or a list. An empty text is legal: it is read as a window of special tokens alone, so its
+                answer is what the model assumes without any evidence.
+            progress: show a progress bar.
+
+        Returns:
+            one `Prediction` a text, in the order given; an empty list for an empty list.
+
+        Raises:
+            TypeError: something that is not a string.
+            ValueError: the model is multi-label or a regression.
+        """
+        if self.model.config.problem_type in (MULTI_LABEL, REGRESSION):
+            raise ValueError(f"predict found a {self.model.config.problem_type} model; call logits instead.")
+        texts = [texts] if isinstance(texts, str) else texts
+        return [
+            Prediction(
+                label=self.label_names[int(row.argmax())],
+                score=float(row.max()),
+                probabilities=dict(zip(self.label_names, row.tolist())),
+            )
+            for row in self.probabilities(texts, progress=progress)
+        ]
+
+    def probabilities(self, texts: list[str], *, progress: bool = False) -> np.ndarray:
+        """Probabilities `[texts, num_labels]` (float64) after the temperature: softmax, or sigmoid for multi-label."""
+        logits = self.logits(texts, progress=progress).astype(np.float64) / self.model.config.temperature
+        if self.model.config.problem_type == MULTI_LABEL:
+            return 1 / (1 + np.exp(-logits))
+        exponentials = np.exp(logits - logits.max(-1, keepdims=True))
+        return exponentials / exponentials.sum(-1, keepdims=True)
+
+    @torch.inference_mode()
+    def logits(self, texts: list[str], *, progress: bool = False) -> np.ndarray:
+        """Raw logits `[texts, num_labels]` (float32), in the order given.
+
+        Texts are sorted by length inside, so that a batch pads little.
+        """
+        for row, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"Text {row} is of type {type(text).__name__}, expected a string.")
+        config = self.model.config
+        result = np.zeros((len(texts), config.num_labels), dtype=np.float32)
+        if not texts:
+            return result
+        windows = tokenize_windows(
+            {"text": [clean(text, config.cleaning) for text in texts]},
+            tokenizer=self.tokenizer,
+            max_length=config.max_length or self.tokenizer.model_max_length,
+            overlap=config.overlap,
+        )
+        batches = _batches(windows["input_ids"], TOKENS_PER_BATCH)
+        for rows in tqdm(batches, desc="Predicting", disable=not progress):
+            features = [{name: column[row] for name, column in windows.items()} for row in rows]
+            inputs = {name: tensor.to(self.device) for name, tensor in self.collator(features).items()}
+            result[rows] = self.model(**inputs).logits.float().cpu().numpy()
+        return result
+
+
+def _batches(documents: list[list[list[int]]], tokens: int) -> list[list[int]]:
+    """Row numbers in batches of documents of like length, each of at most `tokens` padded tokens or one document.
+
+    >>> _batches([[[1] * 3], [[1]], [[1] * 4] * 3, [[1] * 2]], tokens=6)
+    [[2], [0, 3], [1]]
+    """
+    longest = [max(map(len, windows)) for windows in documents]
+    order = sorted(range(len(documents)), key=lambda row: (longest[row], len(documents[row])), reverse=True)
+    batches, width, windows = [], 0, 0
+    for row in order:  # descending, so the first row of a batch sets its width
+        if batches and (windows + len(documents[row])) * width <= tokens:
+            batches[-1].append(row)
+            windows += len(documents[row])
+        else:
+            batches.append([row])
+            width, windows = longest[row], len(documents[row])
+    return batches

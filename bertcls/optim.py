@@ -1,0 +1,149 @@
+"""Which parameters train, and at which rate."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import get_parameter_names
+
+# As in Trainer: biases and norms are not decayed.
+_NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
+
+
+@dataclass(frozen=True)
+class EncoderParts:
+    """Where an encoder keeps its layers.
+
+    Args:
+        layers_name: name of the list of layers inside the encoder, such as `encoder.layer`.
+        num_layers: layers in it.
+    """
+
+    layers_name: str
+    num_layers: int
+
+    def depth(self, name: str) -> int:
+        """Steps below the head of an encoder parameter: 1 top layer and pooler, `num_layers` lowest layer,
+        `num_layers + 1` embeddings, and what all layers share (DeBERTa's relative positions)."""
+        prefix = self.layers_name + "."
+        if name.startswith(prefix):
+            return self.num_layers - int(name.removeprefix(prefix).split(".")[0])
+        parent = self.layers_name.rpartition(".")[0]
+        if "embed" in name or (parent and name.startswith(parent + ".")):
+            return self.num_layers + 1
+        return 1  # pooler, or a norm after the last layer
+
+
+def encoder_parts(encoder: nn.Module) -> EncoderParts:
+    """Finds the list of layers by its length, whatever its name.
+
+    Raises:
+        ValueError: the encoder has none, as where all layers share their weights (ALBERT).
+    """
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == encoder.config.num_hidden_layers:
+            return EncoderParts(name, len(module))
+    raise ValueError(
+        f"{type(encoder).__name__} has no list of {encoder.config.num_hidden_layers} layers, so its layers cannot be "
+        "told apart; leave out --freeze_layers and --layer_decay."
+    )
+
+
+def freeze(model: PreTrainedModel, *, encoder: bool = False, layers: int = 0) -> tuple[int, int]:
+    """Freezes the whole encoder, or its embeddings and lowest layers.
+
+    Args:
+        model: a model with an `encoder`.
+        encoder: freeze all of it, so that only the head trains.
+        layers: freeze the embeddings and this many layers, counted from the bottom; 0 freezes nothing.
+
+    Returns:
+        trainable parameters, all parameters.
+
+    Raises:
+        ValueError: more layers than the encoder has.
+    """
+    if layers:
+        parts = encoder_parts(model.encoder)
+        if not 0 < layers <= parts.num_layers:
+            raise ValueError(
+                f"Found --freeze_layers {layers}; expected 0 to {parts.num_layers}, the encoder's layers."
+            )
+        lowest_trainable = parts.num_layers - layers
+    for name, parameter in model.encoder.named_parameters():
+        if encoder or (layers and parts.depth(name) > lowest_trainable):
+            parameter.requires_grad = False
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+
+
+def layerwise_parameter_groups(
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    layer_decay: float,
+    weight_decay: float,
+    head_learning_rate: float | None = None,
+) -> list[dict]:
+    """Optimizer groups in which lower layers learn more slowly (Howard and Ruder, 2018; Clark et al., 2020).
+
+    The head has `learning_rate`, or `head_learning_rate`; the i-th layer from the top, and the pooler with i = 1,
+    `learning_rate * layer_decay**i`; the embeddings `learning_rate * layer_decay**(layers + 1)`. Biases and norms have
+    no weight decay. The head comes first: Trainer logs the rate of the first group.
+
+    Args:
+        model: a model with an `encoder`; frozen parameters are left out.
+        learning_rate: of the head, and the base of the others.
+        layer_decay: factor per layer, in (0, 1].
+        weight_decay: of the matrices.
+        head_learning_rate: of the head alone.
+
+    Returns:
+        groups with `params`, `lr`, `weight_decay` and `depth`, every trainable parameter in exactly one.
+
+    Raises:
+        ValueError: `layer_decay` outside (0, 1].
+    """
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"Found --layer_decay {layer_decay}; expected more than 0 and at most 1.")
+    parts = encoder_parts(model.encoder)
+    decayed = set(get_parameter_names(model, [nn.LayerNorm], _NO_DECAY))
+    groups: dict[tuple[int, bool], dict] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        plain = name.replace("_fsdp_wrapped_module.", "")
+        depth = parts.depth(plain.removeprefix("encoder.")) if plain.startswith("encoder.") else 0
+        rate = learning_rate * layer_decay**depth
+        if depth == 0 and head_learning_rate is not None:
+            rate = head_learning_rate
+        group = {"params": [], "lr": rate, "weight_decay": weight_decay if name in decayed else 0.0, "depth": depth}
+        groups.setdefault((depth, name not in decayed), group)["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+class LayerwiseOptimizer:
+    """An optimizer factory for `Trainer(optimizer_cls_and_kwargs=(LayerwiseOptimizer, {...}))`.
+
+    Trainer calls `LayerwiseOptimizer()(model, **kwargs)` with the model as it trains it (wrapped under FSDP), and gets
+    the optimizer that `--optim` names, with its own betas and epsilon, over the groups above.
+    """
+
+    def __call__(
+        self,
+        model: nn.Module,
+        *,
+        args: TrainingArguments,
+        layer_decay: float,
+        head_learning_rate: float | None = None,
+    ) -> torch.optim.Optimizer:
+        optimizer_cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        groups = layerwise_parameter_groups(
+            model,
+            learning_rate=args.learning_rate,
+            layer_decay=layer_decay,
+            weight_decay=args.weight_decay,
+            head_learning_rate=head_learning_rate,
+        )
+        return optimizer_cls(groups, **kwargs)

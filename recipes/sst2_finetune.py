@@ -1,0 +1,201 @@
+"""Fine-tune a BERT encoder on SST-2: one sentence, two labels.
+
+Data: the Stanford Sentiment Treebank in GLUE's form, film reviews cut into phrases; 67,349 training rows, 872 validation
+rows (the reported ones) and a test split whose labels are hidden.
+Run:  accelerate launch recipes/sst2_finetune.py                (a GPU, bert-base, from the Hub)
+      accelerate launch recipes/sst2_finetune.py --sample       (no network, a tiny model, a minute on two cores)
+      accelerate launch --multi_gpu --num_processes 4 recipes/sst2_finetune.py
+Scores, times and their spread over seeds: see the table in README.md.
+
+To use it for a task of yours, copy this file and edit the block below; every value is also an option.
+"""
+
+import json
+from pathlib import Path
+
+from accelerate import PartialState
+from datasets import DatasetDict, concatenate_datasets
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+
+from bertcls import (
+    BertClsForSequenceClassification,
+    ClassificationMetric,
+    LayerwiseOptimizer,
+    LongestBatchFirst,
+    RecipeArguments,
+    TextClassifier,
+    WindowCollator,
+    balanced_class_weights,
+    check_metric_name,
+    check_window,
+    clean_batch,
+    draw_rows,
+    freeze,
+    hold_out_whole_texts,
+    label_shares,
+    load_splits,
+    load_tokenizer,
+    make_compute_metrics,
+    one_line_errors,
+    parse,
+    save_predictions,
+    split_dataset,
+    tokenize_windows,
+    verify_saved,
+    wilson_interval,
+)
+
+# ------------------------------------------------------------------------------------------------ what to edit
+DEFAULTS = dict(
+    dataset_name="stanfordnlp/sst2",  # Hub id or folder
+    text_column="sentence",
+    label_column="label",
+    model_name_or_path="google-bert/bert-base-uncased",
+    max_length=128,  # tokens; the longest sentence has 66
+    learning_rate=5e-5,  # 2e-5 to 5e-5 for BERT; the head starts at random, so warm up
+    num_train_epochs=3,
+    per_device_train_batch_size=32,
+    per_device_eval_batch_size=128,
+    lr_scheduler_type="linear",
+    warmup_steps=0.06,  # share of all steps
+    weight_decay=0.01,
+    max_grad_norm=1.0,
+)
+SAMPLE = Path(__file__).parent / "sample"
+SAMPLE_DEFAULTS = dict(
+    dataset_name=str(SAMPLE / "reviews"),
+    model_name_or_path=str(SAMPLE / "tiny-bert"),
+    from_scratch=True,
+    pooling="mean",
+    max_length=64,
+    learning_rate=1e-3,
+    num_train_epochs=12,
+    logging_steps=1 / 12,
+)
+CLEANING = ["strip_tags", "unescape_entities", "collapse_blanks"]  # steps of bertcls.text, stored with the model
+SPLIT_SEED = 42  # the same validation rows for every training seed
+# -------------------------------------------------------------------------------------------------------------
+
+
+def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
+    say = PartialState().print  # rank 0 only
+    set_seed(training_args.seed)  # before the head gets its random weights
+
+    # 1. Load: columns text, label, example_id
+    splits = load_splits(
+        args.dataset_name, args.dataset_config_name, text_column=args.text_column, label_column=args.label_column
+    )
+    for name, split in splits.items():
+        shares = ", ".join(f"{label} {share:.6f}" for label, share in label_shares(split).items())
+        say(f"{name}: {len(split)} rows, {shares}")
+
+    # 2. Split: the model is chosen on validation rows that are not the reported ones
+    reported_split = "test" if "test" in splits or args.split else "validation"
+    if args.split:
+        joined = concatenate_datasets([splits["train"], splits["validation"]])
+        joined = joined.select(range(min(args.max_samples or len(joined), len(joined))))
+        splits = split_dataset(joined, args.split, seed=SPLIT_SEED)
+    elif "test" not in splits:
+        train, selection = hold_out_whole_texts(splits["train"], seed=SPLIT_SEED)
+        splits = DatasetDict(train=train, validation=selection, test=splits["validation"])
+    if args.max_train_samples is not None:
+        splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
+    say("rows: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
+
+    # 3. Clean and tokenize, batched and cached
+    tokenizer = load_tokenizer(args.model_name_or_path)
+    overlap = check_window(tokenizer, max_length=args.max_length, overlap=args.overlap)
+    tokenized = DatasetDict()
+    with training_args.main_process_first(desc="tokenizing"):
+        for name in ("train", "validation"):
+            cleaned = splits[name].map(
+                clean_batch, batched=True, fn_kwargs={"steps": CLEANING}, desc=f"Cleaning {name}"
+            )
+            tokenized[name] = cleaned.map(
+                tokenize_windows,
+                batched=True,
+                remove_columns="text",
+                fn_kwargs={
+                    "tokenizer": tokenizer,
+                    "max_length": args.max_length,
+                    "overlap": overlap,
+                    "max_windows": args.max_train_windows if name == "train" else None,
+                },
+                desc=f"Tokenizing {name}",
+            )
+
+    # 4. Encoder and head
+    labels = splits["train"].features["label"]
+    balanced = balanced_class_weights(splits["train"]["label"][:], labels.num_classes)
+    model = BertClsForSequenceClassification.from_encoder(
+        args.model_name_or_path,
+        from_scratch=args.from_scratch,
+        id2label=dict(enumerate(labels.names)),
+        problem_type="single_label_classification",
+        pooling=args.pooling,
+        window_pooling=args.window_pooling,
+        classifier_dropout=args.classifier_dropout,
+        classifier_hidden_size=args.classifier_hidden_size,
+        class_weights=balanced if args.class_weights == "balanced" else None,
+        max_train_windows=args.max_train_windows,
+        cleaning=CLEANING,
+        max_length=args.max_length,
+        overlap=overlap,
+    )
+    trainable, parameters = freeze(model, encoder=args.freeze_encoder, layers=args.freeze_layers)
+    say(f"{trainable:,} of {parameters:,} parameters train; pooling: {model.config.pooling}")
+
+    # 5. Train; the best model by validation is loaded at the end
+    compute_metrics = make_compute_metrics(labels.names)
+    check_metric_name(training_args.metric_for_best_model, compute_metrics, labels.num_classes)
+    callbacks = [LongestBatchFirst()]
+    if args.early_stopping_patience and training_args.load_best_model_at_end:
+        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+    layerwise = {"args": training_args, "layer_decay": args.layer_decay, "head_learning_rate": args.head_learning_rate}
+    trainer = Trainer(
+        model=model,
+        args=training_args,
+        train_dataset=tokenized["train"],
+        eval_dataset=tokenized["validation"],
+        processing_class=tokenizer,
+        data_collator=WindowCollator(tokenizer),
+        compute_metrics=compute_metrics,
+        callbacks=callbacks,
+        optimizer_cls_and_kwargs=(LayerwiseOptimizer, layerwise)
+        if args.layer_decay != 1.0 or args.head_learning_rate is not None
+        else None,
+    )
+    results = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
+    before = next((entry for entry in trainer.state.log_history if entry["step"] == 0 and "eval_loss" in entry), {})
+    results |= {key.replace("eval_", "before_"): value for key, value in before.items() if key.startswith("eval_")}
+    results |= trainer.evaluate()
+
+    # 6. Save, load afresh, and score the reported split once, from raw text, in fp32
+    trainer.save_model(args.run_dir)
+    if not trainer.is_world_process_zero():
+        return results
+    Path(args.run_dir, "training_args.bin").unlink()  # it holds local paths, and the Hub token where one was given
+    raw = splits["test"]
+    classifier = verify_saved(args.run_dir, TextClassifier(trainer.model, tokenizer), raw["text"][:64])
+    probabilities = classifier.probabilities(raw["text"][:], progress=not training_args.disable_tqdm)
+    predictions = probabilities.argmax(-1)
+    scores = ClassificationMetric(labels.names).compute(predictions=predictions, references=raw["label"][:])
+    low, high = wilson_interval(int((predictions == raw["label"][:]).sum()), len(raw))
+    results |= {f"test_{name}": value for name, value in scores.items()}
+    results |= {"test_accuracy_low": low, "test_accuracy_high": high, "reported_split": reported_split}
+    results |= {"seed": training_args.seed, "train_samples": len(splits["train"])}
+    save_predictions(Path(args.run_dir, "predictions.parquet"), raw, probabilities)
+    Path(args.run_dir, "all_results.json").write_text(json.dumps(results, indent=2) + "\n")
+    say(
+        f"{reported_split} accuracy {scores['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(raw)} rows), "
+        f"F1 macro {scores['f1_macro']:.4f}\n"
+        f"The model is in {args.run_dir}. Use it:\n"
+        f'  python -c "from bertcls import TextClassifier; '
+        f"print(TextClassifier.from_pretrained('{args.run_dir}').predict('A film that ends well.'))\""
+    )
+    return results
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(*parse(RecipeArguments, defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, description=__doc__))
