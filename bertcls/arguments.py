@@ -53,9 +53,7 @@ class RecipeArguments:
     split: str | None = field(
         default=None, metadata={"help": "Join train and validation and split them anew, such as 8:1:1, stratified."}
     )
-    max_samples: int | None = field(
-        default=None, metadata={"help": "With --split: the first rows of the joined data."}
-    )
+    max_samples: int | None = field(default=None, metadata={"help": "With --split: first rows of the joined data."})
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Rows drawn from train with the seed, label shares kept."}
     )
@@ -116,8 +114,8 @@ def parse(
         description: shown by `--help`.
 
     Returns:
-        the recipe's arguments, with `run_dir` set to the folder of the run, and `TrainingArguments`, whose `output_dir`
-        is the folder of the checkpoints in it.
+        the recipe's arguments, with `run_dir` set to the folder of the run, and `TrainingArguments`, whose
+        `output_dir` is the folder of the checkpoints in it.
 
     Raises:
         ValueError: an unknown, abbreviated or contradictory option, or several GPUs in one process.
@@ -189,8 +187,8 @@ def _check(args: RecipeArguments, training_args: TrainingArguments) -> None:
     """Refuses what contradicts itself, before anything is read or written."""
     if training_args.n_gpu > 1:
         raise ValueError(
-            f"Found {training_args.n_gpu} GPUs in one process; expected one process a GPU, since DataParallel would cut "
-            f"windows and labels apart. Run: accelerate launch --multi_gpu --num_processes {training_args.n_gpu} "
+            f"Found {training_args.n_gpu} GPUs in one process; expected one process a GPU, since DataParallel would "
+            f"cut windows and labels apart. Run: accelerate launch --multi_gpu --num_processes {training_args.n_gpu} "
             f"{' '.join(sys.argv)}"
         )
     if training_args.remove_unused_columns:
@@ -266,8 +264,8 @@ def _make_output_dir(
     if checkpoint is None and output_dir.is_dir() and any(output_dir.iterdir()):
         if not args.overwrite_output:
             raise FileExistsError(
-                f"The output folder {output_dir} is not empty; expected a new or empty one. Name another --output_dir, "
-                "or give --resume_from_checkpoint or --overwrite_output."
+                f"The output folder {output_dir} is not empty; expected a new or empty one. Name another "
+                "--output_dir, or give --resume_from_checkpoint or --overwrite_output."
             )
         shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)  # an old best must not win over the new one
     try:

@@ -42,9 +42,9 @@ class LongestBatchFirst(TrainerCallback):
             used = torch.accelerator.max_memory_allocated()
         adam = 8 * trainable  # two moments in fp32
         print(
-            f"Longest batch: {size} texts of up to {lengths.max()} tokens fit. Expected: {format_seconds(expected)} for "
-            f"{state.max_steps - state.global_step} steps, evaluation not counted, and {(used + adam) / 2**30:.1f} GiB "
-            f"of {args.device.type} memory per process."
+            f"Longest batch: {size} texts of up to {lengths.max()} tokens fit. Expected: {format_seconds(expected)} "
+            f"for {state.max_steps - state.global_step} steps, evaluation not counted, and "
+            f"{(used + adam) / 2**30:.1f} GiB of {args.device.type} memory per process."
         )
 
     def _step(self, args, model, collate, dataset, rows) -> float:
@@ -61,8 +61,8 @@ class LongestBatchFirst(TrainerCallback):
                 if args.auto_find_batch_size:
                     raise
                 raise ValueError(
-                    f"The longest batch, {len(rows)} texts in {tuple(batch['input_ids'].shape)} tokens, does not fit in "
-                    f"the memory of {args.device}. Lower --per_device_train_batch_size and raise "
+                    f"The longest batch, {len(rows)} texts in {tuple(batch['input_ids'].shape)} tokens, does not fit "
+                    f"in the memory of {args.device}. Lower --per_device_train_batch_size and raise "
                     "--gradient_accumulation_steps by the same factor, or lower --max_length."
                 ) from error
             loss = float(loss)  # waits for the device
@@ -70,8 +70,8 @@ class LongestBatchFirst(TrainerCallback):
         model.zero_grad()
         if not np.isfinite(loss):
             raise ValueError(
-                f"The loss of the longest batch is {loss} before training, expected a finite number. Check the model's "
-                "weights, or train without --fp16."
+                f"The loss of the longest batch is {loss} before training, expected a finite number. Check the "
+                "model's weights, or train without --fp16."
             )
         return seconds
 

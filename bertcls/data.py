@@ -137,10 +137,9 @@ def split_dataset(dataset: Dataset, ratio: str, *, seed: int = 42) -> DatasetDic
     >>> {name: len(split) for name, split in split_dataset(rows, "8:1:1").items()}
     {'train': 16, 'validation': 2, 'test': 2}
     """
-    if not re.fullmatch(r"\d+(\.\d+)?(:\d+(\.\d+)?){2}", ratio) or 0 in (
-        shares := [float(x) for x in ratio.split(":")]
-    ):
+    if not re.fullmatch(r"\d+(\.\d+)?(:\d+(\.\d+)?){2}", ratio) or 0 in map(float, ratio.split(":")):
         raise ValueError(f"Found --split {ratio!r}; expected three positive shares such as 8:1:1.")
+    shares = [float(share) for share in ratio.split(":")]
     labels = np.array(dataset["label"][:])
     try:
         train, rest = train_test_split(
@@ -264,9 +263,12 @@ def _label_names(split: Dataset, column: str) -> list[str]:
     if not isinstance(feature, Value) or feature.dtype.startswith("float"):
         raise ValueError(f"Found labels of type {feature} in column {column}; expected class names or whole numbers.")
     labels = {str(label).strip() for label in split[column][:] if label is not None} - {"-1"}
-    return sorted(
-        labels, key=lambda name: [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name)]
-    )
+    return sorted(labels, key=_natural)
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort key that puts 2 before 10."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _label_ids(split: Dataset, column: str, names: list[str], split_name: str) -> np.ndarray:

@@ -64,14 +64,13 @@ def make_compute_metrics(label_names: list[str]) -> Callable[[EvalPrediction], d
     `log_loss` does not. Predictions are logits `[examples, num_labels]`, label_ids `(labels, example_ids)`.
     """
     metric = ClassificationMetric(label_names)
-    averaged = ["accuracy"] + [
-        f"{score}_{how}" for how in ("macro", "weighted") for score in ("precision", "recall", "f1")
-    ]
+    averages = [f"{score}_{how}" for how in ("macro", "weighted") for score in ("precision", "recall", "f1")]
 
     def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
         labels, _ = evaluation.label_ids
         scores = metric.compute(predictions=evaluation.predictions.argmax(-1), references=labels)
-        return {name: scores[name] for name in averaged} | {"log_loss": log_loss(evaluation.predictions, labels)}
+        kept = {name: scores[name] for name in ["accuracy", *averages]}
+        return kept | {"log_loss": log_loss(evaluation.predictions, labels)}
 
     return compute_metrics
 

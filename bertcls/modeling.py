@@ -348,7 +348,7 @@ def _without_unused_pooler(encoder: nn.Module, pooling: str) -> nn.Module:
 def _draw_windows(window_example: torch.Tensor, max_windows: int) -> torch.Tensor:
     """Indices `[kept]`, ascending, of at most `max_windows` random windows a document.
 
-    Draws from torch's global CPU generator, which Trainer saves in its checkpoints; a document that fits draws nothing.
+    Draws from torch's global CPU generator, which Trainer saves in its checkpoints; a document that fits draws none.
     """
     kept, start = [], 0
     for count in torch.bincount(window_example).tolist():

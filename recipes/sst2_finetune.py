@@ -1,7 +1,7 @@
 """Fine-tune a BERT encoder on SST-2: one sentence, two labels.
 
-Data: the Stanford Sentiment Treebank in GLUE's form, film reviews cut into phrases; 67,349 training rows, 872 validation
-rows (the reported ones) and a test split whose labels are hidden.
+Data: the Stanford Sentiment Treebank in GLUE's form, film reviews cut into phrases; 67,349 training rows, 872
+validation rows (the reported ones) and a test split whose labels are hidden.
 Run:  accelerate launch recipes/sst2_finetune.py                (a GPU, bert-base, from the Hub)
       accelerate launch recipes/sst2_finetune.py --sample       (no network, a tiny model, a minute on two cores)
       accelerate launch --multi_gpu --num_processes 4 recipes/sst2_finetune.py
@@ -108,9 +108,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     tokenized = DatasetDict()
     with training_args.main_process_first(desc="tokenizing"):
         for name in ("train", "validation"):
-            cleaned = splits[name].map(
-                clean_batch, batched=True, fn_kwargs={"steps": CLEANING}, desc=f"Cleaning {name}"
-            )
+            cleaned = splits[name].map(clean_batch, batched=True, fn_kwargs={"steps": CLEANING}, desc=f"Clean {name}")
             tokenized[name] = cleaned.map(
                 tokenize_windows,
                 batched=True,
@@ -121,7 +119,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
                     "overlap": overlap,
                     "max_windows": args.max_train_windows if name == "train" else None,
                 },
-                desc=f"Tokenizing {name}",
+                desc=f"Tokenize {name}",
             )
 
     # 4. Encoder and head
@@ -176,7 +174,8 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         return results
     Path(args.run_dir, "training_args.bin").unlink()  # it holds local paths, and the Hub token where one was given
     raw = splits["test"]
-    classifier = verify_saved(args.run_dir, TextClassifier(trainer.model, tokenizer), raw["text"][:64])
+    trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # without autocast
+    classifier = verify_saved(args.run_dir, TextClassifier(trained, tokenizer), raw["text"][:64])
     probabilities = classifier.probabilities(raw["text"][:], progress=not training_args.disable_tqdm)
     predictions = probabilities.argmax(-1)
     scores = ClassificationMetric(labels.names).compute(predictions=predictions, references=raw["label"][:])
@@ -187,8 +186,8 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     save_predictions(Path(args.run_dir, "predictions.parquet"), raw, probabilities)
     Path(args.run_dir, "all_results.json").write_text(json.dumps(results, indent=2) + "\n")
     say(
-        f"{reported_split} accuracy {scores['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(raw)} rows), "
-        f"F1 macro {scores['f1_macro']:.4f}\n"
+        f"{reported_split} accuracy {scores['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(raw)} rows),"
+        f" F1 macro {scores['f1_macro']:.4f}\n"
         f"The model is in {args.run_dir}. Use it:\n"
         f'  python -c "from bertcls import TextClassifier; '
         f"print(TextClassifier.from_pretrained('{args.run_dir}').predict('A film that ends well.'))\""
