@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import psutil
 import torch
 from accelerate.utils import broadcast_object_list, str_to_bool
 from transformers import HfArgumentParser, TrainingArguments
@@ -68,6 +69,9 @@ class RecipeArguments:
     )
     early_stopping_patience: int = field(
         default=3, metadata={"help": "Evaluations without a better metric before training stops; 0: never stop early."}
+    )
+    cpu_threads: int | None = field(
+        default=None, metadata={"help": "Threads per process without an accelerator; none: cores by processes."}
     )
     overwrite_output: bool = field(default=False, metadata={"help": "Write into a folder that is not empty."})
     run_dir: str = field(init=False, default="")  # what --output_dir names; Trainer's checkpoints lie below it
@@ -147,6 +151,8 @@ def parse(
             training_args.accelerator_config.use_seedable_sampler = False  # else length grouping drops examples
         if training_args.ddp_find_unused_parameters is None:
             training_args.ddp_find_unused_parameters = False
+    if training_args.device.type == "cpu":
+        torch.set_num_threads(args.cpu_threads or _cpu_threads())
     _choose_output_dir(args, training_args, named="output_dir" in given)
     return args, training_args
 
@@ -183,6 +189,16 @@ def _cuda_bf16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def _cpu_threads() -> int:
+    """Cores for this process. The launchers set `OMP_NUM_THREADS=1` where it is not set, which idles the others."""
+    if (chosen := int(os.environ.get("OMP_NUM_THREADS", "1"))) > 1:
+        return chosen
+    cores = psutil.cpu_count(logical=False) or os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+
+
 def _check(args: RecipeArguments, training_args: TrainingArguments) -> None:
     """Refuses what contradicts itself, before anything is read or written."""
     if training_args.n_gpu > 1:
@@ -206,7 +222,7 @@ def _check(args: RecipeArguments, training_args: TrainingArguments) -> None:
             "Found --metric_for_best_model with --eval_strategy no; expected an evaluation to choose by. Use "
             "--eval_strategy epoch."
         )
-    for name in ("max_samples", "max_train_samples", "max_train_windows"):
+    for name in ("max_samples", "max_train_samples", "max_train_windows", "cpu_threads"):
         if (number := getattr(args, name)) is not None and number < 1:
             raise ValueError(f"Found --{name} {number}; expected at least 1.")
     if args.max_samples is not None and args.split is None:

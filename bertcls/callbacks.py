@@ -65,7 +65,7 @@ class LongestBatchFirst(TrainerCallback):
                     f"in the memory of {args.device}. Lower --per_device_train_batch_size and raise "
                     "--gradient_accumulation_steps by the same factor, or lower --max_length."
                 ) from error
-            loss = float(loss)  # waits for the device
+            loss = float(loss.detach())  # waits for the device
             seconds = time.perf_counter() - start
         model.zero_grad()
         if not np.isfinite(loss):

@@ -1,11 +1,13 @@
 """From a data set on the Hub or on disk to splits with the columns text, label and example_id."""
 
-import os
 import re
+from pathlib import Path
 
+import datasets
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.fingerprint import Hasher
 from sklearn.model_selection import train_test_split
 
 TEXT_COLUMNS = ("text", "sentence", "content", "review")
@@ -65,10 +67,10 @@ def load_splits(
             )
         _check_texts(split, text_column, name)
         texts = split.select_columns([text_column]).rename_column(text_column, "text")
-        labelled = texts.cast_column("text", Value("string")).add_column("label", labels)
-        result[name] = labelled.cast_column("label", ClassLabel(names=names)).add_column(
-            "example_id", np.arange(first_id, first_id + len(split))
-        )
+        if texts.features["text"].dtype != "string":  # csv gives large_string
+            texts = texts.cast_column("text", Value("string"))
+        labelled = texts.add_column("label", labels, feature=ClassLabel(names=names))
+        result[name] = labelled.add_column("example_id", np.arange(first_id, first_id + len(split)))
         first_id += len(split)
     return result
 
@@ -228,10 +230,13 @@ def _load(dataset_name: str, config_name: str | None, revision: str | None) -> D
         f"No data set found at {dataset_name!r}; expected a Hub id or a folder in the Hub's layout. Check the "
         "spelling, or download it once where there is a network."
     )
-    if dataset_name.startswith((".", "/", "~")) and not os.path.isdir(os.path.expanduser(dataset_name)):
+    path = Path(dataset_name).expanduser()
+    if dataset_name.startswith((".", "/", "~")) and not path.is_dir():
         raise FileNotFoundError(missing)
     try:
-        return load_dataset(os.path.expanduser(dataset_name), config_name, revision=revision)
+        if path.is_dir():
+            return load_dataset(str(path), config_name, cache_dir=_cache_dir(path))
+        return load_dataset(dataset_name, config_name, revision=revision)
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
         raise FileNotFoundError(f"{missing} ({str(error).splitlines()[0]})") from error
     except DatasetGenerationError as error:
@@ -239,6 +244,17 @@ def _load(dataset_name: str, config_name: str | None, revision: str | None) -> D
             f"{dataset_name} cannot be read: {error.__cause__ or error} Correct the file, or the features that its "
             "README.md declares."
         ) from error
+
+
+def _cache_dir(folder: Path) -> str:
+    """A cache of its own for each state of a local folder.
+
+    datasets 5.2 does not look at the data files of a folder whose README.md names them, and would load the rows of
+    before an edit.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return str(datasets.config.HF_DATASETS_CACHE / "bertcls" / Hasher.hash(state))
 
 
 def _find_column(split: Dataset, given: str | None, usual: tuple, flag: str, where: str = "the data") -> str:

@@ -64,6 +64,7 @@ class BertClsConfig(PreTrainedConfig):
     max_length: int | None = None
     overlap: int | None = None
     temperature: float | int = 1.0
+    pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs):
         if self.encoder is None:
@@ -71,6 +72,9 @@ class BertClsConfig(PreTrainedConfig):
         elif isinstance(self.encoder, dict):
             self.encoder = AutoConfig.for_model(**self.encoder)
         super().__post_init__(**kwargs)
+        if self.id2label is not None and self.label2id is None:
+            self.label2id = {name: number for number, name in self.id2label.items()}
+        self.pad_token_id = self.encoder.pad_token_id
 
     @property
     def hidden_size(self) -> int:
