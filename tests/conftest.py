@@ -1,0 +1,59 @@
+"""Fixtures. The environment is set before anything of Hugging Face is imported."""
+
+import os
+import tempfile
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_CACHE"] = os.environ.get("BERTCLS_TEST_CACHE") or tempfile.mkdtemp(prefix="bertcls-cache-")
+os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+ROOT = Path(__file__).parent.parent
+SAMPLE = ROOT / "recipes" / "sample" / "reviews"
+TINY = ROOT / "recipes" / "sample" / "tiny-bert"
+
+
+def pytest_unconfigure():
+    if not os.environ.get("BERTCLS_TEST_CACHE"):
+        shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(TINY)
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory) -> str:
+    """A two-layer BERT with random weights and a pooler, saved like a pretrained checkpoint."""
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    AutoModel.from_config(AutoConfig.from_pretrained(TINY)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def sst2_recipe():
+    return load_recipe("sst2_finetune")
+
+
+def load_recipe(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def real_path(variable: str) -> str:
+    """A path from the environment, for tests marked `real`."""
+    if not os.environ.get(variable):
+        pytest.skip(f"{variable} is not set")
+    return str(Path(os.environ[variable]).resolve())

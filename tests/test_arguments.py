@@ -1,0 +1,182 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bertcls import RecipeArguments, one_line_errors, parse
+from bertcls.arguments import _check, _cpu_threads
+
+DEFAULTS = {"learning_rate": 5e-5, "num_train_epochs": 3, "max_length": 64}
+
+
+@pytest.fixture
+def parsed(tmp_path):
+    def parse_words(*words, sample_defaults=None):
+        if "--output_dir" not in words:
+            words = (*words, "--output_dir", str(tmp_path / "run"))
+        return parse(RecipeArguments, list(words), defaults=DEFAULTS, sample_defaults=sample_defaults)
+
+    return parse_words
+
+
+def test_the_command_line_wins_over_the_recipe_and_the_sample(parsed):
+    args, training_args = parsed("--learning_rate", "1e-3")
+    assert (training_args.learning_rate, training_args.num_train_epochs, args.max_length) == (1e-3, 3, 64)
+    sample_defaults = {"max_length": 16, "num_train_epochs": 9}
+    args, training_args = parsed("--sample", "--num-train-epochs=2", sample_defaults=sample_defaults)
+    assert (args.sample, args.max_length, training_args.num_train_epochs) == (True, 16, 2)
+    args, _ = parsed(sample_defaults=sample_defaults)
+    assert args.max_length == 64
+
+
+def test_defaults_that_hang_together(parsed):
+    _, training_args = parsed()
+    assert training_args.eval_strategy == training_args.save_strategy == "epoch"
+    assert training_args.load_best_model_at_end and training_args.eval_on_start
+    assert training_args.metric_for_best_model == "accuracy" and training_args.greater_is_better
+    assert training_args.train_sampling_strategy == "group_by_length"
+    assert training_args.optim == "adamw_torch_fused" and training_args.max_grad_norm == 1.0
+    assert training_args.label_names == ["labels", "example_ids"]
+    assert not training_args.push_to_hub and training_args.hub_private_repo
+    _, training_args = parsed("--eval_strategy", "steps", "--eval_steps", "7")
+    assert (training_args.save_strategy, training_args.save_steps) == ("steps", 7)
+    _, training_args = parsed("--eval_strategy", "steps")
+    assert training_args.save_steps == training_args.eval_steps == 0.05
+    _, training_args = parsed("--eval_strategy=no")
+    assert not training_args.load_best_model_at_end and not training_args.eval_on_start
+    assert training_args.save_strategy == "epoch"
+    _, training_args = parsed("--metric_for_best_model", "log_loss")
+    assert not training_args.greater_is_better
+
+
+def test_precision_follows_the_machine_unless_told(parsed, monkeypatch):
+    on_cpu = not torch.accelerator.is_available()
+    _, training_args = parsed("--use_cpu")
+    assert training_args.bf16 == torch.cpu._is_avx512_bf16_supported()
+    for words, expected in ((["--bf16", "false"], False), (["--fp16"], False)):
+        _, training_args = parsed("--use_cpu", *words)
+        assert training_args.bf16 is expected
+    assert training_args.fp16
+    if on_cpu:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+        assert not parsed()[1].bf16
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--learning_rat", "1e-3"],
+            "Found the unknown option --learning_rat; expected one that --help lists, such as --learning_rate",
+        ),
+        (["--learn", "1e-3"], "Found the unknown option --learn"),
+        (["--learning_rate", "fast"], "argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
+        (["--pooling", "first"], "invalid choice: 'first'"),
+        (["stray"], "Found the unknown option stray"),
+        (["--remove_unused_columns", "true"], "Found --remove_unused_columns true; expected false"),
+        (
+            ["--class_weights", "balanced", "--label_smoothing_factor", "0.1"],
+            "Found --label_smoothing_factor with --class_weights",
+        ),
+        (["--max_train_samples", "0"], "Found --max_train_samples 0; expected at least 1"),
+        (["--max_samples", "10"], "Found --max_samples without --split"),
+        (["--resume_from_checkpoint", "nowhere"], "No checkpoint to resume from in nowhere"),
+        (
+            ["--resume_from_checkpoint"],
+            "No checkpoint to resume from in .*run/checkpoints; expected a folder checkpoint-N",
+        ),
+        (["--fp16", "--bf16"], "At most one of fp16 and bf16"),
+    ],
+)
+def test_a_wrong_command_line_gets_one_line(parsed, words, message):
+    with pytest.raises((ValueError, OSError), match=message) as caught:
+        parsed(*words)
+    assert "\n" not in str(caught.value).strip()
+
+
+def test_help_lists_the_flags_and_the_docstring(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(RecipeArguments, ["--help"], defaults={}, description="What it does.")
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "What it does." in text and "--freeze_layers" in text and "--warmup_steps" in text
+
+
+def test_several_gpus_in_one_process(parsed):
+    args, training_args = parsed()
+    training_args._n_gpu = 2
+    with pytest.raises(
+        ValueError, match="Found 2 GPUs in one process.*accelerate launch --multi_gpu --num_processes 2"
+    ):
+        _check(args, training_args)
+
+
+def test_a_folder_that_is_not_empty_is_kept(parsed, tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    (run / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty; expected a new or empty one.*--overwrite_output"):
+        parsed()
+    args, training_args = parsed("--overwrite_output")
+    assert (run / "notes.txt").read_text() == "mine"
+    assert list((run / "checkpoints").iterdir()) == []  # an old best cannot win
+    assert args.run_dir == str(run) and training_args.output_dir == str(run / "checkpoints")
+
+
+def test_resuming_finds_the_last_checkpoint_and_the_folder(parsed, tmp_path):
+    for step in (9, 30):
+        (tmp_path / "run" / "checkpoints" / f"checkpoint-{step}").mkdir(parents=True)
+        (tmp_path / "run" / "checkpoints" / f"checkpoint-{step}" / "trainer_state.json").touch()
+    _, training_args = parsed("--resume_from_checkpoint")
+    assert training_args.resume_from_checkpoint.endswith("checkpoint-30")
+    assert not training_args.eval_on_start  # it would count for early stopping
+    assert training_args.restore_callback_states_from_checkpoint
+    words = ["--resume_from_checkpoint", str(tmp_path / "run" / "checkpoints" / "checkpoint-9")]
+    args, training_args = parse(RecipeArguments, words, defaults=DEFAULTS)
+    assert args.run_dir == str(tmp_path / "run")
+    with pytest.raises(ValueError, match="give --output_dir of the run to resume"):
+        parse(RecipeArguments, ["--resume_from_checkpoint"], defaults=DEFAULTS)
+
+
+def test_without_a_name_the_run_gets_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["recipes/sst2_finetune.py"])
+    args, _ = parse(RecipeArguments, [], defaults=DEFAULTS)
+    assert Path(args.run_dir).parent == Path("runs")
+    assert Path(args.run_dir).name.startswith("sst2_finetune-20")
+
+
+def test_a_folder_that_cannot_be_written(parsed, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="The output folder .* cannot be written .*; expected a folder of yours"):
+        parsed("--output_dir", str(tmp_path / "file" / "run"))
+
+
+def test_threads(parsed, monkeypatch):
+    before = torch.get_num_threads()
+    try:
+        parsed("--use_cpu", "--cpu_threads", "1")
+        assert torch.get_num_threads() == 1
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what accelerate launch sets where nothing was set
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+        alone = _cpu_threads()
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(alone))
+        assert _cpu_threads() == 1
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        assert _cpu_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_errors_of_input_end_in_one_line_and_others_do_not(capsys, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(SystemExit) as caught, one_line_errors():
+        raise ValueError("Found a;\n  expected b.")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: Found a; expected b.\n"
+    with pytest.raises(KeyError), one_line_errors():
+        raise KeyError("a defect of ours keeps its traceback")
+    monkeypatch.setenv("BERTCLS_TRACEBACK", "1")
+    with pytest.raises(ValueError), one_line_errors():
+        raise ValueError("shown")

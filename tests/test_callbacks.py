@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+from conftest import SAMPLE
+from transformers import Trainer
+
+from bertcls import (
+    BertClsForSequenceClassification,
+    LongestBatchFirst,
+    RecipeArguments,
+    WindowCollator,
+    load_splits,
+    make_compute_metrics,
+    parse,
+    tokenize_windows,
+)
+
+
+@pytest.fixture(scope="module")
+def rows(tokenizer):
+    rows = load_splits(str(SAMPLE))["train"].select(range(48))
+    options = {"tokenizer": tokenizer, "max_length": 64}
+    return rows.map(tokenize_windows, batched=True, remove_columns="text", fn_kwargs=options)
+
+
+def train(encoder_folder, rows, tokenizer, folder, callbacks, *words, spoil=False):
+    _, training_args = parse(
+        RecipeArguments,
+        ["--output_dir", str(folder), "--max_steps", "3", "--use_cpu", "--eval_strategy", "no", *words],
+        defaults={"per_device_train_batch_size": 16, "learning_rate": 1e-3},
+    )
+    torch.manual_seed(0)
+    model = BertClsForSequenceClassification.from_encoder(encoder_folder, num_labels=2)
+    if spoil:
+        torch.nn.init.constant_(model.classifier.weight, float("nan"))
+    trainer = Trainer(
+        model,
+        training_args,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        data_collator=WindowCollator(tokenizer),
+        compute_metrics=make_compute_metrics(["a", "b"]),
+        callbacks=callbacks,
+    )
+    trainer.train()
+    return trainer
+
+
+def test_the_step_on_the_longest_batch_changes_nothing(encoder_folder, rows, tokenizer, tmp_path, capsys):
+    with_it = train(encoder_folder, rows, tokenizer, tmp_path / "a", [LongestBatchFirst()])
+    line = capsys.readouterr().out
+    without = train(encoder_folder, rows, tokenizer, tmp_path / "b", [])
+    for (name, ours), (_, plain) in zip(with_it.model.named_parameters(), without.model.named_parameters()):
+        assert torch.equal(ours, plain), name  # dropout is on, so the random states must be the same, too
+    longest = max(rows["length"][:])
+    assert f"Longest batch: 16 texts of up to {longest} tokens fit. Expected: " in line
+    assert "for 3 steps" in line and "GiB of cpu memory per process" in line
+
+
+def test_lengths_are_read_once(encoder_folder, rows, tokenizer, tmp_path):
+    trainer = train(encoder_folder, rows, tokenizer, tmp_path / "a", [LongestBatchFirst()])
+    sampler = trainer.callback_handler.train_dataloader.get_sampler()
+    assert type(sampler).__name__ == "LengthGroupedSampler"
+    assert sampler.lengths == rows["length"][:] and type(sampler.lengths) is list
+
+
+def test_length_groups_pad_little(encoder_folder, rows, tokenizer, tmp_path):
+    trainer = train(encoder_folder, rows, tokenizer, tmp_path / "a", [LongestBatchFirst()])
+    shares = [float(batch["attention_mask"].float().mean()) for batch in trainer.get_train_dataloader()]
+    assert np.mean(shares) > 0.75
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(encoder_folder, rows, tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="The loss of the longest batch is nan before training"):
+        train(encoder_folder, rows, tokenizer, tmp_path / "a", [LongestBatchFirst()], spoil=True)
+
+
+def test_out_of_memory_names_the_remedy(encoder_folder, rows, tokenizer, tmp_path, monkeypatch):
+    def explode(*args, **kwargs):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(BertClsForSequenceClassification, "_loss", explode)
+    with pytest.raises(ValueError, match="does not fit in the memory of cpu. Lower --per_device_train_batch_size"):
+        train(encoder_folder, rows, tokenizer, tmp_path / "a", [LongestBatchFirst()])

@@ -1,0 +1,197 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SAMPLE, real_path
+from datasets import ClassLabel, Dataset, concatenate_datasets
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertcls import (
+    contained,
+    draw_rows,
+    hold_out_whole_texts,
+    label_shares,
+    load_splits,
+    normalise,
+    split_dataset,
+)
+
+
+def write(folder: Path, **splits: list[dict]) -> str:
+    """A data folder in the Hub's layout."""
+    for name, rows in splits.items():
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines)
+    return str(folder)
+
+
+ROWS = [{"text": f"text {i}", "label": ["bad", "good"][i % 2]} for i in range(10)]
+
+
+def test_sample_has_the_promised_form():
+    splits = load_splits(str(SAMPLE))
+    assert list(splits) == ["train", "validation", "test"]
+    assert 600 <= sum(map(len, splits.values())) <= 1000
+    assert splits["train"].column_names == ["text", "label", "example_id"]
+    assert splits["train"].features["label"].names == ["negative", "positive"]
+    ids = [i for split in splits.values() for i in split["example_id"][:]]
+    assert ids == list(range(len(ids)))
+    assert label_shares(splits["test"]) == {"negative": 0.5, "positive": 0.5}
+    texts = [normalise(text) for split in splits.values() for text in split["text"][:]]
+    assert len(set(texts)) == len(texts)
+
+
+def test_labels_keep_their_names_in_natural_order(tmp_path):
+    rows = [{"text": "x", "label": f"class {i}"} for i in (10, 2, 1)]
+    assert load_splits(write(tmp_path, train=rows))["train"].features["label"].names == [
+        "class 1",
+        "class 2",
+        "class 10",
+    ]
+
+
+def test_whole_numbers_become_classes(tmp_path):
+    split = load_splits(write(tmp_path, train=[{"text": "x", "label": i} for i in (3, 1, 2, 1)]))["train"]
+    assert split.features["label"].names == ["1", "2", "3"]
+    assert split["label"][:] == [2, 0, 1, 0]
+
+
+def test_hidden_test_labels_leave_the_split_out(tmp_path):
+    hidden = [{"text": "x", "label": "-1"}] * 3
+    assert list(load_splits(write(tmp_path, train=ROWS, validation=ROWS, test=hidden))) == ["train", "validation"]
+
+
+def test_an_edited_file_is_read_again(tmp_path):
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: train, path: train.jsonl}\n---\n"
+    )
+    assert len(load_splits(write(tmp_path, train=ROWS))["train"]) == 10
+    assert len(load_splits(write(tmp_path, train=ROWS[:6]))["train"]) == 6
+
+
+@pytest.mark.parametrize(
+    ("splits", "options", "message"),
+    [
+        ({"train": ROWS}, {"text_column": "body"}, "Found the columns text, label in the data; expected body."),
+        ({"train": ROWS}, {"label_column": "topic"}, "expected topic. Name the right one with --label_column"),
+        ({"train": [{"words": "x", "label": 1}]}, {}, "Found the columns words, label"),
+        (
+            {"train": ROWS, "validation": [{"text": "x", "label": "fine"}]},
+            {},
+            "labels fine in validation; expected one of bad",
+        ),
+        ({"train": [*ROWS, {"text": "x", "label": "-1"}]}, {}, "Found 1 unlabelled rows .* the first at row 10"),
+        ({"train": [*ROWS, {"text": "x", "label": None}]}, {}, "Found 1 unlabelled rows"),
+        ({"train": [{"text": 3, "label": "a"}]}, {}, "holds int64, expected strings"),
+        ({"train": [*ROWS, {"text": None, "label": "bad"}]}, {}, "1 rows without a text, the first at row 10"),
+        ({"train": [{"text": "x", "label": 0.5}]}, {}, "expected class names or whole numbers"),
+        ({"test": ROWS}, {}, "expected one named train"),
+    ],
+)
+def test_bad_data_is_refused_with_one_clear_line(tmp_path, splits, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_splits(write(tmp_path, **splits), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    Dataset.from_list(ROWS).to_parquet(tmp_path / "train.parquet")
+    Dataset.from_list(ROWS).select([]).to_parquet(tmp_path / "validation.parquet")
+    with pytest.raises(ValueError, match="The validation split of .* has 0 rows"):
+        load_splits(str(tmp_path))
+
+
+def test_a_number_outside_the_declared_classes_is_refused(tmp_path):
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: train, path: train.jsonl}\n"
+        "dataset_info:\n  features:\n  - name: text\n    dtype: string\n  - name: label\n    dtype:\n"
+        "      class_label:\n        names:\n          '0': no\n          '1': yes\n---\n"
+    )
+    with pytest.raises(ValueError, match="cannot be read: .*5"):
+        load_splits(write(tmp_path, train=[{"text": "x", "label": 5}]))
+
+
+@pytest.mark.parametrize("name", ["./no/such/folder", "nobody/nothing"])
+def test_a_missing_data_set_is_named(name):
+    with pytest.raises(FileNotFoundError, match=f"No data set found at '{name}'; expected a Hub id or a folder"):
+        load_splits(name)
+
+
+def test_contained_agrees_with_a_plain_search():
+    @given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=5).map(" ".join), min_size=1, max_size=12))
+    def check(texts):
+        padded = [f" {text} " for text in texts]
+        for proper in (False, True):
+            plain = [any(a in b and (not proper or a != b) for b in padded) for a in padded]
+            assert contained(texts, texts, proper=proper).tolist() == plain
+
+    check()
+
+
+def test_held_out_texts_stand_in_no_training_row():
+    sentences = [f"the {i} film is a {i} joy and {i} dread" for i in range(100)]
+    phrases = [
+        phrase for text in sentences for phrase in (text[: len(text) // 2].rsplit(" ", 1)[0], text[-12:].strip())
+    ]
+    rows = Dataset.from_dict({"text": [*sentences, *phrases, "joy"], "label": [0] * 301})
+    train, validation = hold_out_whole_texts(rows, share=0.1, minimum=5, seed=0)
+    assert len(validation) == 10
+    assert set(validation["text"][:]) < set(sentences)  # whole texts only
+    assert not contained(train["text"][:], validation["text"][:]).any()
+    assert len(train) < 301 - 10  # their phrases have left, too
+    again, _ = hold_out_whole_texts(rows, share=0.1, minimum=5, seed=0)
+    assert again["text"][:] == train["text"][:]
+
+
+def labelled(counts: dict[str, int]) -> Dataset:
+    labels = [number for number, count in enumerate(counts.values()) for _ in range(count)]
+    rows = Dataset.from_dict({"text": [str(i) for i in range(len(labels))], "label": labels})
+    return rows.cast_column("label", ClassLabel(names=list(counts)))
+
+
+def test_draw_rows_keeps_the_shares():
+    rows = labelled({"a": 300, "b": 700})
+    assert label_shares(draw_rows(rows, 100, seed=1)) == {"a": 0.3, "b": 0.7}
+    assert draw_rows(rows, 100, seed=1)["text"][:] == draw_rows(rows, 100, seed=1)["text"][:]
+    assert draw_rows(rows, 100, seed=1)["text"][:] != draw_rows(rows, 100, seed=2)["text"][:]
+    assert len(draw_rows(rows, 5000, seed=1)) == 1000
+    assert len(draw_rows(labelled({"a": 1, "b": 9}), 5, seed=1)) == 5  # a class of one row cannot keep its share
+    with pytest.raises(ValueError, match="Asked for 1 rows, but there are 2 labels"):
+        draw_rows(rows, 1, seed=1)
+
+
+@pytest.mark.parametrize("ratio", ["8:1", "8:1:0", "a:b:c", "8-1-1"])
+def test_a_wrong_ratio_is_refused(ratio):
+    with pytest.raises(ValueError, match="expected three positive shares such as 8:1:1"):
+        split_dataset(labelled({"a": 50, "b": 50}), ratio)
+
+
+def test_too_few_rows_to_split():
+    with pytest.raises(ValueError, match="cannot be split 8:1:1 with every label in every part"):
+        split_dataset(labelled({"a": 50, "b": 1}), "8:1:1")
+
+
+@pytest.mark.real
+def test_the_lab_protocol_on_sst2():
+    splits = load_splits(real_path("BERTCLS_DATA") + "/sst2", text_column="sentence")
+    assert list(splits) == ["train", "validation"]  # the test labels are hidden
+    assert round(label_shares(splits["train"])["positive"], 6) == 0.557826
+    assert round(label_shares(splits["validation"])["positive"], 6) == 0.509174
+    joined = concatenate_datasets([splits["train"], splits["validation"]])
+    sizes = {name: len(split) for name, split in split_dataset(joined, "8:1:1").items()}
+    assert sizes == {"train": 54576, "validation": 6822, "test": 6823}
+    assert sum(split_dataset(joined, "8:1:1")["test"]["label"][:]) == 3802
+    sizes = {name: len(split) for name, split in split_dataset(joined.select(range(10000)), "8:1:1").items()}
+    assert sizes == {"train": 8000, "validation": 1000, "test": 1000}
+
+
+@pytest.mark.real
+def test_the_selection_split_of_sst2_does_not_leak():
+    train = load_splits(real_path("BERTCLS_DATA") + "/sst2", text_column="sentence")["train"]
+    kept, validation = hold_out_whole_texts(train)
+    assert (len(kept), len(validation)) == (61515, 500)
+    texts = [normalise(text) for text in kept["text"][:]]
+    assert not contained(texts, [normalise(text) for text in validation["text"][:]]).any()
+    assert np.mean([len(text.split()) for text in validation["text"][:]]) > 15  # sentences, not phrases

@@ -1,0 +1,124 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from bertcls import BertClsForSequenceClassification, TextClassifier, verify_saved
+
+TEXTS = ["A dull film.", "good", "", "never dull, always good " * 40, "A lovely, lovely room!", "dull " * 300]
+
+
+@pytest.fixture(scope="module")
+def saved(encoder_folder, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("saved")
+    torch.manual_seed(1)
+    model = BertClsForSequenceClassification.from_encoder(
+        encoder_folder,
+        id2label={0: "bad", 1: "good"},
+        cleaning=["strip_tags", "collapse_blanks"],
+        max_length=32,
+        overlap=6,
+        windows_per_forward=8,
+    )
+    torch.nn.init.normal_(model.classifier.weight)  # so that answers differ visibly
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(encoder_folder).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def classifier(saved) -> TextClassifier:
+    return TextClassifier.from_pretrained(saved, device="cpu")
+
+
+def test_a_text_and_a_list_give_the_same_answers_in_order(classifier):
+    together = classifier.predict(TEXTS)
+    assert len(together) == len(TEXTS)
+    for text, prediction in zip(TEXTS, together):
+        alone = classifier.predict(text)
+        assert len(alone) == 1 and alone[0].label == prediction.label
+        assert prediction.score == max(prediction.probabilities.values()) == prediction.probabilities[prediction.label]
+        assert sum(prediction.probabilities.values()) == pytest.approx(1)
+        assert list(prediction.probabilities) == ["bad", "good"]
+        assert alone[0].probabilities == pytest.approx(prediction.probabilities, abs=1e-6)
+    assert len({round(prediction.score, 6) for prediction in together}) == len(TEXTS)
+
+
+def test_nothing_in_nothing_out(classifier):
+    assert classifier.predict([]) == []
+    assert classifier.logits([]).shape == (0, 2)
+
+
+def test_an_empty_text_is_read_as_special_tokens_alone(classifier):
+    ids = torch.tensor([[classifier.tokenizer.cls_token_id, classifier.tokenizer.sep_token_id]])
+    np.testing.assert_allclose(classifier.logits([""]), classifier.model(ids).logits.detach().numpy(), atol=1e-6)
+    np.testing.assert_allclose(classifier.logits(["  <br> "]), classifier.logits([""]), atol=1e-6)
+
+
+def test_a_very_long_text(classifier):
+    text = "A good film with a dull end. " * 3500
+    assert len(text) > 100_000
+    assert classifier.predict(text)[0].label in ("bad", "good")
+
+
+def test_the_stored_cleaning_is_applied(classifier):
+    np.testing.assert_allclose(classifier.logits(["good<br/>film"]), classifier.logits(["good film"]), atol=1e-6)
+
+
+def test_temperature_acts_on_probabilities_alone(classifier):
+    before, logits = classifier.probabilities(TEXTS), classifier.logits(TEXTS)
+    classifier.model.config.temperature = 2.0
+    try:
+        after = classifier.probabilities(TEXTS)
+        np.testing.assert_array_equal(classifier.logits(TEXTS), logits)
+    finally:
+        classifier.model.config.temperature = 1.0
+    np.testing.assert_array_equal(after.argmax(1), before.argmax(1))
+    assert (after.max(1) < before.max(1)).all()
+
+
+@pytest.mark.parametrize("texts", [["fine", 3], [None]])
+def test_what_is_not_a_string_is_refused(classifier, texts):
+    with pytest.raises(TypeError, match="Text . is of type .*, expected a string"):
+        classifier.predict(texts)
+
+
+def test_folders_that_cannot_answer_are_refused(saved, encoder_folder, tmp_path):
+    with pytest.raises(ValueError, match="holds a model of type 'bert', expected 'bertcls'"):
+        TextClassifier.from_pretrained(encoder_folder)
+    with pytest.raises(FileNotFoundError, match="No tokenizer found at './nothing'"):
+        TextClassifier.from_pretrained("./nothing")
+    with pytest.raises(ValueError, match="Found backend='onnx'; expected 'torch'"):
+        TextClassifier.from_pretrained(saved, backend="onnx")
+
+
+def test_missing_head_weights_are_refused(saved, tmp_path):
+    weights = load_file(f"{saved}/model.safetensors")
+    model = BertClsForSequenceClassification.from_pretrained(saved)
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(saved).save_pretrained(tmp_path)
+    del weights["classifier.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks the weights classifier.weight, so its answers would be random"):
+        TextClassifier.from_pretrained(str(tmp_path))
+
+
+def test_verify_saved_tells_a_changed_model(saved, classifier):
+    assert verify_saved(saved, classifier, TEXTS).label_names == ["bad", "good"]
+    model = BertClsForSequenceClassification.from_pretrained(saved)
+    with torch.no_grad():
+        model.classifier.bias += 1e-3
+    with pytest.raises(ValueError, match="differs from the trained one by 0.001 in a logit"):
+        verify_saved(saved, TextClassifier(model, classifier.tokenizer, device="cpu"), TEXTS)
+
+
+def test_answering_imports_neither_evaluate_nor_matplotlib():
+    code = (
+        "import sys, bertcls.inference; print([m for m in ('evaluate', 'matplotlib', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("[]", "['sklearn']")  # transformers itself looks for scikit-learn

@@ -1,0 +1,91 @@
+import numpy as np
+import pandas as pd
+import pytest
+from datasets import ClassLabel, Dataset
+from sklearn import metrics as reference
+from transformers import EvalPrediction
+
+from bertcls import (
+    ClassificationMetric,
+    check_metric_name,
+    log_loss,
+    make_compute_metrics,
+    save_predictions,
+    wilson_interval,
+)
+
+LABELS = [0, 0, 0, 0, 1, 1, 2]
+PREDICTIONS = [0, 0, 1, 1, 1, 0, 1]
+
+
+def test_scores_agree_with_scikit_learn():
+    scores = ClassificationMetric(["a", "b", "c"]).compute(predictions=PREDICTIONS, references=LABELS)
+    report = reference.classification_report(
+        LABELS, PREDICTIONS, target_names=["a", "b", "c"], output_dict=True, zero_division=0
+    )
+    assert scores["accuracy"] == report["accuracy"]
+    for average in ("macro", "weighted"):
+        assert scores[f"f1_{average}"] == pytest.approx(report[f"{average} avg"]["f1-score"])
+    for name in "abc":
+        for ours, theirs in (
+            ("precision", "precision"),
+            ("recall", "recall"),
+            ("f1", "f1-score"),
+            ("support", "support"),
+        ):
+            assert scores[f"{ours}_{name}"] == pytest.approx(report[name][theirs])
+
+
+def test_confusion_counts_have_the_truth_in_rows():
+    scores = ClassificationMetric(["a", "b", "c"]).compute(predictions=PREDICTIONS, references=LABELS)
+    assert scores["confusion_matrix"] == [[2, 2, 0], [1, 1, 0], [0, 1, 0]]
+    assert scores["recall_a"] == 2 / 4  # of the 4 that are a
+    assert scores["precision_a"] == 2 / 3  # of the 3 called a
+
+
+def test_compute_metrics_reads_labels_beside_the_ids():
+    logits = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]], dtype=np.float32)
+    labels = np.array([0, 1, 1])
+    scores = make_compute_metrics(["a", "b"])(EvalPrediction(logits, (labels, np.array([7, 5, 6]))))
+    assert scores["accuracy"] == pytest.approx(2 / 3)
+    assert all(isinstance(value, float) for value in scores.values())
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert scores["log_loss"] == pytest.approx(reference.log_loss(labels, probabilities), rel=1e-6)
+
+
+def test_log_loss_of_extreme_logits_is_finite():
+    assert log_loss(np.array([[1e4, -1e4]]), np.array([1])) == 2e4
+
+
+def test_a_metric_that_no_evaluation_gives_is_refused():
+    compute_metrics = make_compute_metrics(["a", "b"])
+    for name in ("accuracy", "eval_f1_macro", "loss", "log_loss", None):
+        check_metric_name(name, compute_metrics, num_labels=2)
+    with pytest.raises(
+        ValueError, match="Found --metric_for_best_model f1; expected one of loss, accuracy, precision_macro"
+    ):
+        check_metric_name("f1", compute_metrics, num_labels=2)
+
+
+def test_wilson_interval():
+    assert wilson_interval(0, 10)[0] == 0
+    assert wilson_interval(10, 10)[1] == 1
+    low, high = wilson_interval(750, 872)  # against statsmodels' proportion_confint(method="wilson")
+    assert (round(low, 4), round(high, 4)) == (0.8355, 0.8815)
+    with pytest.raises(ValueError, match="at least one trial"):
+        wilson_interval(0, 0)
+
+
+def test_predictions_file(tmp_path):
+    rows = Dataset.from_dict({"text": ["x", "y"], "label": [1, 0], "example_id": [4, 9]})
+    rows = rows.cast_column("label", ClassLabel(names=["bad", "good"]))
+    save_predictions(tmp_path / "p.parquet", rows, np.array([[0.2, 0.8], [0.4, 0.6]]))
+    table = pd.read_parquet(tmp_path / "p.parquet")
+    assert table.to_dict("list") == {
+        "example_id": [4, 9],
+        "text": ["x", "y"],
+        "label": ["good", "bad"],
+        "prediction": ["good", "good"],
+        "probability_bad": [0.2, 0.4],
+        "probability_good": [0.8, 0.6],
+    }

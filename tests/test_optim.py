@@ -1,0 +1,98 @@
+import pytest
+import torch
+from test_modeling import ENCODERS, SMALL, build
+from transformers import AlbertConfig, AutoConfig, TrainingArguments
+
+from bertcls import LayerwiseOptimizer, encoder_parts, freeze, layerwise_parameter_groups
+
+
+def rate_of(model, **settings) -> dict[str, float]:
+    groups = layerwise_parameter_groups(
+        model, **{"learning_rate": 1e-3, "layer_decay": 0.5, "weight_decay": 0.1} | settings
+    )
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    return {name: rates[id(parameter)] for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_rates_of_a_two_layer_bert_by_hand():
+    rates = rate_of(build(pooling="pooler", classifier_hidden_size=8))
+    expected = {
+        "classifier.": 1e-3,
+        "dense.": 1e-3,
+        "encoder.pooler.": 5e-4,
+        "encoder.encoder.layer.1.": 5e-4,
+        "encoder.encoder.layer.0.": 2.5e-4,
+        "encoder.embeddings.": 1.25e-4,
+    }
+    for name, rate in rates.items():
+        assert [value for prefix, value in expected.items() if name.startswith(prefix)] == [rate], name
+
+
+def test_head_learning_rate_changes_the_head_alone():
+    plain, other = rate_of(build()), rate_of(build(), head_learning_rate=7e-3)
+    assert {name for name in plain if plain[name] != other[name]} == {"classifier.weight", "classifier.bias"}
+    assert other["classifier.weight"] == 7e-3
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_parameter_is_in_exactly_one_group(name):
+    model = build(encoder=ENCODERS[name])
+    groups = layerwise_parameter_groups(model, learning_rate=1e-3, layer_decay=0.5, weight_decay=0.1)
+    placed = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(placed) == sorted(id(parameter) for parameter in model.parameters())
+    assert groups[0]["depth"] == 0  # Trainer logs the rate of the first group
+    assert {group["depth"] for group in groups} == {0, 1, 2, 3}
+    names = {id(parameter): key for key, parameter in model.named_parameters()}
+    for group in groups:
+        keys = [names[id(parameter)].lower() for parameter in group["params"]]
+        undecayed = [key for key in keys if "bias" in key or "norm" in key]
+        assert undecayed == (keys if group["weight_decay"] == 0 else [])
+        assert group["lr"] == 1e-3 * 0.5 ** group["depth"]
+    embedded = [group["depth"] for group in groups for p in group["params"] if "embeddings" in names[id(p)]]
+    assert embedded and set(embedded) == {3}
+
+
+def test_freezing_layers():
+    model = build(encoder=AutoConfig.for_model("bert", **SMALL), pooling="pooler")
+    trainable, total = freeze(model, layers=1)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {n for n, _ in model.named_parameters() if "embeddings" in n or "layer.0." in n}
+    assert trainable == total - sum(p.numel() for n, p in model.named_parameters() if n in frozen)
+    assert set(rate_of(model)) == {name for name, _ in model.named_parameters()} - frozen
+
+
+def test_freezing_everything_below_the_head():
+    model = build(encoder=AutoConfig.for_model("bert", **SMALL))
+    freeze(model, encoder=True)
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {"classifier.weight", "classifier.bias"}
+    all_layers = build(encoder=AutoConfig.for_model("bert", **SMALL), pooling="pooler")
+    freeze(all_layers, layers=2)
+    assert {n.split(".")[1] for n, p in all_layers.named_parameters() if p.requires_grad and "encoder" in n} == {
+        "pooler"
+    }
+
+
+@pytest.mark.parametrize("layers", [3, -1])
+def test_freezing_layers_that_are_not_there(layers):
+    with pytest.raises(ValueError, match="expected 0 to 2"):
+        freeze(build(), layers=layers)
+
+
+def test_shared_layers_cannot_be_told_apart():
+    config = AlbertConfig(**SMALL, embedding_size=16)
+    with pytest.raises(ValueError, match="has no list of 2 layers"):
+        encoder_parts(build(encoder=config, pooling="pooler").encoder)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.5])
+def test_a_wrong_decay_is_refused(decay):
+    with pytest.raises(ValueError, match="expected more than 0 and at most 1"):
+        rate_of(build(), layer_decay=decay)
+
+
+def test_the_factory_keeps_the_optimizer_that_was_asked_for(tmp_path):
+    args = TrainingArguments(str(tmp_path), use_cpu=True, optim="adamw_torch", adam_beta2=0.9, learning_rate=1e-3)
+    optimizer = LayerwiseOptimizer()(build(), args=args, layer_decay=0.5)
+    assert type(optimizer) is torch.optim.AdamW
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.9)}
+    assert optimizer.param_groups[0]["lr"] == 1e-3

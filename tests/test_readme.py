@@ -1,0 +1,57 @@
+"""The README says nothing that is not so."""
+
+import re
+import shlex
+
+import pytest
+from conftest import ROOT, load_recipe
+
+from bertcls import RecipeArguments, parse
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines() if "recipes/" in line]
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 5
+    assert len(re.findall(r"<!-- (?:sample|test) -->\n```bash\npython3 .*\n```", README)) == 2  # .ci/run runs these
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_recipe_command_is_understood(command, tmp_path):
+    words = shlex.split(command.split("&&")[-1].replace("$DATA", "data").replace("$MODEL", "model"))
+    at = next(i for i, word in enumerate(words) if word.startswith("recipes/"))
+    recipe = load_recipe(words[at].removeprefix("recipes/").removesuffix(".py"))
+    rest = [word for word in words[at + 1 :] if word != "--resume_from_checkpoint"]
+    if "--output_dir" in rest:
+        rest[rest.index("--output_dir") + 1] = str(tmp_path / "run")
+    parse(
+        RecipeArguments,
+        [*rest, *([] if "--output_dir" in rest else ["--output_dir", str(tmp_path / "run")])],
+        defaults=recipe.DEFAULTS,
+        sample_defaults=recipe.SAMPLE_DEFAULTS,
+    )
+
+
+def test_files_that_are_named_exist():
+    named = set(re.findall(r"\b(?:recipes|bertcls|tests)/[\w./-]+\.\w+", README))
+    assert len(named) >= 3
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_python_blocks_run(tmp_path, monkeypatch, encoder_folder):
+    import torch
+    from transformers import AutoTokenizer
+
+    from bertcls import BertClsForSequenceClassification
+
+    torch.manual_seed(0)
+    model = BertClsForSequenceClassification.from_encoder(encoder_folder, id2label={0: "negative", 1: "positive"})
+    model.save_pretrained(tmp_path / "runs" / "mine")
+    AutoTokenizer.from_pretrained(encoder_folder).save_pretrained(tmp_path / "runs" / "mine")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) >= 1
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})

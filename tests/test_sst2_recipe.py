@@ -1,0 +1,271 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT, SAMPLE, real_path
+from sklearn.metrics import accuracy_score
+
+from bertcls import RecipeArguments, TextClassifier, load_splits, one_line_errors, parse
+
+QUICK = ["--max_train_samples", "64", "--num_train_epochs", "2"]
+FILES = {
+    "all_results.json",
+    "checkpoints",
+    "config.json",
+    "model.safetensors",
+    "modeling.py",
+    "predictions.parquet",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+def run(recipe, folder, *words, sample=True):
+    words = [*(["--sample"] if sample else []), "--output_dir", str(folder), *words]
+    args, training_args = parse(
+        RecipeArguments, words, defaults=recipe.DEFAULTS, sample_defaults=recipe.SAMPLE_DEFAULTS
+    )
+    return recipe.main(args, training_args)
+
+
+@pytest.fixture(scope="module")
+def sample_run(sst2_recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sample") / "run"
+    return folder, run(sst2_recipe, folder)
+
+
+def test_the_sample_learns(sample_run):
+    folder, results = sample_run
+    rows = len(load_splits(str(SAMPLE))["test"])
+    assert results["test_accuracy"] >= 0.5 + 2 * (0.25 / rows) ** 0.5  # two standard errors above the majority share
+    assert results["reported_split"] == "test"
+    assert results["before_accuracy"] < results["eval_accuracy"]
+    assert json.loads((folder / "all_results.json").read_text()) == results
+
+
+def test_the_run_leaves_exactly_these_files(sample_run):
+    folder, _ = sample_run
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert len(list((folder / "checkpoints").iterdir())) == 2  # the best and the last
+
+
+def test_no_saved_file_holds_a_local_path(sample_run):
+    folder, _ = sample_run
+    files = [path for path in folder.iterdir() if path.is_file()]
+    assert len(files) == len(FILES) - 1
+    for path in files:
+        for secret in (str(folder.parent), str(ROOT), str(Path.home())):
+            assert secret.encode() not in path.read_bytes(), path.name
+
+
+def test_scores_come_from_the_predictions_file_and_the_saved_model(sample_run):
+    folder, results = sample_run
+    table = pd.read_parquet(folder / "predictions.parquet")
+    assert accuracy_score(table["label"], table["prediction"]) == results["test_accuracy"]
+    test = load_splits(str(SAMPLE))["test"]
+    assert table["text"].tolist() == test["text"][:]
+    assert table["example_id"].tolist() == test["example_id"][:]
+    predictions = TextClassifier.from_pretrained(str(folder)).predict(test["text"][:])
+    assert [p.label for p in predictions] == table["prediction"].tolist()
+    assert [p.probabilities["positive"] for p in predictions] == pytest.approx(table["probability_positive"], abs=1e-5)
+    counts = results["test_confusion_matrix"]
+    assert counts == pd.crosstab(table["label"], table["prediction"]).to_numpy().tolist()
+
+
+def test_the_best_model_is_saved_and_not_the_last(sample_run):
+    folder, results = sample_run
+    last = max((folder / "checkpoints").iterdir(), key=lambda path: int(path.name.split("-")[1]))
+    history = json.loads((last / "trainer_state.json").read_text())["log_history"]
+    scores = [entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry and entry["step"] > 0]
+    assert results["eval_accuracy"] == max(scores)
+    assert history[0]["step"] == 0 and history[0]["eval_accuracy"] == results["before_accuracy"]
+
+
+def test_the_same_seed_gives_the_same_run(sst2_recipe, tmp_path):
+    first, second, other = (
+        run(sst2_recipe, tmp_path / name, *QUICK, "--seed", seed)
+        for name, seed in (("a", "1"), ("b", "1"), ("c", "2"))
+    )
+    assert first["eval_log_loss"] == second["eval_log_loss"] != other["eval_log_loss"]
+    assert first["train_samples"] == 64
+
+
+def test_a_resumed_run_equals_the_undisturbed_one(sst2_recipe, tmp_path):
+    whole = run(sst2_recipe, tmp_path / "whole", *QUICK, "--num_train_epochs", "3")
+    words = [*QUICK, "--num_train_epochs", "3"]
+    recipe_trainer = sst2_recipe.Trainer
+
+    class Interrupted(recipe_trainer):
+        def train(self, **kwargs):
+            from transformers import TrainerCallback
+
+            class Stop(TrainerCallback):
+                def on_epoch_begin(self, args, state, control, **kwargs):
+                    if state.epoch and state.epoch >= 2:
+                        raise KeyboardInterrupt
+
+            self.add_callback(Stop())
+            return super().train(**kwargs)
+
+    sst2_recipe.Trainer = Interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(sst2_recipe, tmp_path / "cut", *words)
+    finally:
+        sst2_recipe.Trainer = recipe_trainer
+    resumed = run(sst2_recipe, tmp_path / "cut", *words, "--resume_from_checkpoint")
+    for name in ("eval_log_loss", "test_accuracy", "before_log_loss", "epoch"):
+        assert resumed[name] == whole[name], name
+    whole_weights, resumed_weights = (
+        torch.load(max((tmp_path / name / "checkpoints").iterdir(), key=os.path.getmtime) / "optimizer.pt")
+        for name in ("whole", "cut")
+    )
+    for key, state in whole_weights["state"].items():
+        assert torch.equal(state["exp_avg"], resumed_weights["state"][key]["exp_avg"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--freeze_encoder"],
+        ["--freeze_layers", "1", "--layer_decay", "0.8", "--head_learning_rate", "1e-2"],
+        ["--class_weights", "balanced", "--gradient_accumulation_steps", "2"],
+        ["--label_smoothing_factor", "0.1", "--train_sampling_strategy", "batch_rebalance"],
+        ["--eval_strategy", "steps", "--eval_steps", "2", "--max_steps", "4", "--metric_for_best_model", "log_loss"],
+        ["--eval_strategy", "no", "--early_stopping_patience", "0"],
+        ["--bf16", "false", "--optim", "adafactor", "--lr_scheduler_type", "cosine", "--max_grad_norm", "0.5"],
+        ["--lr_scheduler_type", "reduce_lr_on_plateau", "--activation_checkpointing", "--dataloader_num_workers", "1"],
+        ["--pooling", "cls", "--classifier_hidden_size", "16", "--max_length", "12", "--window_pooling", "mean_probs"],
+        ["--max_length", "12", "--overlap", "3", "--max_train_windows", "1", "--window_pooling", "vote"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_options_run_to_the_end(sst2_recipe, tmp_path, words):
+    results = run(sst2_recipe, tmp_path / "run", *QUICK, *words)
+    assert 0 < results["test_accuracy"] < 1
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+
+
+def test_early_stopping_stops(sst2_recipe, tmp_path):
+    words = ["--early_stopping_patience", "1", "--learning_rate", "1e-12", "--num_train_epochs", "6"]
+    results = run(sst2_recipe, tmp_path / "run", *QUICK, *words)
+    assert results["epoch"] == 2.0  # the first epoch sets the mark, the second does not beat it
+
+
+def test_the_lab_protocol_reports_its_own_test_part(sst2_recipe, tmp_path):
+    results = run(sst2_recipe, tmp_path / "run", "--split", "8:1:1", "--max_samples", "500", "--num_train_epochs", "1")
+    assert results["reported_split"] == "test"
+    assert results["train_samples"] == 400
+    assert results["test_support_negative"] + results["test_support_positive"] == 50
+
+
+def test_without_a_labelled_test_split_validation_is_reported(sst2_recipe, tmp_path, encoder_folder):
+    data = tmp_path / "data"
+    data.mkdir()
+    splits = load_splits(str(SAMPLE))
+    for name in ("train", "validation"):
+        splits[name].remove_columns("example_id").rename_column("text", "sentence").to_parquet(
+            data / f"{name}.parquet"
+        )
+    words = ["--dataset_name", str(data), "--model_name_or_path", encoder_folder, *QUICK]
+    results = run(sst2_recipe, tmp_path / "run", *words, sample=False)
+    assert results["reported_split"] == "validation"
+    table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    assert table["text"].tolist() == splits["validation"]["text"][:]
+
+
+def bad_folder(folder: Path, rows: str) -> str:
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text(rows)
+    return str(folder)
+
+
+BAD = {
+    "unknown column": (
+        ["--text_column", "body"],
+        "Found the columns sentence, label, kind in the data; expected body",
+    ),
+    "missing data": (
+        ["--dataset_name", "./nowhere"],
+        "No data set found at './nowhere'; expected a Hub id or a folder",
+    ),
+    "missing model": (["--model_name_or_path", "./nowhere"], "found at './nowhere'; expected a Hub id or a folder"),
+    "model without weights": (["--from_scratch", "false"], "but no weights; expected model.safetensors"),
+    "max_length": (["--max_length", "129"], "Found --max_length 129; the encoder takes at most 128 tokens"),
+    "overlap": (["--overlap", "62"], "Found --overlap 62 with --max_length 64; expected 0 to 61"),
+    "option": (
+        ["--max_lenght", "12"],
+        "Found the unknown option --max_lenght; expected one that --help lists, such as",
+    ),
+    "metric": (["--metric_for_best_model", "f1"], "Found --metric_for_best_model f1; expected one of"),
+    "layers": (["--freeze_layers", "3"], "Found --freeze_layers 3; expected 0 to 2"),
+    "split": (["--split", "8:2"], "Found --split '8:2'; expected three positive shares"),
+    "unlabelled": (
+        "data",
+        '{"sentence": "x", "label": "-1"}\n{"sentence": "y", "label": "a"}',
+        "Found 1 unlabelled rows",
+    ),
+    "not a string": ("data", '{"sentence": 5, "label": "a"}', "holds int64, expected strings"),
+    "empty": ("data", "", "expected"),
+    "output": ("output", "", "cannot be written"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gets_one_line_before_training(case, sst2_recipe, tmp_path, capsys):
+    kind, *rest = BAD[case]
+    words, message = kind, rest[-1]
+    folder = tmp_path / "run"
+    if kind == "data":
+        words = ["--dataset_name", bad_folder(tmp_path / "data", rest[0])]
+    elif kind == "output":
+        (tmp_path / "file").touch()
+        words, folder = [], tmp_path / "file" / "run"
+    with pytest.raises(SystemExit) as caught, one_line_errors():
+        run(sst2_recipe, folder, *words)
+    assert caught.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and message in lines[0]
+    assert not (folder / "all_results.json").exists()
+
+
+def test_a_wrong_command_line_ends_the_process_with_one_line(tmp_path):
+    command = [sys.executable, str(ROOT / "recipes" / "sst2_finetune.py"), "--sample", "--text_column", "body"]
+    done = subprocess.run([*command, "--output_dir", str(tmp_path / "run")], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: Found the columns sentence, label, kind")
+
+
+def test_accelerate_launch(tmp_path):
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    options = {"capture_output": True, "text": True, "cwd": tmp_path, "check": True, "env": environment}
+    command = ["accelerate", "launch", str(ROOT / "recipes" / "sst2_finetune.py"), "--sample", *QUICK]
+    done = subprocess.run([*command, "--output_dir", "run"], **options)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+    hint = done.stdout.split("Use it:\n")[1].strip()  # the printed command runs as it stands
+    answer = subprocess.run(hint, shell=True, **options)
+    assert answer.stdout.startswith("[Prediction(label='")
+
+
+@pytest.mark.real
+def test_minilm_learns_from_a_thousand_rows(sst2_recipe, tmp_path):
+    data, model = real_path("BERTCLS_DATA") + "/sst2", real_path("BERTCLS_MODEL")
+    words = ["--dataset_name", data, "--model_name_or_path", model, "--max_train_samples", "1000"]
+    results = run(sst2_recipe, tmp_path / "run", *words, "--num_train_epochs", "2", "--seed", "1", sample=False)
+    assert results["reported_split"] == "validation"
+    assert results["test_support_negative"] == 428 and results["test_support_positive"] == 444
+    assert results["test_accuracy"] > 0.74
+
+
+@pytest.mark.real
+def test_a_pretrained_pooler_is_used(sst2_recipe):
+    from bertcls import BertClsForSequenceClassification
+
+    model = BertClsForSequenceClassification.from_encoder(real_path("BERTCLS_MODEL"), num_labels=2)
+    assert model.config.pooling == "pooler"
