@@ -277,7 +277,7 @@ def _make_output_dir(
             f"No checkpoint to resume from in {checkpoint}; expected a folder checkpoint-N with trainer_state.json. "
             "Check the path."
         )
-    if checkpoint is None and output_dir.is_dir() and any(output_dir.iterdir()):
+    if checkpoint is None and any(path.is_file() for path in output_dir.rglob("*")):
         if not args.overwrite_output:
             raise FileExistsError(
                 f"The output folder {output_dir} is not empty; expected a new or empty one. Name another "

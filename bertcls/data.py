@@ -66,7 +66,7 @@ def load_splits(
                 "--label_column."
             )
         _check_texts(split, text_column, name)
-        texts = split.select_columns([text_column]).rename_column(text_column, "text")
+        texts = split.select_columns([text_column]).rename_columns({text_column: "text"})
         if texts.features["text"].dtype != "string":  # csv gives large_string
             texts = texts.cast_column("text", Value("string"))
         labelled = texts.add_column("label", labels, feature=ClassLabel(names=names))
@@ -239,7 +239,7 @@ def _load(dataset_name: str, config_name: str | None, revision: str | None) -> D
         return load_dataset(dataset_name, config_name, revision=revision)
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
         raise FileNotFoundError(f"{missing} ({str(error).splitlines()[0]})") from error
-    except DatasetGenerationError as error:
+    except (DatasetGenerationError, ValueError) as error:
         raise ValueError(
             f"{dataset_name} cannot be read: {error.__cause__ or error} Correct the file, or the features that its "
             "README.md declares."

@@ -70,7 +70,7 @@ def make_trainer(folder: str, rows: Dataset, words: list[str], *, collator=None,
 def first_step(folder: str, batch: int, accumulation: int, class_weights: list | None) -> dict:
     """Logged loss and update of one SGD step over the same 16 rows, without dropout."""
     words = (
-        f"--max_steps 1 --optim sgd --learning_rate 1 --lr_scheduler_type constant --logging_steps 1 --max_grad_norm 0"
+        "--max_steps 1 --optim sgd --learning_rate 1 --lr_scheduler_type constant --logging_steps 1 --max_grad_norm 0"
     )
     words += f" --per_device_train_batch_size {batch} --gradient_accumulation_steps {accumulation}"
     words += " --train_sampling_strategy sequential --bf16 false"
@@ -108,7 +108,6 @@ def main(folder: str) -> None:
 
     rows = make_rows(400)
     collator = RecordingCollator(AutoTokenizer.from_pretrained(TINY))
-    epochs, seen_before = [], 0
     words = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8"]
     trainer = make_trainer(f"{folder}/epochs", rows, words, collator=collator)
     trainer.callback_handler.callbacks[-1]._step = lambda *args: 0.0  # its rows are not of an epoch

@@ -14,9 +14,9 @@ from equality import first_step
 def two_processes(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("two")
     script = Path(__file__).parent / "equality.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "TQDM_DISABLE": "1"}
-    done = subprocess.run([*command, str(script), str(folder)], capture_output=True, text=True, env=environment)
+    done = subprocess.run([*command, str(script), str(folder)], capture_output=True, text=True, env=environment, timeout=170)
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(folder / "result.pt")
 

@@ -306,7 +306,8 @@ if sys.argv[2] == "remote":
 else:
     import bertcls
 from transformers import AutoModelForSequenceClassification
-model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1], trust_remote_code=sys.argv[2] == "remote").eval()
+remote = sys.argv[2] == "remote"
+model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1], trust_remote_code=remote).eval()
 ids = torch.tensor([[2, 9, 8, 3], [2, 7, 3, 0]])
 logits = model(ids, ids.ne(0).long(), window_example=torch.tensor([0, 0])).logits
 print(json.dumps({"logits": logits.tolist(), "labels": model.config.id2label, "module": type(model).__module__}))
