@@ -239,10 +239,10 @@ def _load(dataset_name: str, config_name: str | None, revision: str | None) -> D
         return load_dataset(dataset_name, config_name, revision=revision)
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
         raise FileNotFoundError(f"{missing} ({str(error).splitlines()[0]})") from error
-    except (DatasetGenerationError, ValueError) as error:
+    except (DatasetGenerationError, ValueError, StopIteration) as error:
         raise ValueError(
-            f"{dataset_name} cannot be read: {error.__cause__ or error} Correct the file, or the features that its "
-            "README.md declares."
+            f"{dataset_name} cannot be read ({error.__cause__ or error or 'an empty file'}); expected files with at "
+            "least one row each, in the form that its README.md declares. Correct the file."
         ) from error
 
 

@@ -23,16 +23,23 @@ class EncoderParts:
     layers_name: str
     num_layers: int
 
-    def depth(self, name: str) -> int:
-        """Steps below the head of an encoder parameter: 1 top layer and pooler, `num_layers` lowest layer,
-        `num_layers + 1` embeddings, and what all layers share (DeBERTa's relative positions)."""
+    def layer(self, name: str) -> int:
+        """Number of the layer that a parameter of the encoder belongs to, from 0 at the bottom.
+
+        -1 for the embeddings and what all layers share (DeBERTa's relative positions), `num_layers` for what comes
+        after the last layer: a pooler or a norm.
+        """
         prefix = self.layers_name + "."
         if name.startswith(prefix):
-            return self.num_layers - int(name.removeprefix(prefix).split(".")[0])
+            return int(name.removeprefix(prefix).split(".")[0])
         parent = self.layers_name.rpartition(".")[0]
         if "embed" in name or (parent and name.startswith(parent + ".")):
-            return self.num_layers + 1
-        return 1  # pooler, or a norm after the last layer
+            return -1
+        return self.num_layers
+
+    def depth(self, name: str) -> int:
+        """Steps below the head: 1 for the top layer and the pooler, `num_layers + 1` for the embeddings."""
+        return max(self.num_layers - self.layer(name), 1)
 
 
 def encoder_parts(encoder: nn.Module) -> EncoderParts:
@@ -70,9 +77,8 @@ def freeze(model: PreTrainedModel, *, encoder: bool = False, layers: int = 0) ->
             raise ValueError(
                 f"Found --freeze_layers {layers}; expected 0 to {parts.num_layers}, the encoder's layers."
             )
-        lowest_trainable = parts.num_layers - layers
     for name, parameter in model.encoder.named_parameters():
-        if encoder or (layers and parts.depth(name) > lowest_trainable):
+        if encoder or (layers and parts.layer(name) < layers):
             parameter.requires_grad = False
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)

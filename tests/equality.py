@@ -110,7 +110,7 @@ def main(folder: str) -> None:
     collator = RecordingCollator(AutoTokenizer.from_pretrained(TINY))
     words = ["--num_train_epochs", "2", "--per_device_train_batch_size", "8"]
     trainer = make_trainer(f"{folder}/epochs", rows, words, collator=collator)
-    trainer.callback_handler.callbacks[-1]._step = lambda *args: 0.0  # its rows are not of an epoch
+    trainer.remove_callback(LongestBatchFirst)  # its rows are not of an epoch
     collator.seen = []
     trainer.train()
     gathered = [None] * dist.get_world_size()

@@ -99,7 +99,7 @@ def test_bad_data_is_refused_with_one_clear_line(tmp_path, splits, options, mess
 def test_an_empty_split_is_refused(tmp_path):
     Dataset.from_list(ROWS).to_parquet(tmp_path / "train.parquet")
     Dataset.from_list(ROWS).select([]).to_parquet(tmp_path / "validation.parquet")
-    with pytest.raises(ValueError, match='cannot be read: Instruction "validation" corresponds to no data'):
+    with pytest.raises(ValueError, match='cannot be read .Instruction "validation" corresponds to no data'):
         load_splits(str(tmp_path))
 
 

