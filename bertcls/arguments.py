@@ -75,6 +75,7 @@ class RecipeArguments:
     )
     overwrite_output: bool = field(default=False, metadata={"help": "Write into a folder that is not empty."})
     run_dir: str = field(init=False, default="")  # what --output_dir names; Trainer's checkpoints lie below it
+    push: bool = field(init=False, default=False)  # --push_to_hub: the verified folder, once, and not every save
 
 
 # Ours in place of Trainer's, each because it is faster or loses nothing.
@@ -145,6 +146,7 @@ def parse(
             + (f", such as {close[0]}." if close else ".")
         )
     _check(args, training_args)
+    args.push, training_args.push_to_hub = training_args.push_to_hub, False
     training_args.label_names = ["labels", "example_ids"]
     if training_args.world_size > 1:
         if "accelerator_config" not in given:

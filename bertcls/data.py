@@ -5,7 +5,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from datasets.fingerprint import Hasher
 from sklearn.model_selection import train_test_split
@@ -105,13 +105,13 @@ def balanced_class_weights(labels: list[int], num_labels: int) -> list[float]:
     return (len(labels) / (num_labels * counts)).tolist()
 
 
-def draw_rows(dataset: Dataset, rows: int, *, seed: int) -> Dataset:
-    """A random draw of `rows` rows that keeps the label shares; the whole data set where it has no more rows.
+def draw_rows(dataset: Dataset, rows: int | None, *, seed: int) -> Dataset:
+    """A random draw of `rows` rows that keeps the label shares; the whole data set for `None` or where it has no more.
 
     Raises:
         ValueError: fewer rows than labels.
     """
-    if rows >= len(dataset):
+    if rows is None or rows >= len(dataset):
         return dataset
     labels = np.array(dataset["label"][:])
     counts = np.unique(labels, return_counts=True)[1]
@@ -156,6 +156,35 @@ def split_dataset(dataset: Dataset, ratio: str, *, seed: int = 42) -> DatasetDic
             "merge rare labels."
         ) from error
     return DatasetDict(train=dataset.select(train), validation=dataset.select(validation), test=dataset.select(test))
+
+
+def arrange_splits(
+    splits: DatasetDict, *, ratio: str | None = None, max_samples: int | None = None, seed: int = 42
+) -> tuple[DatasetDict, str]:
+    """train, validation to choose the model by, and test to report; never the same rows for two of them.
+
+    Args:
+        splits: as `load_splits` gives them.
+        ratio: join train and validation and split them anew, such as `8:1:1`; without it, what is there is kept. Where
+            only validation is labelled (GLUE), it is what is reported and the rows to choose by are held out of train;
+            likewise where there is only test. A lone train split is split 8:1:1.
+        max_samples: with `ratio`, the first rows of the joined data.
+        seed: of the draws.
+
+    Returns:
+        the three splits, and the name that the reported one has in the source.
+    """
+    if ratio is not None:
+        joined = concatenate_datasets([splits[name] for name in ("train", "validation") if name in splits])
+        joined = joined.select(range(min(max_samples or len(joined), len(joined))))
+        return split_dataset(joined, ratio, seed=seed), "test"
+    if "validation" in splits and "test" in splits:
+        return splits, "test"
+    if len(splits) == 1:
+        return split_dataset(splits["train"], "8:1:1", seed=seed), "test"
+    reported = "test" if "test" in splits else "validation"
+    train, validation = hold_out_whole_texts(splits["train"], seed=seed)
+    return DatasetDict(train=train, validation=validation, test=splits[reported]), reported
 
 
 def hold_out_whole_texts(

@@ -1,10 +1,13 @@
-"""What is shared of a run."""
+"""What is shared of a run: a verified folder, and its way to the Hub."""
 
 import numpy as np
+from httpx2 import HTTPError
+from huggingface_hub import HfApi
 
 from bertcls.inference import TextClassifier
 
 TOLERANCE = 1e-5  # of a logit, in fp32
+PRIVATE_FILES = ["checkpoints/*", "predictions.parquet", "training_args.bin"]  # texts of others, paths, tokens
 
 
 def verify_saved(folder: str, classifier: TextClassifier, texts: list[str]) -> TextClassifier:
@@ -29,3 +32,39 @@ def verify_saved(folder: str, classifier: TextClassifier, texts: list[str]) -> T
             f"most {TOLERANCE:.0e}. Do not use it; the checkpoints beside it are whole."
         )
     return loaded
+
+
+def push_folder(
+    folder: str, repo_id: str, *, token: str | None = None, private: bool | None = True, revision: str | None = None
+) -> str:
+    """Uploads a verified folder in one commit, without checkpoints and predictions.
+
+    Args:
+        folder: of a finished run.
+        repo_id: `owner/name`, made where it does not exist.
+        token: of the Hub; `None` takes the one of `hf auth login`.
+        private: of a repository that is made.
+        revision: branch.
+
+    Returns:
+        address of the commit.
+
+    Raises:
+        ConnectionError: the Hub refused or did not answer; the folder is as it was.
+    """
+    api = HfApi(token=token)
+    try:
+        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        commit = api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            ignore_patterns=PRIVATE_FILES,
+            revision=revision,
+            commit_message="Add model",
+        )
+    except (HTTPError, OSError) as error:
+        raise ConnectionError(
+            f"{repo_id} was not pushed ({' '.join(str(error).split())}); expected a repository that your token may "
+            f"write. The model is safe in {folder}; push it again with: hf upload {repo_id} {folder} --private"
+        ) from error
+    return str(commit)

@@ -1,7 +1,6 @@
 """Scores of a classifier, computed here: nothing is downloaded."""
 
 import math
-import os
 from collections.abc import Callable
 from statistics import NormalDist
 
@@ -114,22 +113,3 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
     return max(centre - half, 0.0), min(centre + half, 1.0)
-
-
-def save_predictions(path: str | os.PathLike, dataset: datasets.Dataset, probabilities: np.ndarray) -> None:
-    """Writes the scored rows to a parquet file: the one source of all later tables and figures.
-
-    Columns: `example_id`, `text`, `label` and `prediction` (names), and `probability_<name>` for every class.
-
-    Args:
-        path: of the file.
-        dataset: rows with `example_id`, `text` and `label`.
-        probabilities: `[rows, num_labels]`.
-    """
-    names = np.array(dataset.features["label"].names)
-    rows = dataset.select_columns(["example_id", "text"]).to_pandas()
-    rows["label"] = names[dataset["label"][:]]
-    rows["prediction"] = names[probabilities.argmax(-1)]
-    for number, name in enumerate(names):
-        rows[f"probability_{name}"] = probabilities[:, number]
-    rows.to_parquet(path, index=False)

@@ -10,39 +10,37 @@ Scores, times and their spread over seeds: see the table in README.md.
 To use it for a task of yours, copy this file and edit the block below; every value is also an option.
 """
 
-import json
 from pathlib import Path
 
 from accelerate import PartialState
-from datasets import DatasetDict, concatenate_datasets
+from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 
 from bertcls import (
     BertClsForSequenceClassification,
-    ClassificationMetric,
     LayerwiseOptimizer,
     LongestBatchFirst,
     RecipeArguments,
     TextClassifier,
     WindowCollator,
+    arrange_splits,
     balanced_class_weights,
     check_metric_name,
     check_window,
     clean_batch,
     draw_rows,
     freeze,
-    hold_out_whole_texts,
     label_shares,
     load_splits,
     load_tokenizer,
     make_compute_metrics,
     one_line_errors,
     parse,
-    save_predictions,
-    split_dataset,
+    push_folder,
+    score_reported,
     tokenize_windows,
     verify_saved,
-    wilson_interval,
+    write_results,
 )
 
 # ------------------------------------------------------------------------------------------------ what to edit
@@ -92,41 +90,31 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         say(f"{name}: {len(split)} rows, {shares}")
 
     # 2. Split: the model is chosen on validation rows that are not the reported ones
-    reported_split = "test" if "test" in splits or args.split else "validation"
-    if args.split:
-        joined = concatenate_datasets([splits["train"], splits["validation"]])
-        joined = joined.select(range(min(args.max_samples or len(joined), len(joined))))
-        splits = split_dataset(joined, args.split, seed=SPLIT_SEED)
-    elif "test" not in splits:
-        train, selection = hold_out_whole_texts(splits["train"], seed=SPLIT_SEED)
-        splits = DatasetDict(train=train, validation=selection, test=splits["validation"])
-    if args.max_train_samples is not None:
-        splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
+    splits, reported_split = arrange_splits(splits, ratio=args.split, max_samples=args.max_samples, seed=SPLIT_SEED)
+    splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
     say("rows: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
 
-    # 3. Clean and tokenize, batched and cached
+    # 3. Clean and tokenize, batched and cached; the reported rows stay raw
     tokenizer = load_tokenizer(args.model_name_or_path)
     overlap = check_window(tokenizer, max_length=args.max_length, overlap=args.overlap)
+    window = {"tokenizer": tokenizer, "max_length": args.max_length, "overlap": overlap}
     tokenized = DatasetDict()
     with training_args.main_process_first(desc="tokenizing"):
-        for name in ("train", "validation"):
+        for name, max_windows in (("train", args.max_train_windows), ("validation", None)):
             cleaned = splits[name].map(clean_batch, batched=True, fn_kwargs={"steps": CLEANING}, desc=f"Clean {name}")
             tokenized[name] = cleaned.map(
                 tokenize_windows,
                 batched=True,
                 remove_columns="text",
-                fn_kwargs={
-                    "tokenizer": tokenizer,
-                    "max_length": args.max_length,
-                    "overlap": overlap,
-                    "max_windows": args.max_train_windows if name == "train" else None,
-                },
+                fn_kwargs={**window, "max_windows": max_windows},
                 desc=f"Tokenize {name}",
             )
 
     # 4. Encoder and head
     labels = splits["train"].features["label"]
-    balanced = balanced_class_weights(splits["train"]["label"][:], labels.num_classes)
+    class_weights = None
+    if args.class_weights == "balanced":
+        class_weights = balanced_class_weights(splits["train"]["label"][:], labels.num_classes)
     model = BertClsForSequenceClassification.from_encoder(
         args.model_name_or_path,
         from_scratch=args.from_scratch,
@@ -136,7 +124,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         window_pooling=args.window_pooling,
         classifier_dropout=args.classifier_dropout,
         classifier_hidden_size=args.classifier_hidden_size,
-        class_weights=balanced if args.class_weights == "balanced" else None,
+        class_weights=class_weights,
         max_train_windows=args.max_train_windows,
         cleaning=CLEANING,
         max_length=args.max_length,
@@ -172,28 +160,22 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
     # 6. Save, load afresh, and score the reported split once, from raw text, in fp32
     trainer.save_model(args.run_dir)
-    if not trainer.is_world_process_zero():
-        return results
-    Path(args.run_dir, "training_args.bin").unlink()  # it holds local paths, and the Hub token where one was given
-    raw = splits["test"]
-    trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # without autocast
-    classifier = verify_saved(args.run_dir, TextClassifier(trained, tokenizer), raw["text"][:64])
-    probabilities = classifier.probabilities(raw["text"][:], progress=not training_args.disable_tqdm)
-    predictions = probabilities.argmax(-1)
-    scores = ClassificationMetric(labels.names).compute(predictions=predictions, references=raw["label"][:])
-    low, high = wilson_interval(int((predictions == raw["label"][:]).sum()), len(raw))
-    results |= {f"test_{name}": value for name, value in scores.items()}
-    results |= {"test_accuracy_low": low, "test_accuracy_high": high, "reported_split": reported_split}
-    results |= {"seed": training_args.seed, "train_samples": len(splits["train"])}
-    save_predictions(Path(args.run_dir, "predictions.parquet"), raw, probabilities)
-    Path(args.run_dir, "all_results.json").write_text(json.dumps(results, indent=2) + "\n")
-    say(
-        f"{reported_split} accuracy {scores['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(raw)} rows),"
-        f" F1 macro {scores['f1_macro']:.4f}\n"
-        f"The model is in {args.run_dir}. Use it:\n"
-        f'  python -c "from bertcls import TextClassifier; '
-        f"print(TextClassifier.from_pretrained('{args.run_dir}').predict('A film that ends well.'))\""
-    )
+    if trainer.is_world_process_zero():
+        Path(args.run_dir, "training_args.bin").unlink()  # it holds local paths, and the Hub token where one was given
+        trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # without autocast
+        classifier = verify_saved(args.run_dir, TextClassifier(trained, tokenizer), splits["test"]["text"][:64])
+        progress = not training_args.disable_tqdm
+        results |= score_reported(classifier, splits["test"], run_dir=args.run_dir, progress=progress)
+        results |= {
+            "reported_split": reported_split,
+            "seed": training_args.seed,
+            "train_samples": len(splits["train"]),
+        }
+        say(write_results(results, run_dir=args.run_dir))
+        if args.push:
+            repo = training_args.hub_model_id or Path(args.run_dir).name
+            private, revision = training_args.hub_private_repo, training_args.hub_revision
+            say(push_folder(args.run_dir, repo, token=training_args.hub_token, private=private, revision=revision))
     return results
 
 

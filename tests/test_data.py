@@ -4,11 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SAMPLE, real_path
-from datasets import ClassLabel, Dataset, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bertcls import (
+    arrange_splits,
     contained,
     draw_rows,
     hold_out_whole_texts,
@@ -162,6 +163,27 @@ def test_draw_rows_keeps_the_shares():
         draw_rows(rows, 1, seed=1)
 
 
+def test_no_row_is_both_chosen_by_and_reported():
+    rows = labelled({"a": 60, "b": 60})
+    first, second, third = (rows.select(range(i, 120, 3)) for i in range(3))
+    whole = {"train": first, "validation": second, "test": third}
+    cases = {
+        ("train", "validation", "test"): "test",
+        ("train", "validation"): "validation",
+        ("train", "test"): "test",
+        ("train",): "test",
+    }
+    for names, reported in cases.items():
+        splits, name = arrange_splits(DatasetDict({name: whole[name] for name in names}))
+        assert name == reported
+        texts = [set(splits[part]["text"][:]) for part in ("train", "validation", "test")]
+        assert all(texts) and not (texts[0] & texts[1] or texts[0] & texts[2] or texts[1] & texts[2])
+        if reported in names:
+            assert splits["test"]["text"][:] == whole[reported]["text"][:]
+    splits, name = arrange_splits(DatasetDict(whole), ratio="6:2:2", max_samples=50)
+    assert name == "test" and [len(split) for split in splits.values()] == [30, 10, 10]
+
+
 @pytest.mark.parametrize("ratio", ["8:1", "8:1:0", "a:b:c", "8-1-1"])
 def test_a_wrong_ratio_is_refused(ratio):
     with pytest.raises(ValueError, match="expected three positive shares such as 8:1:1"):
@@ -191,7 +213,7 @@ def test_the_lab_protocol_on_sst2():
 def test_the_selection_split_of_sst2_does_not_leak():
     train = load_splits(real_path("BERTCLS_DATA") + "/sst2", text_column="sentence")["train"]
     kept, validation = hold_out_whole_texts(train)
-    assert (len(kept), len(validation)) == (61515, 500)
+    assert (len(kept), len(validation)) == (61734, 500)
     texts = [normalise(text) for text in kept["text"][:]]
     assert not contained(texts, [normalise(text) for text in validation["text"][:]]).any()
     assert np.mean([len(text.split()) for text in validation["text"][:]]) > 15  # sentences, not phrases

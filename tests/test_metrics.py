@@ -1,7 +1,5 @@
 import numpy as np
-import pandas as pd
 import pytest
-from datasets import ClassLabel, Dataset
 from sklearn import metrics as reference
 from transformers import EvalPrediction
 
@@ -10,7 +8,6 @@ from bertcls import (
     check_metric_name,
     log_loss,
     make_compute_metrics,
-    save_predictions,
     wilson_interval,
 )
 
@@ -74,18 +71,3 @@ def test_wilson_interval():
     assert (round(low, 4), round(high, 4)) == (0.8355, 0.8815)
     with pytest.raises(ValueError, match="at least one trial"):
         wilson_interval(0, 0)
-
-
-def test_predictions_file(tmp_path):
-    rows = Dataset.from_dict({"text": ["x", "y"], "label": [1, 0], "example_id": [4, 9]})
-    rows = rows.cast_column("label", ClassLabel(names=["bad", "good"]))
-    save_predictions(tmp_path / "p.parquet", rows, np.array([[0.2, 0.8], [0.4, 0.6]]))
-    table = pd.read_parquet(tmp_path / "p.parquet")
-    assert table.to_dict("list") == {
-        "example_id": [4, 9],
-        "text": ["x", "y"],
-        "label": ["good", "bad"],
-        "prediction": ["good", "good"],
-        "probability_bad": [0.2, 0.4],
-        "probability_good": [0.8, 0.6],
-    }

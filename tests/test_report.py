@@ -1,0 +1,34 @@
+import json
+
+import numpy as np
+import pandas as pd
+from datasets import ClassLabel, Dataset
+
+from bertcls import score_reported, write_results
+
+
+class FixedAnswers:
+    def probabilities(self, texts, *, progress=False):
+        assert texts == ["x", "y", "z"]
+        return np.array([[0.2, 0.8], [0.4, 0.6], [0.9, 0.1]])
+
+
+def test_the_file_and_the_scores_say_the_same(tmp_path):
+    rows = Dataset.from_dict({"text": ["x", "y", "z"], "label": [1, 0, 0], "example_id": [4, 9, 2]})
+    rows = rows.cast_column("label", ClassLabel(names=["bad", "good"]))
+    results = score_reported(FixedAnswers(), rows, run_dir=str(tmp_path))
+    table = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert table.to_dict("list") == {
+        "example_id": [4, 9, 2],
+        "text": ["x", "y", "z"],
+        "label": ["good", "bad", "bad"],
+        "prediction": ["good", "good", "bad"],
+        "probability_bad": [0.2, 0.4, 0.9],
+        "probability_good": [0.8, 0.6, 0.1],
+    }
+    assert results["test_accuracy"] == 2 / 3 and results["test_samples"] == 3
+    assert results["test_confusion_matrix"] == [[1, 1], [0, 1]]
+    assert results["test_accuracy_low"] < 2 / 3 < results["test_accuracy_high"]
+    text = write_results(results | {"reported_split": "validation"}, run_dir=str(tmp_path))
+    assert text.startswith("validation accuracy 0.6667 (95 % interval 0.2077 to 0.9385, 3 rows), F1 macro 0.6667")
+    assert json.loads((tmp_path / "all_results.json").read_text())["test_accuracy"] == 2 / 3
