@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate nor the data set loader
     "RecipeArguments": "arguments",
+    "clear_output": "arguments",
     "one_line_errors": "arguments",
     "parse": "arguments",
     "LongestBatchFirst": "callbacks",

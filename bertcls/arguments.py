@@ -16,9 +16,9 @@ import psutil
 import torch
 from accelerate.utils import broadcast_object_list, str_to_bool
 from transformers import HfArgumentParser, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 CHECKPOINTS = "checkpoints"  # folder of Trainer's checkpoints inside the output folder
+_LAST = "last"  # --resume_from_checkpoint without a value
 
 
 @dataclass
@@ -68,7 +68,10 @@ class RecipeArguments:
         default="none", metadata={"help": "balanced: weigh classes inversely to their row counts."}
     )
     early_stopping_patience: int = field(
-        default=3, metadata={"help": "Evaluations without a better metric before training stops; 0: never stop early."}
+        default=3,
+        metadata={
+            "help": "Evaluations without a better metric before training stops; 0: never. A resumed run keeps its own."
+        },
     )
     cpu_threads: int | None = field(
         default=None, metadata={"help": "Threads per process without an accelerator; none: cores by processes."}
@@ -76,6 +79,7 @@ class RecipeArguments:
     overwrite_output: bool = field(default=False, metadata={"help": "Write into a folder that is not empty."})
     run_dir: str = field(init=False, default="")  # what --output_dir names; Trainer's checkpoints lie below it
     push: bool = field(init=False, default=False)  # --push_to_hub: the verified folder, once, and not every save
+    hub_token: str | None = field(init=False, default=None, repr=False)  # Trainer would write it into checkpoints
 
 
 # Ours in place of Trainer's, each because it is faster or loses nothing.
@@ -130,10 +134,11 @@ def parse(
     parser = _Parser((arguments_class, TrainingArguments), description=description, allow_abbrev=False)
     for action in parser._actions:
         if action.dest == "resume_from_checkpoint":
-            action.nargs, action.const = "?", "true"  # without a value: the last checkpoint
+            action.nargs, action.const = "?", _LAST
     given = {word.split("=")[0].lstrip("-").replace("-", "_") for word in argv if word.startswith("--")}
-    recipe_defaults = {**_COMMON_DEFAULTS, **defaults, **((sample_defaults or {}) if "sample" in given else {})}
-    parser.set_defaults(**recipe_defaults)
+    parser.set_defaults(**_COMMON_DEFAULTS, **defaults)
+    if parser.parse_known_args(argv)[0].sample:
+        parser.set_defaults(**(sample_defaults or {}))
     parser.set_defaults(**_dependent_defaults(parser.parse_known_args(argv)[0], given))
     args, training_args, extra = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
@@ -145,8 +150,9 @@ def parse(
             f"Found the unknown option {extra[0]}; expected one that --help lists"
             + (f", such as {close[0]}." if close else ".")
         )
-    _check(args, training_args)
+    _check(args, training_args, given)
     args.push, training_args.push_to_hub = training_args.push_to_hub, False
+    args.hub_token, training_args.hub_token = training_args.hub_token, None
     training_args.label_names = ["labels", "example_ids"]
     if training_args.world_size > 1:
         if "accelerator_config" not in given:
@@ -161,20 +167,25 @@ def parse(
 
 def _dependent_defaults(first: argparse.Namespace, given: set[str]) -> dict:
     """Defaults that depend on the machine or on other options, from a first reading of the command line."""
-    evaluates = first.eval_strategy != "no"
-    resumes = "resume_from_checkpoint" in given
+    save_strategy = getattr(first.save_strategy, "value", first.save_strategy)
+    eval_strategy = getattr(first.eval_strategy, "value", first.eval_strategy)
+    if "eval_strategy" not in given and "save_strategy" in given and save_strategy in ("steps", "epoch"):
+        eval_strategy = save_strategy  # the best model is chosen among the saved ones
+    evaluates = eval_strategy != "no"
+    resumes = _chosen_checkpoint(first.resume_from_checkpoint) is not None
     result = {
+        "eval_strategy": eval_strategy,
         "eval_on_start": evaluates and not resumes,  # resuming would count it for early stopping
         "restore_callback_states_from_checkpoint": resumes,
-        "load_best_model_at_end": evaluates and first.save_strategy != "no",
+        "load_best_model_at_end": evaluates and not ("save_strategy" in given and save_strategy == "no"),
         "metric_for_best_model": first.metric_for_best_model if evaluates else None,
     }
     if "save_strategy" not in given:
-        result["save_strategy"] = first.eval_strategy if evaluates else "epoch"
-    if first.eval_strategy == "steps":
-        result["eval_steps"] = first.eval_steps or first.logging_steps
-        if "save_steps" not in given:
-            result["save_steps"] = result["eval_steps"]
+        result["save_strategy"] = eval_strategy if evaluates else "epoch"
+    if eval_strategy == "steps":
+        saved_every = first.save_steps if "save_steps" in given else None
+        result["eval_steps"] = first.eval_steps or saved_every or first.logging_steps
+        result["save_steps"] = saved_every or result["eval_steps"]
     on_cpu = (
         first.use_cpu
         or not torch.accelerator.is_available()
@@ -193,15 +204,16 @@ def _cuda_bf16() -> bool:
 
 def _cpu_threads() -> int:
     """Cores for this process. The launchers set `OMP_NUM_THREADS=1` where it is not set, which idles the others."""
-    if (chosen := int(os.environ.get("OMP_NUM_THREADS", "1"))) > 1:
-        return chosen
+    chosen = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]  # OpenMP allows one number per nesting level
+    if chosen.isdigit() and int(chosen) > 1:
+        return int(chosen)
     cores = psutil.cpu_count(logical=False) or os.cpu_count()
     if hasattr(os, "sched_getaffinity"):
         cores = min(cores, len(os.sched_getaffinity(0)))
     return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
-def _check(args: RecipeArguments, training_args: TrainingArguments) -> None:
+def _check(args: RecipeArguments, training_args: TrainingArguments, given: set[str]) -> None:
     """Refuses what contradicts itself, before anything is read or written."""
     if training_args.n_gpu > 1:
         raise ValueError(
@@ -209,10 +221,17 @@ def _check(args: RecipeArguments, training_args: TrainingArguments) -> None:
             f"cut windows and labels apart. Run: accelerate launch --multi_gpu --num_processes {training_args.n_gpu} "
             f"{' '.join(sys.argv)}"
         )
-    if training_args.remove_unused_columns:
+    unusable = {
+        "remove_unused_columns true": training_args.remove_unused_columns,
+        "batch_eval_metrics": training_args.batch_eval_metrics,
+        "eval_do_concat_batches false": not training_args.eval_do_concat_batches,
+        "prediction_loss_only": training_args.prediction_loss_only,
+        "label_names": "label_names" in given,
+    }
+    for option in (option for option, found in unusable.items() if found):
         raise ValueError(
-            "Found --remove_unused_columns true; expected false, since example_id and length would be dropped and no "
-            "metric computed. Leave it out."
+            f"Found --{option}; expected it left out, since a recipe computes its metrics from all logits, labels and "
+            "example ids of the evaluation at once. Leave it out."
         )
     if training_args.label_smoothing_factor and args.class_weights != "none":
         raise ValueError(
@@ -224,9 +243,13 @@ def _check(args: RecipeArguments, training_args: TrainingArguments) -> None:
             "Found --metric_for_best_model with --eval_strategy no; expected an evaluation to choose by. Use "
             "--eval_strategy epoch."
         )
+    if args.early_stopping_patience < 0:
+        raise ValueError(
+            f"Found --early_stopping_patience {args.early_stopping_patience}; expected 0 (never) or more. Raise it."
+        )
     for name in ("max_samples", "max_train_samples", "max_train_windows", "cpu_threads"):
         if (number := getattr(args, name)) is not None and number < 1:
-            raise ValueError(f"Found --{name} {number}; expected at least 1.")
+            raise ValueError(f"Found --{name} {number}; expected at least 1. Raise it.")
     if args.max_samples is not None and args.split is None:
         raise ValueError(
             "Found --max_samples without --split; it takes the first rows of train and validation joined. Add --split "
@@ -236,7 +259,7 @@ def _check(args: RecipeArguments, training_args: TrainingArguments) -> None:
 
 def _choose_output_dir(args: RecipeArguments, training_args: TrainingArguments, *, named: bool) -> None:
     """Makes the run's folder on rank 0 and tells the other ranks."""
-    answer = [None, None, None]
+    answer: list = [None, None, None]
     if training_args.process_index == 0:
         try:
             answer[:2] = _make_output_dir(args, training_args, named=named)
@@ -254,46 +277,59 @@ def _make_output_dir(
     args: RecipeArguments, training_args: TrainingArguments, *, named: bool
 ) -> tuple[str, str | None]:
     """The folder of the run, and the checkpoint to resume from."""
-    checkpoint = training_args.resume_from_checkpoint
-    latest = checkpoint is not None and checkpoint.lower() in ("true", "1", "yes", "last")
-    if checkpoint is not None and checkpoint.lower() in ("false", "0", "no"):
-        checkpoint = None
+    checkpoint = _chosen_checkpoint(training_args.resume_from_checkpoint)
     if named:
         output_dir = Path(training_args.output_dir)
-    elif checkpoint is not None and not latest:
-        output_dir = Path(checkpoint).resolve().parent.parent
-    elif latest:
+    elif checkpoint is None:
+        output_dir = Path("runs") / f"{Path(sys.argv[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        while output_dir.exists():  # another run of this second
+            output_dir = output_dir.with_name(output_dir.name + "-2")
+    elif checkpoint == _LAST:
         raise ValueError("Found --resume_from_checkpoint without a folder; give --output_dir of the run to resume.")
     else:
-        output_dir = Path("runs") / f"{Path(sys.argv[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if latest:
-        below = output_dir / CHECKPOINTS
-        checkpoint = get_last_checkpoint(str(below)) if below.is_dir() else None
-        if checkpoint is None:
+        output_dir = Path(checkpoint).resolve().parent.parent
+    if checkpoint == _LAST:
+        whole = [path.parent for path in (output_dir / CHECKPOINTS).glob("checkpoint-*/trainer_state.json")]
+        if not whole:  # trainer_state.json is written last: without it a save was cut off
             raise FileNotFoundError(
-                f"No checkpoint to resume from in {below}; expected a folder checkpoint-N. Check --output_dir, or "
-                "leave out --resume_from_checkpoint."
+                f"No checkpoint to resume from in {output_dir / CHECKPOINTS}; expected a folder checkpoint-N with "
+                "trainer_state.json. Check --output_dir, or leave out --resume_from_checkpoint."
             )
+        checkpoint = str(max(whole, key=lambda path: int(path.name.split("-")[1])))
     elif checkpoint is not None and not Path(checkpoint, "trainer_state.json").is_file():
         raise FileNotFoundError(
             f"No checkpoint to resume from in {checkpoint}; expected a folder checkpoint-N with trainer_state.json. "
             "Check the path."
         )
-    if checkpoint is None and any(path.is_file() for path in output_dir.rglob("*")):
-        if not args.overwrite_output:
-            raise FileExistsError(
-                f"The output folder {output_dir} is not empty; expected a new or empty one. Name another "
-                "--output_dir, or give --resume_from_checkpoint or --overwrite_output."
-            )
-        shutil.rmtree(output_dir / CHECKPOINTS, ignore_errors=True)  # an old best must not win over the new one
+    if checkpoint is None and any(path.is_file() for path in output_dir.rglob("*")) and not args.overwrite_output:
+        raise FileExistsError(
+            f"The output folder {output_dir} is not empty; expected a new or empty one. Name another --output_dir, or "
+            "give --resume_from_checkpoint or --overwrite_output."
+        )
     try:
-        (output_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        (output_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=named or checkpoint is not None)
     except OSError as error:
         raise type(error)(
             f"The output folder {output_dir} cannot be written ({error.strerror}); expected a folder of yours. Name "
             "another --output_dir."
         ) from error
     return str(output_dir), checkpoint
+
+
+def _chosen_checkpoint(value: str | None) -> str | None:
+    """What `--resume_from_checkpoint` says: a folder, `_LAST`, or nothing."""
+    if value is None or value.lower() in ("false", "no", "0"):
+        return None
+    return _LAST if value.lower() in ("true", "yes", "1", _LAST) else value
+
+
+def clear_output(run_dir: str) -> None:
+    """Removes what an earlier run left in a folder, for `--overwrite_output`: an old best model must not win over the
+    new one, nor old scores pass for new ones. Other files stay."""
+    for pattern in ("*.safetensors*", "*.json", "*.parquet", "modeling.py"):
+        for path in Path(run_dir).glob(pattern):
+            path.unlink()
+    shutil.rmtree(Path(run_dir, CHECKPOINTS), ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -310,5 +346,6 @@ def one_line_errors() -> Iterator[None]:
             raise
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" [process {rank}]"
-        print(f"error{where}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        line = f"error{where}: {' '.join(str(error).split())} (BERTCLS_TRACEBACK=1 shows where)"
+        print(line, file=sys.stderr, flush=True)
         sys.exit(2)

@@ -5,6 +5,9 @@ import time
 import numpy as np
 import psutil
 import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from accelerate.utils.memory import should_reduce_batch_size
 from transformers import TrainerCallback
 
 
@@ -21,11 +24,11 @@ class LongestBatchFirst(TrainerCallback):
         sampler = train_dataloader.get_sampler()
         if hasattr(sampler, "lengths"):
             sampler.lengths = list(sampler.lengths)
-        if args.fsdp_plugin_args is not None or args.deepspeed_plugin is not None:
+        if AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             return
         dataset = train_dataloader.dataset
         lengths = np.array(dataset["length"][:])
-        size = min(args.train_batch_size, len(dataset))
+        size = min(state.train_batch_size or args.train_batch_size, len(dataset))  # auto_find_batch_size lowers it
         by_length = np.argsort(-lengths, kind="stable")
         middle = (len(dataset) - size) // 2
         self._step(args, model, train_dataloader.collate_fn, dataset, by_length[:size])
@@ -38,6 +41,8 @@ class LongestBatchFirst(TrainerCallback):
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         if args.device.type == "cpu":
             used = psutil.Process().memory_info().rss
+        elif args.device.type == "mps":
+            used = torch.mps.driver_allocated_memory()
         else:
             used = torch.accelerator.max_memory_allocated()
         adam = 8 * trainable  # two moments in fp32
@@ -57,8 +62,8 @@ class LongestBatchFirst(TrainerCallback):
             try:
                 loss = model(**batch).loss
                 loss.backward()
-            except torch.OutOfMemoryError as error:
-                if args.auto_find_batch_size:
+            except RuntimeError as error:
+                if args.auto_find_batch_size or not should_reduce_batch_size(error):
                     raise
                 raise ValueError(
                     f"The longest batch, {len(rows)} texts in {tuple(batch['input_ids'].shape)} tokens, does not fit "

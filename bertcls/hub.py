@@ -65,6 +65,6 @@ def push_folder(
     except (HTTPError, OSError) as error:
         raise ConnectionError(
             f"{repo_id} was not pushed ({' '.join(str(error).split())}); expected a repository that your token may "
-            f"write. The model is safe in {folder}; push it again with: hf upload {repo_id} {folder} --private"
+            f"write. The model is safe in {folder}; push it again with bertcls.push_folder({folder!r}, {repo_id!r})."
         ) from error
     return str(commit)

@@ -106,11 +106,13 @@ class TextClassifier:
 
         Raises:
             TypeError: something that is not a string.
-            ValueError: the model is multi-label or a regression.
+            ValueError: the model is multi-label or a regression, for which `probabilities` and `logits` answer.
         """
         if self.model.config.problem_type in (MULTI_LABEL, REGRESSION):
-            raise ValueError(f"predict found a {self.model.config.problem_type} model; call logits instead.")
-        texts = [texts] if isinstance(texts, str) else texts
+            raise ValueError(
+                f"predict found a {self.model.config.problem_type} model; expected a single-label one. Call "
+                "probabilities or logits."
+            )
         return [
             Prediction(
                 label=self.label_names[int(row.argmax())],
@@ -120,7 +122,7 @@ class TextClassifier:
             for row in self.probabilities(texts, progress=progress)
         ]
 
-    def probabilities(self, texts: list[str], *, progress: bool = False) -> np.ndarray:
+    def probabilities(self, texts: str | list[str], *, progress: bool = False) -> np.ndarray:
         """Probabilities `[texts, num_labels]` (float64) after the temperature: softmax, or sigmoid for multi-label."""
         logits = self.logits(texts, progress=progress).astype(np.float64) / self.model.config.temperature
         if self.model.config.problem_type == MULTI_LABEL:
@@ -129,11 +131,15 @@ class TextClassifier:
         return exponentials / exponentials.sum(-1, keepdims=True)
 
     @torch.inference_mode()
-    def logits(self, texts: list[str], *, progress: bool = False) -> np.ndarray:
+    def logits(self, texts: str | list[str], *, progress: bool = False) -> np.ndarray:
         """Raw logits `[texts, num_labels]` (float32), in the order given.
 
         Texts are sorted by length inside, so that a batch pads little.
+
+        Raises:
+            TypeError: something that is not a string.
         """
+        texts = [texts] if isinstance(texts, str) else list(texts)
         for row, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"Text {row} is of type {type(text).__name__}, expected a string.")

@@ -41,17 +41,18 @@ class ClassificationMetric(evaluate.Metric):
 
     def _compute(self, predictions, references) -> dict:
         numbers = list(range(len(self.label_names)))
-        scores = {"accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references)))}
-        for average in ("macro", "weighted"):
+        scores = {}
+        per_class = precision_recall_fscore_support(references, predictions, labels=numbers, zero_division=0)
+        for name, values in zip(("precision", "recall", "f1", "support"), per_class):
+            for label, value in zip(self.label_names, values):
+                scores[f"{name}_{label}"] = value.item()
+        for average in ("macro", "weighted"):  # after the classes: one may be called "macro"
             values = precision_recall_fscore_support(
                 references, predictions, labels=numbers, average=average, zero_division=0
             )
             for name, value in zip(("precision", "recall", "f1"), values):
                 scores[f"{name}_{average}"] = float(value)
-        per_class = precision_recall_fscore_support(references, predictions, labels=numbers, zero_division=0)
-        for name, values in zip(("precision", "recall", "f1", "support"), per_class):
-            for label, value in zip(self.label_names, values):
-                scores[f"{name}_{label}"] = value.item()
+        scores["accuracy"] = float(np.mean(np.asarray(predictions) == np.asarray(references)))
         scores["confusion_matrix"] = confusion_matrix(references, predictions, labels=numbers).tolist()
         return scores
 

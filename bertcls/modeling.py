@@ -82,7 +82,11 @@ class BertClsConfig(PreTrainedConfig):
         return self.encoder.hidden_size
 
     def validate_head(self):
-        """Raises: ValueError for settings that contradict each other."""
+        """Runs when a configuration is made and saved.
+
+        Raises:
+            StrictDataclassError: of huggingface_hub, for settings that contradict each other.
+        """
         if self.class_weights is not None and len(self.class_weights) != self.num_labels:
             raise ValueError(
                 f"class_weights has {len(self.class_weights)} values, expected {self.num_labels}, one a class."
@@ -155,7 +159,8 @@ class BertClsForSequenceClassification(PreTrainedModel):
 
         Raises:
             FileNotFoundError: no such model, or a folder without weights.
-            ValueError: `pooling="pooler"` and the checkpoint has no pooler weights, or no weight fits the encoder.
+            ValueError: `pooling="pooler"` and the checkpoint has no pooler weights, no weight fits the encoder, or
+                neither or contradicting `num_labels` and `id2label`.
         """
         encoder, missing = _load_encoder(
             name_or_path, from_scratch=from_scratch, attn_implementation=attn_implementation, revision=revision
@@ -181,12 +186,17 @@ class BertClsForSequenceClassification(PreTrainedModel):
                 + ", ".join(missing)
             )
         encoder.config._name_or_path = ""  # a local path would otherwise travel in config.json
-        if num_labels is not None and config_kwargs.get("id2label") is None:
+        names = config_kwargs.get("id2label")
+        if (num_labels is None) == (names is None) and (names is None or len(names) != num_labels):
+            raise ValueError(
+                f"Found num_labels={num_labels} and id2label={names}; expected one of them, or both of one size."
+            )
+        if names is None:
             config_kwargs["num_labels"] = num_labels
         model = cls(BertClsConfig(encoder=encoder.config, pooling=pooling, **config_kwargs))
-        if num_labels is not None and model.num_labels != num_labels:
-            raise ValueError(f"id2label has {model.num_labels} names, but num_labels={num_labels}; give one of them.")
         model.encoder = encoder
+        if attn_implementation is not None:  # the head took the default one for itself and the shared configuration
+            model.set_attn_implementation(attn_implementation)
         return model
 
     def forward(
@@ -311,9 +321,15 @@ def _load_encoder(name_or_path: str, *, from_scratch: bool, attn_implementation:
     if from_scratch:
         return AutoModel.from_config(config, attn_implementation=attn_implementation), []
     if isinstance(config, BertClsConfig):
-        return BertClsForSequenceClassification.from_pretrained(
-            name_or_path, dtype=torch.float32, attn_implementation=attn_implementation, revision=revision
-        ).encoder, []
+        model, info = BertClsForSequenceClassification.from_pretrained(
+            name_or_path,
+            dtype=torch.float32,
+            attn_implementation=attn_implementation,
+            revision=revision,
+            output_loading_info=True,
+        )
+        missing = sorted(key for key in info["missing_keys"] if key.startswith("encoder."))
+        return model.encoder, [key.removeprefix("encoder.") for key in missing]
     try:
         encoder, info = AutoModel.from_pretrained(
             name_or_path,

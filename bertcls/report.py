@@ -53,5 +53,5 @@ def write_results(results: dict, *, run_dir: str) -> str:
         f"{results['test_accuracy_low']:.4f} to {results['test_accuracy_high']:.4f}, {results['test_samples']} rows), "
         f"F1 macro {results['test_f1_macro']:.4f}\nThe model is in {run_dir}. Use it:\n"
         f'  python -c "from bertcls import TextClassifier; '
-        f"print(TextClassifier.from_pretrained('{run_dir}').predict('A film that ends well.'))\""
+        f"print(TextClassifier.from_pretrained('{Path(run_dir).as_posix()}').predict('A film that ends well.'))\""
     )

@@ -28,6 +28,7 @@ from bertcls import (
     check_metric_name,
     check_window,
     clean_batch,
+    clear_output,
     draw_rows,
     freeze,
     label_shares,
@@ -137,7 +138,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     compute_metrics = make_compute_metrics(labels.names)
     check_metric_name(training_args.metric_for_best_model, compute_metrics, labels.num_classes)
     callbacks = [LongestBatchFirst()]
-    if args.early_stopping_patience and training_args.load_best_model_at_end:
+    if args.early_stopping_patience and training_args.metric_for_best_model:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     layerwise = {"args": training_args, "layer_decay": args.layer_decay, "head_learning_rate": args.head_learning_rate}
     trainer = Trainer(
@@ -153,6 +154,8 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         if args.layer_decay != 1.0 or args.head_learning_rate is not None
         else None,
     )
+    if args.overwrite_output and trainer.is_world_process_zero():
+        clear_output(args.run_dir)
     results = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
     before = next((entry for entry in trainer.state.log_history if entry["step"] == 0 and "eval_loss" in entry), {})
     results |= {key.replace("eval_", "before_"): value for key, value in before.items() if key.startswith("eval_")}
@@ -163,7 +166,8 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     if trainer.is_world_process_zero():
         Path(args.run_dir, "training_args.bin").unlink()  # it holds local paths, and the Hub token where one was given
         trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # without autocast
-        classifier = verify_saved(args.run_dir, TextClassifier(trained, tokenizer), splits["test"]["text"][:64])
+        trained = TextClassifier(trained, tokenizer, device=training_args.device)
+        classifier = verify_saved(args.run_dir, trained, splits["test"]["text"][:64])
         progress = not training_args.disable_tqdm
         results |= score_reported(classifier, splits["test"], run_dir=args.run_dir, progress=progress)
         results |= {
@@ -175,7 +179,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         if args.push:
             repo = training_args.hub_model_id or Path(args.run_dir).name
             private, revision = training_args.hub_private_repo, training_args.hub_revision
-            say(push_folder(args.run_dir, repo, token=training_args.hub_token, private=private, revision=revision))
+            say(push_folder(args.run_dir, repo, token=args.hub_token, private=private, revision=revision))
     return results
 
 

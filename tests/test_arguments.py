@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertcls import RecipeArguments, one_line_errors, parse
+from bertcls import RecipeArguments, clear_output, one_line_errors, parse
 from bertcls.arguments import _check, _cpu_threads
 
 DEFAULTS = {"learning_rate": 5e-5, "num_train_epochs": 3, "max_length": 64}
@@ -26,8 +26,9 @@ def test_the_command_line_wins_over_the_recipe_and_the_sample(parsed):
     sample_defaults = {"max_length": 16, "num_train_epochs": 9}
     args, training_args = parsed("--sample", "--num-train-epochs=2", sample_defaults=sample_defaults)
     assert (args.sample, args.max_length, training_args.num_train_epochs) == (True, 16, 2)
-    args, _ = parsed(sample_defaults=sample_defaults)
-    assert args.max_length == 64
+    for words in ([], ["--sample", "false"]):
+        args, _ = parsed(*words, sample_defaults=sample_defaults)
+        assert args.max_length == 64
 
 
 def test_defaults_that_hang_together(parsed):
@@ -43,6 +44,15 @@ def test_defaults_that_hang_together(parsed):
     assert (training_args.save_strategy, training_args.save_steps) == ("steps", 7)
     _, training_args = parsed("--eval_strategy", "steps")
     assert training_args.save_steps == training_args.eval_steps == 0.05
+    for words in (
+        ["--save_strategy", "steps", "--save_steps", "9"],
+        ["--eval_strategy", "steps", "--save_steps", "9"],
+    ):
+        _, training_args = parsed(*words)
+        assert training_args.eval_strategy == training_args.save_strategy == "steps"
+        assert training_args.eval_steps == training_args.save_steps == 9
+    _, training_args = parsed("--save_strategy", "no")
+    assert training_args.eval_strategy == "epoch" and not training_args.load_best_model_at_end
     _, training_args = parsed("--eval_strategy=no")
     assert not training_args.load_best_model_at_end and not training_args.eval_on_start
     assert training_args.save_strategy == "epoch"
@@ -74,11 +84,15 @@ def test_precision_follows_the_machine_unless_told(parsed, monkeypatch):
         (["--learning_rate", "fast"], "argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
         (["--pooling", "first"], "invalid choice: 'first'"),
         (["stray"], "Found the unknown option stray"),
-        (["--remove_unused_columns", "true"], "Found --remove_unused_columns true; expected false"),
+        (["--remove_unused_columns", "true"], "Found --remove_unused_columns true; expected it left out"),
         (
             ["--class_weights", "balanced", "--label_smoothing_factor", "0.1"],
             "Found --label_smoothing_factor with --class_weights",
         ),
+        (["--batch_eval_metrics"], "Found --batch_eval_metrics; expected it left out"),
+        (["--label_names", "labels"], "Found --label_names; expected it left out"),
+        (["--prediction_loss_only"], "Found --prediction_loss_only; expected it left out"),
+        (["--early_stopping_patience", "-1"], "Found --early_stopping_patience -1; expected 0"),
         (["--max_train_samples", "0"], "Found --max_train_samples 0; expected at least 1"),
         (["--max_samples", "10"], "Found --max_samples without --split"),
         (["--resume_from_checkpoint", "nowhere"], "No checkpoint to resume from in nowhere"),
@@ -109,7 +123,7 @@ def test_several_gpus_in_one_process(parsed):
     with pytest.raises(
         ValueError, match="Found 2 GPUs in one process.*accelerate launch --multi_gpu --num_processes 2"
     ):
-        _check(args, training_args)
+        _check(args, training_args, set())
 
 
 def test_a_folder_that_is_not_empty_is_kept(parsed, tmp_path):
@@ -118,9 +132,11 @@ def test_a_folder_that_is_not_empty_is_kept(parsed, tmp_path):
     (run / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="is not empty; expected a new or empty one.*--overwrite_output"):
         parsed()
+    (run / "model.safetensors").write_text("old")
     args, training_args = parsed("--overwrite_output")
-    assert (run / "notes.txt").read_text() == "mine"
-    assert list((run / "checkpoints").iterdir()) == []  # an old best cannot win
+    assert (run / "model.safetensors").exists()  # nothing is removed before the data and the model were checked
+    clear_output(args.run_dir)
+    assert [path.name for path in run.iterdir()] == ["notes.txt"]  # an old best cannot win
     assert args.run_dir == str(run) and training_args.output_dir == str(run / "checkpoints")
 
 
@@ -128,6 +144,7 @@ def test_resuming_finds_the_last_checkpoint_and_the_folder(parsed, tmp_path):
     for step in (9, 30):
         (tmp_path / "run" / "checkpoints" / f"checkpoint-{step}").mkdir(parents=True)
         (tmp_path / "run" / "checkpoints" / f"checkpoint-{step}" / "trainer_state.json").touch()
+    (tmp_path / "run" / "checkpoints" / "checkpoint-40").mkdir()  # cut off while it was written
     _, training_args = parsed("--resume_from_checkpoint")
     assert training_args.resume_from_checkpoint.endswith("checkpoint-30")
     assert not training_args.eval_on_start  # it would count for early stopping
@@ -135,6 +152,8 @@ def test_resuming_finds_the_last_checkpoint_and_the_folder(parsed, tmp_path):
     words = ["--resume_from_checkpoint", str(tmp_path / "run" / "checkpoints" / "checkpoint-9")]
     args, training_args = parse(RecipeArguments, words, defaults=DEFAULTS)
     assert args.run_dir == str(tmp_path / "run")
+    _, training_args = parsed("--resume_from_checkpoint", "false", "--overwrite_output")
+    assert training_args.resume_from_checkpoint is None and training_args.eval_on_start
     with pytest.raises(ValueError, match="give --output_dir of the run to resume"):
         parse(RecipeArguments, ["--resume_from_checkpoint"], defaults=DEFAULTS)
 
@@ -142,15 +161,23 @@ def test_resuming_finds_the_last_checkpoint_and_the_folder(parsed, tmp_path):
 def test_without_a_name_the_run_gets_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["recipes/sst2_finetune.py"])
-    args, _ = parse(RecipeArguments, [], defaults=DEFAULTS)
-    assert Path(args.run_dir).parent == Path("runs")
-    assert Path(args.run_dir).name.startswith("sst2_finetune-20")
+    runs = [Path(parse(RecipeArguments, [], defaults=DEFAULTS)[0].run_dir) for _ in range(3)]
+    assert len(set(runs)) == 3  # also within a second
+    for run in runs:
+        assert run.parent == Path("runs") and run.name.startswith("sst2_finetune-20")
 
 
 def test_a_folder_that_cannot_be_written(parsed, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="The output folder .* cannot be written .*; expected a folder of yours"):
         parsed("--output_dir", str(tmp_path / "file" / "run"))
+
+
+def test_the_hub_token_and_the_push_are_kept_from_trainer(parsed):
+    args, training_args = parsed("--push_to_hub", "--hub_token", "hf_dummy")
+    assert args.push and args.hub_token == "hf_dummy"
+    assert not training_args.push_to_hub and training_args.hub_token is None
+    assert "hf_dummy" not in repr(args) + repr(training_args)
 
 
 def test_threads(parsed, monkeypatch):
@@ -163,8 +190,9 @@ def test_threads(parsed, monkeypatch):
         alone = _cpu_threads()
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(alone))
         assert _cpu_threads() == 1
-        monkeypatch.setenv("OMP_NUM_THREADS", "3")
-        assert _cpu_threads() == 3
+        for value in ("3", "3,2"):
+            monkeypatch.setenv("OMP_NUM_THREADS", value)
+            assert _cpu_threads() == 3
     finally:
         torch.set_num_threads(before)
 
@@ -174,7 +202,7 @@ def test_errors_of_input_end_in_one_line_and_others_do_not(capsys, monkeypatch):
     with pytest.raises(SystemExit) as caught, one_line_errors():
         raise ValueError("Found a;\n  expected b.")
     assert caught.value.code == 2
-    assert capsys.readouterr().err == "error: Found a; expected b.\n"
+    assert capsys.readouterr().err == "error: Found a; expected b. (BERTCLS_TRACEBACK=1 shows where)\n"
     with pytest.raises(KeyError), one_line_errors():
         raise KeyError("a defect of ours keeps its traceback")
     monkeypatch.setenv("BERTCLS_TRACEBACK", "1")

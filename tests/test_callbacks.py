@@ -77,9 +77,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(encoder_folder, rows, tokenizer
 
 
 def test_out_of_memory_names_the_remedy(encoder_folder, rows, tokenizer, tmp_path, monkeypatch):
-    def explode(*args, **kwargs):
-        raise torch.OutOfMemoryError("out of memory")
+    loss_of = BertClsForSequenceClassification._loss
+
+    def explode(self, logits, *args):
+        if len(logits) > 8:  # what the CPU's allocator says
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory")
+        return loss_of(self, logits, *args)
 
     monkeypatch.setattr(BertClsForSequenceClassification, "_loss", explode)
+    found = train(encoder_folder, rows, tokenizer, tmp_path / "b", [LongestBatchFirst()], "--auto_find_batch_size")
+    assert found.state.global_step == 3 and found.state.train_batch_size <= 8
     with pytest.raises(ValueError, match="does not fit in the memory of cpu. Lower --per_device_train_batch_size"):
         train(encoder_folder, rows, tokenizer, tmp_path / "a", [LongestBatchFirst()])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bertcls import (
     arrange_splits,
+    clean_batch,
     contained,
     draw_rows,
     hold_out_whole_texts,
@@ -57,6 +58,31 @@ def test_whole_numbers_become_classes(tmp_path):
     split = load_splits(write(tmp_path, train=[{"text": "x", "label": i} for i in (3, 1, 2, 1)]))["train"]
     assert split.features["label"].names == ["1", "2", "3"]
     assert split["label"][:] == [2, 0, 1, 0]
+
+
+def test_csv(tmp_path):
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.csv").write_text('body,topic\n"Good, and cheap",sport\nNone of it,news\n')
+    splits = load_splits(str(tmp_path), text_column="body", label_column="topic")
+    assert splits["train"].features["text"].dtype == "string"
+    assert splits["train"]["text"][:] == ["Good, and cheap", "None of it"]
+    assert splits["train"].features["label"].names == ["news", "sport"]
+
+
+def test_cached_maps_are_found_again_and_see_an_edit(tmp_path, monkeypatch):
+    folder = write(tmp_path, train=ROWS)
+
+    def cleaned():
+        return load_splits(folder)["train"].map(clean_batch, batched=True, fn_kwargs={"steps": ["collapse_blanks"]})
+
+    first, again = cleaned(), cleaned()
+    assert first.cache_files == again.cache_files and first.cache_files
+    stamps = [Path(file["filename"]).stat().st_mtime_ns for file in again.cache_files]
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + (b"# edited" if path.name == "text.py" else b""))
+    edited = cleaned()
+    assert edited.cache_files[-1] != first.cache_files[-1]
+    assert [Path(file["filename"]).stat().st_mtime_ns for file in first.cache_files] == stamps
 
 
 def test_hidden_test_labels_leave_the_split_out(tmp_path):

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -46,6 +47,22 @@ def test_a_text_and_a_list_give_the_same_answers_in_order(classifier):
         assert list(prediction.probabilities) == ["bad", "good"]
         assert alone[0].probabilities == pytest.approx(prediction.probabilities, abs=1e-6)
     assert len({round(prediction.score, 6) for prediction in together}) == len(TEXTS)
+
+
+def test_one_text_and_other_sequences(classifier):
+    assert classifier.logits("good film").shape == classifier.probabilities("good film").shape == (1, 2)
+    assert classifier.predict(pd.Series(TEXTS)) == classifier.predict(TEXTS)
+
+
+def test_multi_label_probabilities_are_sigmoids(classifier):
+    classifier.model.config.problem_type = "multi_label_classification"
+    try:
+        expected = 1 / (1 + np.exp(-classifier.logits(TEXTS).astype(float)))
+        np.testing.assert_allclose(classifier.probabilities(TEXTS), expected)
+        with pytest.raises(ValueError, match="predict found a multi_label_classification model; expected"):
+            classifier.predict(TEXTS)
+    finally:
+        classifier.model.config.problem_type = None
 
 
 def test_nothing_in_nothing_out(classifier):

@@ -40,6 +40,12 @@ def test_confusion_counts_have_the_truth_in_rows():
     assert scores["precision_a"] == 2 / 3  # of the 3 called a
 
 
+def test_a_class_called_macro_does_not_change_the_average():
+    scores = ClassificationMetric(["macro", "weighted"]).compute(predictions=[0, 0, 0], references=[0, 0, 1])
+    assert scores["f1_macro"] == pytest.approx(0.4)
+    assert scores["f1_weighted"] == pytest.approx(0.8 * 2 / 3)
+
+
 def test_compute_metrics_reads_labels_beside_the_ids():
     logits = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]], dtype=np.float32)
     labels = np.array([0, 1, 1])

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
@@ -211,7 +212,7 @@ def test_the_loss_of_parts_adds_up_to_the_loss_of_the_whole():
     ],
 )
 def test_contradicting_settings_are_refused(settings, message):
-    with pytest.raises(Exception, match=message):
+    with pytest.raises(StrictDataclassError, match=message):
         BertClsConfig(num_labels=3, **settings)
 
 
@@ -276,8 +277,15 @@ def test_models_that_cannot_be_loaded_are_named(encoder_folder, tmp_path):
     save_file({"other": torch.zeros(1)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="No weight in .* fits a BertModel"):
         load(str(tmp_path), num_labels=2)
-    with pytest.raises(ValueError, match="id2label has 2 names, but num_labels=3"):
-        load(encoder_folder, num_labels=3, id2label={0: "a", 1: "b"})
+    for wrong in ({"num_labels": 3, "id2label": {0: "a", 1: "b"}}, {}):
+        with pytest.raises(ValueError, match="expected one of them, or both of one size"):
+            load(encoder_folder, **wrong)
+
+
+def test_the_attention_that_was_asked_for_is_used(encoder_folder):
+    for name in ("eager", "sdpa"):
+        model = BertClsForSequenceClassification.from_encoder(encoder_folder, num_labels=2, attn_implementation=name)
+        assert model.encoder.config._attn_implementation == name
 
 
 def test_from_scratch_needs_no_weights_and_follows_the_seed():

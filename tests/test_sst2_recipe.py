@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, SAMPLE, real_path
+from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score
+from transformers import SchedulerType
 
 from bertcls import RecipeArguments, TextClassifier, load_splits, one_line_errors, parse
 
@@ -129,26 +131,111 @@ def test_a_resumed_run_equals_the_undisturbed_one(sst2_recipe, tmp_path):
         assert torch.equal(state["exp_avg"], resumed_weights["state"][key]["exp_avg"])
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--freeze_encoder"],
-        ["--freeze_layers", "1", "--layer_decay", "0.8", "--head_learning_rate", "1e-2"],
-        ["--class_weights", "balanced", "--gradient_accumulation_steps", "2"],
-        ["--label_smoothing_factor", "0.1", "--train_sampling_strategy", "batch_rebalance"],
-        ["--eval_strategy", "steps", "--eval_steps", "2", "--max_steps", "4", "--metric_for_best_model", "log_loss"],
-        ["--eval_strategy", "no", "--early_stopping_patience", "0"],
-        ["--bf16", "false", "--optim", "adafactor", "--lr_scheduler_type", "cosine", "--max_grad_norm", "0.5"],
-        ["--lr_scheduler_type", "reduce_lr_on_plateau", "--activation_checkpointing", "--dataloader_num_workers", "1"],
-        ["--pooling", "cls", "--classifier_hidden_size", "16", "--max_length", "12", "--window_pooling", "mean_probs"],
-        ["--max_length", "12", "--overlap", "3", "--max_train_windows", "1", "--window_pooling", "vote"],
-    ],
-    ids=lambda words: words[0],
-)
-def test_options_run_to_the_end(sst2_recipe, tmp_path, words):
-    results = run(sst2_recipe, tmp_path / "run", *QUICK, *words)
+@pytest.fixture
+def trainers(sst2_recipe, monkeypatch) -> list:
+    """The trainers that the recipe makes, so that a test can look at the effect of an option."""
+    made = []
+
+    class Kept(sst2_recipe.Trainer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(sst2_recipe, "Trainer", Kept)
+    return made
+
+
+def trains(trainer) -> set[str]:
+    return {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+
+
+def rates(trainer) -> set[float]:
+    return {group["initial_lr"] for group in trainer.optimizer.param_groups}
+
+
+def windows(trainer) -> int:
+    return max(map(len, trainer.train_dataset["input_ids"][:]))
+
+
+OPTIONS = {
+    "--freeze_encoder": lambda t: trains(t) == {"classifier.weight", "classifier.bias"},
+    "--freeze_layers 1 --layer_decay 0.5 --head_learning_rate 1e-2": lambda t: (
+        rates(t) == {1e-2, 5e-4} and not any("embeddings" in name or "layer.0." in name for name in trains(t))
+    ),
+    "--class_weights balanced --gradient_accumulation_steps 2": lambda t: (
+        t.model.config.class_weights == [1.0, 1.0] and t.state.global_step == 2
+    ),
+    "--label_smoothing_factor 0.1 --train_sampling_strategy batch_rebalance": lambda t: t.label_smoother is not None,
+    "--eval_strategy steps --eval_steps 2 --max_steps 4 --metric_for_best_model log_loss": lambda t: (
+        [e["step"] for e in t.state.log_history if "eval_loss" in e] == [0, 2, 4, 4]
+        and t.state.best_metric
+        == min(e["eval_log_loss"] for e in t.state.log_history if e.get("step") and "eval_loss" in e)
+    ),
+    "--eval_strategy no --early_stopping_patience 0": lambda t: t.state.best_model_checkpoint is None,
+    "--save_strategy no --early_stopping_patience 1": lambda t: (
+        not list(Path(t.args.output_dir).glob("*")) and t.state.stateful_callbacks["EarlyStoppingCallback"]
+    ),
+    "--bf16 false --optim adafactor --lr_scheduler_type cosine --max_grad_norm 0.5": lambda t: (
+        type(t.optimizer.optimizer).__name__ == "Adafactor" and t.accelerator.mixed_precision == "no"
+    ),
+    "--lr_scheduler_type reduce_lr_on_plateau --activation_checkpointing --dataloader_num_workers 1": lambda t: (
+        type(t.lr_scheduler).__name__ == "ReduceLROnPlateau"
+        and t.model.encoder.encoder.layer[0].gradient_checkpointing
+    ),
+    "--pooling cls --classifier_hidden_size 16 --classifier_dropout 0.3 --window_pooling mean_probs": lambda t: (
+        t.model.config.pooling == "cls" and t.model.dense.out_features == 16 and t.model.dropout.p == 0.3
+    ),
+    "--max_length 12 --overlap 3 --max_train_windows 1 --window_pooling vote": lambda t: (
+        windows(t) > 1 and max(t.train_dataset["length"][:]) == 12
+    ),
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_options_have_their_effect(sst2_recipe, tmp_path, trainers, options):
+    results = run(sst2_recipe, tmp_path / "run", *QUICK, *options.split())
     assert 0 < results["test_accuracy"] < 1
+    assert OPTIONS[options](trainers[0])
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+
+
+def test_frozen_weights_stay(sst2_recipe, tmp_path, trainers, encoder_folder):
+    words = ["--model_name_or_path", encoder_folder, "--from_scratch", "false", "--freeze_layers", "1"]
+    run(sst2_recipe, tmp_path / "run", *QUICK, *words)
+    start, end = load_file(f"{encoder_folder}/model.safetensors"), trainers[0].model.encoder.state_dict()
+    changed = {key for key in end if not torch.equal(end[key], start[key])}
+    assert changed and all("layer.1." in key for key in changed)
+
+
+@pytest.mark.parametrize(
+    "schedule", [s.value for s in SchedulerType if s.value not in ("warmup_stable_decay", "greedy")]
+)
+def test_every_schedule_of_trainer_can_be_named(schedule, tmp_path):
+    words = ["--lr_scheduler_type", schedule, "--output_dir", str(tmp_path)]
+    assert parse(RecipeArguments, words, defaults={})[1].lr_scheduler_type == schedule
+
+
+def test_push_to_hub_pushes_the_verified_folder_once(sst2_recipe, tmp_path, monkeypatch):
+    pushed = []
+    monkeypatch.setattr(sst2_recipe, "push_folder", lambda *args, **kwargs: pushed.append((args, kwargs)) or "address")
+    words = ["--push_to_hub", "--hub_model_id", "someone/model", "--hub_token", "hf_dummytoken"]
+    run(sst2_recipe, tmp_path / "run", *QUICK, *words)
+    settings = {"token": "hf_dummytoken", "private": True, "revision": None}
+    assert pushed == [((str(tmp_path / "run"), "someone/model"), settings)]
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for path in files:
+        assert b"hf_dummytoken" not in path.read_bytes(), path
+
+
+def test_overwriting_leaves_one_run(sst2_recipe, tmp_path):
+    first = run(sst2_recipe, tmp_path / "run", *QUICK, "--num_train_epochs", "4", "--seed", "1")
+    with pytest.raises(FileExistsError):
+        run(sst2_recipe, tmp_path / "run", *QUICK)
+    second = run(sst2_recipe, tmp_path / "run", *QUICK, "--seed", "2", "--overwrite_output")
+    assert json.loads((tmp_path / "run" / "all_results.json").read_text()) == second != first
+    steps = sorted(int(path.name.split("-")[1]) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert steps == [2, 4]
 
 
 def test_early_stopping_stops(sst2_recipe, tmp_path):
@@ -251,6 +338,19 @@ def test_accelerate_launch(tmp_path):
     hint = done.stdout.split("Use it:\n")[1].strip()  # the printed command runs as it stands
     answer = subprocess.run(hint, shell=True, **options)
     assert answer.stdout.startswith("[Prediction(label='")
+
+
+def test_two_processes_run_the_recipe(tmp_path):
+    command = next(line for line in (ROOT / "README.md").read_text().splitlines() if "torchrun" in line)
+    command = command.replace("recipes/", f"{ROOT}/recipes/").replace("torchrun", "torchrun --standalone")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    options = {"capture_output": True, "text": True, "cwd": tmp_path, "env": environment, "timeout": 170}
+    done = subprocess.run(f"{command} {' '.join(QUICK)}", shell=True, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (folder,) = (tmp_path / "runs").iterdir()  # rank 0 chose one for both
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert done.stdout.count("test accuracy") == 1
+    assert len(list((folder / "checkpoints" / "checkpoint-2").glob("rng_state_*.pth"))) == 2
 
 
 @pytest.mark.real

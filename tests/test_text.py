@@ -27,6 +27,15 @@ def test_strip_tags(text, expected):
     assert STEPS["strip_tags"](text) == expected
 
 
+@pytest.mark.parametrize(
+    "unit", ["<b", "<!--", "--><!--", "&amp;", "&amp", "&#38;", "<b>", "< ", "<!-- -->", "<b<!-- -->"]
+)
+@pytest.mark.parametrize("end", ["", ">", "amp;"])
+def test_hostile_text_takes_linear_work(unit, end):
+    for step in STEPS.values():
+        step(unit * 50_000 + end * 50_000)  # quadratic work would take minutes, and a test run would notice
+
+
 def test_punctuation_stays():
     assert clean("A street-smart, don't-miss film!", list(STEPS)) == "A street-smart, don't-miss film!"
 
