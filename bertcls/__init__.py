@@ -34,7 +34,6 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "Prediction": "inference",
     "TextClassifier": "inference",
     "ClassificationMetric": "metrics",
-    "check_metric_name": "metrics",
     "log_loss": "metrics",
     "make_compute_metrics": "metrics",
     "wilson_interval": "metrics",

@@ -1,5 +1,7 @@
 """What is shared of a run: a verified folder, and its way to the Hub."""
 
+from pathlib import Path
+
 import numpy as np
 from httpx2 import HTTPError
 from huggingface_hub import HfApi
@@ -35,13 +37,18 @@ def verify_saved(folder: str, classifier: TextClassifier, texts: list[str]) -> T
 
 
 def push_folder(
-    folder: str, repo_id: str, *, token: str | None = None, private: bool | None = True, revision: str | None = None
+    folder: str,
+    repo_id: str | None = None,
+    *,
+    token: str | None = None,
+    private: bool | None = True,
+    revision: str | None = None,
 ) -> str:
     """Uploads a verified folder in one commit, without checkpoints and predictions.
 
     Args:
         folder: of a finished run.
-        repo_id: `owner/name`, made where it does not exist.
+        repo_id: `owner/name`, made where it does not exist; `None` takes the folder's name.
         token: of the Hub; `None` takes the one of `hf auth login`.
         private: of a repository that is made.
         revision: branch.
@@ -52,7 +59,7 @@ def push_folder(
     Raises:
         ConnectionError: the Hub refused or did not answer; the folder is as it was.
     """
-    api = HfApi(token=token)
+    api, repo_id = HfApi(token=token), repo_id or Path(folder).name
     try:
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         commit = api.upload_folder(

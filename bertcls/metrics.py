@@ -57,14 +57,26 @@ class ClassificationMetric(evaluate.Metric):
         return scores
 
 
-def make_compute_metrics(label_names: list[str]) -> Callable[[EvalPrediction], dict[str, float]]:
+def make_compute_metrics(
+    label_names: list[str], metric_for_best_model: str | None = None
+) -> Callable[[EvalPrediction], dict[str, float]]:
     """A `compute_metrics` for Trainer: the averaged scores and the exact `log_loss`.
 
     Trainer's own `eval_loss` is a mean over batches, so it depends on their size and on the number of processes;
     `log_loss` does not. Predictions are logits `[examples, num_labels]`, label_ids `(labels, example_ids)`.
+
+    Args:
+        label_names: names of the classes, in the order of their numbers.
+        metric_for_best_model: refused here where no evaluation will give it, and not after the first epoch.
+
+    Raises:
+        ValueError: `metric_for_best_model` is none of the metrics.
     """
     metric = ClassificationMetric(label_names)
     averages = [f"{score}_{how}" for how in ("macro", "weighted") for score in ("precision", "recall", "f1")]
+    known = ["loss", "log_loss", "accuracy", *averages]
+    if metric_for_best_model is not None and metric_for_best_model.removeprefix("eval_") not in known:
+        raise ValueError(f"Found --metric_for_best_model {metric_for_best_model}; expected one of {', '.join(known)}.")
 
     def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
         labels, _ = evaluation.label_ids
@@ -73,17 +85,6 @@ def make_compute_metrics(label_names: list[str]) -> Callable[[EvalPrediction], d
         return kept | {"log_loss": log_loss(evaluation.predictions, labels)}
 
     return compute_metrics
-
-
-def check_metric_name(name: str | None, compute_metrics: Callable, num_labels: int) -> None:
-    """Refuses a `--metric_for_best_model` that no evaluation will give, before training and not after its first epoch.
-
-    Raises:
-        ValueError: the name is none of the metrics.
-    """
-    known = ["loss", *compute_metrics(EvalPrediction(np.eye(num_labels), (np.arange(num_labels),) * 2))]
-    if name is not None and name.removeprefix("eval_") not in known:
-        raise ValueError(f"Found --metric_for_best_model {name}; expected one of {', '.join(known)}.")
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -25,7 +25,6 @@ from bertcls import (
     WindowCollator,
     arrange_splits,
     balanced_class_weights,
-    check_metric_name,
     check_window,
     clean_batch,
     clear_output,
@@ -135,8 +134,6 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     say(f"{trainable:,} of {parameters:,} parameters train; pooling: {model.config.pooling}")
 
     # 5. Train; the best model by validation is loaded at the end
-    compute_metrics = make_compute_metrics(labels.names)
-    check_metric_name(training_args.metric_for_best_model, compute_metrics, labels.num_classes)
     callbacks = [LongestBatchFirst()]
     if args.early_stopping_patience and training_args.metric_for_best_model:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -148,7 +145,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         eval_dataset=tokenized["validation"],
         processing_class=tokenizer,
         data_collator=WindowCollator(tokenizer),
-        compute_metrics=compute_metrics,
+        compute_metrics=make_compute_metrics(labels.names, training_args.metric_for_best_model),
         callbacks=callbacks,
         optimizer_cls_and_kwargs=(LayerwiseOptimizer, layerwise)
         if args.layer_decay != 1.0 or args.head_learning_rate is not None
@@ -177,9 +174,8 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         }
         say(write_results(results, run_dir=args.run_dir))
         if args.push:
-            repo = training_args.hub_model_id or Path(args.run_dir).name
-            private, revision = training_args.hub_private_repo, training_args.hub_revision
-            say(push_folder(args.run_dir, repo, token=args.hub_token, private=private, revision=revision))
+            where = {"private": training_args.hub_private_repo, "revision": training_args.hub_revision}
+            say(push_folder(args.run_dir, training_args.hub_model_id, token=args.hub_token, **where))
     return results
 
 
