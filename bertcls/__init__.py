@@ -22,7 +22,7 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "LongestBatchFirst": "callbacks",
     "arrange_splits": "data",
     "balanced_class_weights": "data",
-    "contained": "data",
+    "containers": "data",
     "draw_rows": "data",
     "hold_out_whole_texts": "data",
     "label_shares": "data",

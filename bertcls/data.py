@@ -206,28 +206,29 @@ def arrange_splits(
 def hold_out_whole_texts(
     dataset: Dataset, *, share: float = 0.05, minimum: int = 500, seed: int = 42
 ) -> tuple[Dataset, Dataset]:
-    """Draws validation rows from train without leaking parts of them.
+    """Takes validation rows out of train together with everything that is a part of them.
 
     SST-2's training rows are phrases of sentences: a random draw leaves most of its texts in train as parts of others.
-    So only whole texts are drawn, those contained in no other, and every row contained in a drawn one leaves train.
+    So whole texts are drawn, those contained in no other. A row contained in a drawn text leaves train; it goes to
+    validation unless a text that stays contains it, too. So no text of one side stands in a text of the other.
 
     Args:
         dataset: rows with `text` and `label`.
-        share: share of the whole texts that is drawn.
-        minimum: rows drawn at least, but never more than a fifth of the whole texts.
+        share: share of the rows that goes to validation.
+        minimum: validation rows at least, but never more than a fifth of all rows.
         seed: of the draw.
 
     Returns:
         train and validation.
     """
     texts = [normalise(text) for text in dataset["text"][:]]
-    inside = contained(texts, texts, proper=True)
-    first_row = {text: row for row, text in reversed(list(enumerate(texts)))}
-    whole = np.array([row for row, text in enumerate(texts) if not inside[row] and first_row[text] == row])
-    count = min(max(round(share * len(whole)), minimum), max(len(whole) // 5, 1))
-    drawn = np.sort(np.random.default_rng(seed).choice(whole, size=count, replace=False))
-    leaves = contained(texts, [texts[row] for row in drawn])
-    return dataset.select(np.flatnonzero(~leaves)), dataset.select(drawn)
+    whole = sorted(set(texts) - {text for text, found in zip(texts, containers(texts, texts)) if found - {text}})
+    rank = {text: place for place, text in enumerate(np.random.default_rng(seed).permutation(whole))}
+    ranks = [[rank[text] for text in found] for found in containers(texts, whole)]
+    first, last = np.array([min(row) for row in ranks]), np.array([max(row) for row in ranks])
+    rows = min(max(round(share * len(texts)), minimum), max(len(texts) // 5, 1))
+    drawn = np.sort(last)[rows - 1] + 1  # whole texts that bring so many rows
+    return dataset.select(np.flatnonzero(first >= drawn)), dataset.select(np.flatnonzero(last < drawn))
 
 
 def normalise(text: str) -> str:
@@ -239,42 +240,38 @@ def normalise(text: str) -> str:
     return " ".join(text.lower().split())
 
 
-def contained(needles: list[str], haystacks: list[str], *, proper: bool = False) -> np.ndarray:
-    """Which texts stand, word for word and without a gap, in one of `haystacks`.
+def containers(needles: list[str], haystacks: list[str]) -> list[set[str]]:
+    """The texts of `haystacks` in which each needle stands, word for word and without a gap.
 
     Time grows with the words of the haystacks, not with their square.
 
     Args:
         needles: normalised texts.
-        haystacks: normalised texts.
-        proper: only a longer haystack counts, so that a text does not contain itself.
+        haystacks: normalised texts; a needle that is among them contains itself.
 
     Returns:
-        bool `[len(needles)]`.
+        a set of haystacks per needle.
 
-    >>> contained(["a fine", "fine a", "film"], ["a fine film", "film"]).tolist()
-    [True, False, True]
-    >>> contained(["film", "a fine film"], ["a fine film"], proper=True).tolist()
-    [True, False]
+    >>> [sorted(found) for found in containers(["a fine", "fine a", "film"], ["a fine film", "film"])]
+    [['a fine film'], [], ['a fine film', 'film']]
     """
-    wanted = set(needles)
     lengths = defaultdict(set)  # first words of a needle -> numbers of words of the needles that begin so
-    for text in wanted:
+    found: dict[str, set[str]] = {text: set() for text in needles}
+    for text in found:
         words = text.split(" ")
         lengths[" ".join(words[:_KEY_WORDS])].add(len(words))
-    found = set()
     unique = set(haystacks)
-    for haystack in tqdm(unique, desc="Searching texts in others", disable=len(unique) < 20_000):
+    for haystack in tqdm(unique, desc="Searching texts in others", disable=len(unique) < 100_000):
         words = haystack.split(" ")
         for start in range(len(words)):
             for size in range(1, min(_KEY_WORDS, len(words) - start) + 1):
                 for length in lengths.get(" ".join(words[start : start + size]), ()):
-                    if size < _KEY_WORDS and length > size or start + length > len(words) - (proper and start == 0):
-                        continue
+                    if size < _KEY_WORDS and length > size:
+                        continue  # a longer needle with the same first words is looked up by more of them
                     span = " ".join(words[start : start + length])
-                    if span in wanted:
-                        found.add(span)
-    return np.array([text in found for text in needles], dtype=bool)
+                    if span in found:
+                        found[span].add(haystack)
+    return [found[text] for text in needles]
 
 
 def _load(dataset_name: str, config_name: str | None, revision: str | None) -> DatasetDict:

@@ -1,7 +1,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import SAMPLE, real_path
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from bertcls import (
     arrange_splits,
     clean_batch,
-    contained,
+    containers,
     draw_rows,
     hold_out_whole_texts,
     label_shares,
@@ -146,30 +145,28 @@ def test_a_missing_data_set_is_named(name):
         load_splits(name)
 
 
-def test_contained_agrees_with_a_plain_search():
-    @given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=5).map(" ".join), min_size=1, max_size=12))
-    def check(texts):
-        padded = [f" {text} " for text in texts]
-        for proper in (False, True):
-            plain = [any(a in b and (not proper or a != b) for b in padded) for a in padded]
-            assert contained(texts, texts, proper=proper).tolist() == plain
-
-    check()
+@given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=8).map(" ".join), min_size=1, max_size=12))
+def test_containers_agree_with_a_plain_search(texts):
+    plain = [{b for b in texts if f" {a} " in f" {b} "} for a in texts]
+    assert containers(texts, texts) == plain
 
 
-def test_held_out_texts_stand_in_no_training_row():
+def test_held_out_texts_and_training_rows_share_nothing():
     sentences = [f"the {i} film is a {i} joy and {i} dread" for i in range(100)]
-    phrases = [
-        phrase for text in sentences for phrase in (text[: len(text) // 2].rsplit(" ", 1)[0], text[-12:].strip())
-    ]
-    rows = Dataset.from_dict({"text": [*sentences, *phrases, "joy"], "label": [0] * 301})
+    phrases = [f"{i} film is a" for i in range(100)] + [f"{i} dread" for i in range(100)]
+    rows = Dataset.from_dict({"text": [*sentences, *phrases, "joy", "joy"], "label": [0] * 302})
     train, validation = hold_out_whole_texts(rows, share=0.1, minimum=5, seed=0)
-    assert len(validation) == 10
-    assert set(validation["text"][:]) < set(sentences)  # whole texts only
-    assert not contained(train["text"][:], validation["text"][:]).any()
-    assert len(train) < 301 - 10  # their phrases have left, too
+    assert len(validation) == 30  # ten sentences, each with its two phrases
+    assert sum(text in sentences for text in validation["text"][:]) == 10
+    assert len(train) == 302 - 30 - 2  # "joy" stands on both sides, so on neither
+    for inside, outside in ((train, validation), (validation, train)):
+        assert not any(containers(inside["text"][:], outside["text"][:]))
     again, _ = hold_out_whole_texts(rows, share=0.1, minimum=5, seed=0)
     assert again["text"][:] == train["text"][:]
+    other, _ = hold_out_whole_texts(rows, share=0.1, minimum=5, seed=1)
+    assert other["text"][:] != train["text"][:]
+    small, held_out = hold_out_whole_texts(rows.select(range(20)), seed=0)
+    assert (len(small), len(held_out)) == (16, 4)  # never more than a fifth
 
 
 def labelled(counts: dict[str, int]) -> Dataset:
@@ -239,7 +236,6 @@ def test_the_lab_protocol_on_sst2():
 def test_the_selection_split_of_sst2_does_not_leak():
     train = load_splits(real_path("BERTCLS_DATA") + "/sst2", text_column="sentence")["train"]
     kept, validation = hold_out_whole_texts(train)
-    assert (len(kept), len(validation)) == (61734, 500)
-    texts = [normalise(text) for text in kept["text"][:]]
-    assert not contained(texts, [normalise(text) for text in validation["text"][:]]).any()
-    assert np.mean([len(text.split()) for text in validation["text"][:]]) > 15  # sentences, not phrases
+    assert (len(kept), len(validation)) == (62925, 3367)
+    kept_texts, texts = ([normalise(text) for text in split["text"][:]] for split in (kept, validation))
+    assert not any(containers(kept_texts, texts)) and not any(containers(texts, kept_texts))
