@@ -2,7 +2,7 @@
 
 Data: the Stanford Sentiment Treebank in GLUE's form, film reviews cut into phrases; 67,349 training rows, 872
 validation rows (the reported ones) and a test split whose labels are hidden. Its card on the Hub states no licence.
-Run:  accelerate launch recipes/sst2_finetune.py                (bert-base, from the Hub; a GPU is advised, not measured)
+Run:  accelerate launch recipes/sst2_finetune.py                (bert-base, from the Hub; on a GPU, not measured yet)
       accelerate launch recipes/sst2_finetune.py --sample       (no network, a tiny model, 15 s on two cores)
       accelerate launch --multi_gpu --num_processes 4 recipes/sst2_finetune.py
 Score: all-MiniLM-L6-v2 on two CPU cores reaches 0.860 with 8,000 rows in 3.6 minutes; README.md has the table.
