@@ -18,6 +18,15 @@ from accelerate.utils import broadcast_object_list, str_to_bool
 from transformers import HfArgumentParser, TrainingArguments
 
 CHECKPOINTS = "checkpoints"  # folder of Trainer's checkpoints inside the output folder
+_RUN_FILES = (  # beside them; by name, so that --overwrite_output touches nothing of the user's
+    "all_results.json",
+    "config.json",
+    "model.safetensors",
+    "modeling.py",
+    "predictions.parquet",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 _LAST = "last"  # --resume_from_checkpoint without a value
 
 
@@ -136,10 +145,12 @@ def parse(
         if action.dest == "resume_from_checkpoint":
             action.nargs, action.const = "?", _LAST
     given = {word.split("=")[0].lstrip("-").replace("-", "_") for word in argv if word.startswith("--")}
-    parser.set_defaults(**_COMMON_DEFAULTS, **defaults)
+    parser.set_defaults(**_COMMON_DEFAULTS)
+    parser.set_defaults(**defaults)
     if parser.parse_known_args(argv)[0].sample:
-        parser.set_defaults(**(sample_defaults or {}))
-    parser.set_defaults(**_dependent_defaults(parser.parse_known_args(argv)[0], given))
+        defaults = {**defaults, **(sample_defaults or {})}
+        parser.set_defaults(**defaults)
+    parser.set_defaults(**_dependent_defaults(parser.parse_known_args(argv)[0], given | set(defaults)))
     args, training_args, extra = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
     )
@@ -166,7 +177,10 @@ def parse(
 
 
 def _dependent_defaults(first: argparse.Namespace, given: set[str]) -> dict:
-    """Defaults that depend on the machine or on other options, from a first reading of the command line."""
+    """Defaults that depend on the machine or on other options, from a first reading of the command line.
+
+    `given` names what the command line or the recipe sets, which is left as it is.
+    """
     save_strategy = getattr(first.save_strategy, "value", first.save_strategy)
     eval_strategy = getattr(first.eval_strategy, "value", first.eval_strategy)
     if "eval_strategy" not in given and "save_strategy" in given and save_strategy in ("steps", "epoch"):
@@ -242,6 +256,11 @@ def _check(args: RecipeArguments, training_args: TrainingArguments, given: set[s
         raise ValueError(
             "Found --metric_for_best_model with --eval_strategy no; expected an evaluation to choose by. Use "
             "--eval_strategy epoch."
+        )
+    if args.overwrite_output and _chosen_checkpoint(training_args.resume_from_checkpoint) is not None:
+        raise ValueError(
+            "Found --overwrite_output with --resume_from_checkpoint; expected one of them, since overwriting removes "
+            "the checkpoints. Leave out --overwrite_output."
         )
     if args.early_stopping_patience < 0:
         raise ValueError(
@@ -326,9 +345,8 @@ def _chosen_checkpoint(value: str | None) -> str | None:
 def clear_output(run_dir: str) -> None:
     """Removes what an earlier run left in a folder, for `--overwrite_output`: an old best model must not win over the
     new one, nor old scores pass for new ones. Other files stay."""
-    for pattern in ("*.safetensors*", "*.json", "*.parquet", "modeling.py"):
-        for path in Path(run_dir).glob(pattern):
-            path.unlink()
+    for name in _RUN_FILES:
+        Path(run_dir, name).unlink(missing_ok=True)
     shutil.rmtree(Path(run_dir, CHECKPOINTS), ignore_errors=True)
 
 

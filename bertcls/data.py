@@ -220,6 +220,9 @@ def hold_out_whole_texts(
 
     Returns:
         train and validation.
+
+    Raises:
+        ValueError: the texts stand in one another so much that no row would stay in train.
     """
     texts = [normalise(text) for text in dataset["text"][:]]
     whole = sorted(set(texts) - {text for text, found in zip(texts, containers(texts, texts)) if found - {text}})
@@ -228,7 +231,13 @@ def hold_out_whole_texts(
     first, last = np.array([min(row) for row in ranks]), np.array([max(row) for row in ranks])
     rows = min(max(round(share * len(texts)), minimum), max(len(texts) // 5, 1))
     drawn = np.sort(last)[rows - 1] + 1  # whole texts that bring so many rows
-    return dataset.select(np.flatnonzero(first >= drawn)), dataset.select(np.flatnonzero(last < drawn))
+    train, validation = np.flatnonzero(first >= drawn), np.flatnonzero(last < drawn)
+    if len(train) == 0:
+        raise ValueError(
+            f"Found {len(texts)} training texts that stand in one another, so none stays beside a validation text; "
+            "expected different texts. Remove duplicates, or give a validation split."
+        )
+    return dataset.select(train), dataset.select(validation)
 
 
 def normalise(text: str) -> str:

@@ -52,7 +52,6 @@ def make_trainer(folder: str, rows: Dataset, words: list[str], *, collator=None,
         ],
         defaults={"bf16": False},
     )
-    training_args.bf16 = False
     set_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     encoder = AutoConfig.from_pretrained(TINY)

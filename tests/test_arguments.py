@@ -60,7 +60,7 @@ def test_defaults_that_hang_together(parsed):
     assert not training_args.greater_is_better
 
 
-def test_precision_follows_the_machine_unless_told(parsed, monkeypatch):
+def test_precision_follows_the_machine_unless_told(parsed, tmp_path, monkeypatch):
     on_cpu = not torch.accelerator.is_available()
     _, training_args = parsed("--use_cpu")
     assert training_args.bf16 == torch.cpu._is_avx512_bf16_supported()
@@ -68,6 +68,8 @@ def test_precision_follows_the_machine_unless_told(parsed, monkeypatch):
         _, training_args = parsed("--use_cpu", *words)
         assert training_args.bf16 is expected
     assert training_args.fp16
+    words = ["--use_cpu", "--output_dir", str(tmp_path / "other")]
+    assert not parse(RecipeArguments, words, defaults={"bf16": False})[1].bf16  # a recipe's own default stays
     if on_cpu:
         monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
         assert not parsed()[1].bf16
@@ -133,10 +135,11 @@ def test_a_folder_that_is_not_empty_is_kept(parsed, tmp_path):
     with pytest.raises(FileExistsError, match="is not empty; expected a new or empty one.*--overwrite_output"):
         parsed()
     (run / "model.safetensors").write_text("old")
+    (run / "mine.json").write_text("mine")
     args, training_args = parsed("--overwrite_output")
     assert (run / "model.safetensors").exists()  # nothing is removed before the data and the model were checked
     clear_output(args.run_dir)
-    assert [path.name for path in run.iterdir()] == ["notes.txt"]  # an old best cannot win
+    assert {path.name for path in run.iterdir()} == {"notes.txt", "mine.json"}  # an old best cannot win
     assert args.run_dir == str(run) and training_args.output_dir == str(run / "checkpoints")
 
 
@@ -152,6 +155,9 @@ def test_resuming_finds_the_last_checkpoint_and_the_folder(parsed, tmp_path):
     words = ["--resume_from_checkpoint", str(tmp_path / "run" / "checkpoints" / "checkpoint-9")]
     args, training_args = parse(RecipeArguments, words, defaults=DEFAULTS)
     assert args.run_dir == str(tmp_path / "run")
+    with pytest.raises(ValueError, match="Found --overwrite_output with --resume_from_checkpoint; expected one"):
+        parsed("--resume_from_checkpoint", "--overwrite_output")
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint-30" / "trainer_state.json").exists()
     _, training_args = parsed("--resume_from_checkpoint", "false", "--overwrite_output")
     assert training_args.resume_from_checkpoint is None and training_args.eval_on_start
     with pytest.raises(ValueError, match="give --output_dir of the run to resume"):

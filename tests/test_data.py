@@ -169,6 +169,12 @@ def test_held_out_texts_and_training_rows_share_nothing():
     assert (len(small), len(held_out)) == (16, 4)  # never more than a fifth
 
 
+def test_texts_that_are_all_one_cannot_be_held_out():
+    rows = Dataset.from_dict({"text": ["the same"] * 9, "label": [0] * 9})
+    with pytest.raises(ValueError, match="Found 9 training texts that stand in one another"):
+        hold_out_whole_texts(rows)
+
+
 def labelled(counts: dict[str, int]) -> Dataset:
     labels = [number for number, count in enumerate(counts.values()) for _ in range(count)]
     rows = Dataset.from_dict({"text": [str(i) for i in range(len(labels))], "label": labels})

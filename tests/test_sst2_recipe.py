@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score
 from transformers import SchedulerType
 
 from bertcls import RecipeArguments, TextClassifier, load_splits, one_line_errors, parse
+from bertcls.arguments import _RUN_FILES, CHECKPOINTS
 
 QUICK = ["--max_train_samples", "64", "--num_train_epochs", "2"]
 FILES = {
@@ -226,6 +227,10 @@ def test_push_to_hub_pushes_the_verified_folder_once(sst2_recipe, tmp_path, monk
     assert len(files) > 10
     for path in files:
         assert b"hf_dummytoken" not in path.read_bytes(), path
+
+
+def test_overwriting_knows_every_file_of_a_run():
+    assert {*_RUN_FILES, CHECKPOINTS} == FILES
 
 
 def test_overwriting_leaves_one_run(sst2_recipe, tmp_path):
