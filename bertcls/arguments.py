@@ -17,9 +17,13 @@ import torch
 from accelerate.utils import broadcast_object_list, str_to_bool
 from transformers import HfArgumentParser, TrainingArguments
 
+from bertcls.augmentation import check_methods
+from bertcls.text import check_steps
+
 CHECKPOINTS = "checkpoints"  # folder of Trainer's checkpoints inside the output folder
 _RUN_FILES = (  # beside them; by name, so that --overwrite_output touches nothing of the user's
     "all_results.json",
+    "audit.json",
     "config.json",
     "model.safetensors",
     "modeling.py",
@@ -37,15 +41,47 @@ class RecipeArguments:
     sample: bool = field(
         default=False, metadata={"help": "Train a tiny model on the texts in recipes/sample: no network, one minute."}
     )
-    dataset_name: str | None = field(default=None, metadata={"help": "Hub id, or a folder in the Hub's layout."})
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Hub id, a file, a folder in the Hub's layout, or one with a folder per class."},
+    )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
+    train_file: str | None = field(
+        default=None, metadata={"help": "csv, tsv, json, jsonl, parquet or txt in place of a data set."}
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "Beside --train_file; none: held out of it."})
+    test_file: str | None = field(default=None, metadata={"help": "Beside --train_file; none: held out of it."})
+    encoding: str | None = field(default=None, metadata={"help": "Of the files, such as gb18030; none: detected."})
+    delimiter: str | None = field(default=None, metadata={"help": "Between the cells of a csv; none: detected."})
     text_column: str | None = field(default=None, metadata={"help": "Column with the texts."})
+    text_pair_column: str | None = field(default=None, metadata={"help": "Column with the second texts of pairs."})
     label_column: str | None = field(default=None, metadata={"help": "Column with the labels."})
+    label_delimiter: str | None = field(
+        default=None, metadata={"help": "Between the labels of a cell, which makes the task multi-label."}
+    )
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = field(
+        default=None,
+        metadata={"help": "None: lists of labels are multi-label, fractions a regression, all else classes."},
+    )
+    cleaning: list[str] = field(
+        default_factory=list, metadata={"help": "Steps of bertcls.text in order, stored with the model; or none."}
+    )
+    on_leak: Literal["warn", "drop", "error"] = field(
+        default="warn",
+        metadata={"help": "Where train texts stand in test: go on, drop them from train, or stop."},
+    )
+    augment: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Altered copies of training rows: swap, delete, typo, contrast, sentiment."},
+    )
     model_name_or_path: str | None = field(default=None, metadata={"help": "Encoder: Hub id or local folder."})
     from_scratch: bool = field(default=False, metadata={"help": "Start the encoder from random weights."})
     max_length: int = field(default=128, metadata={"help": "Tokens per window, special tokens included."})
     overlap: int | None = field(
         default=None, metadata={"help": "Tokens that neighbouring windows share; none: 20 %% of max_length."}
+    )
+    pair_truncation: Literal["longest_first", "only_first", "only_second"] = field(
+        default="longest_first", metadata={"help": "Which text of a pair is cut where both are too long."}
     )
     pooling: Literal["auto", "pooler", "cls", "mean", "max"] = field(
         default="auto", metadata={"help": "Tokens to a vector; auto: pooler where the checkpoint has one, else cls."}
@@ -87,8 +123,22 @@ class RecipeArguments:
     )
     overwrite_output: bool = field(default=False, metadata={"help": "Write into a folder that is not empty."})
     run_dir: str = field(init=False, default="")  # what --output_dir names; Trainer's checkpoints lie below it
-    push: bool = field(init=False, default=False)  # --push_to_hub: the verified folder, once, and not every save
-    hub_token: str | None = field(init=False, default=None, repr=False)  # Trainer would write it into checkpoints
+    hub: dict | None = field(init=False, default=None, repr=False)  # with --push_to_hub: arguments of push_folder
+
+    @property
+    def source(self) -> dict:
+        """The arguments of `bertcls.load_splits`."""
+        names = ("train_file", "validation_file", "test_file", "encoding", "delimiter", "text_column")
+        names += ("text_pair_column", "label_column", "label_delimiter", "problem_type")
+        return {"source": self.dataset_name, "config_name": self.dataset_config_name} | {
+            name: getattr(self, name) for name in names
+        }
+
+    @property
+    def head(self) -> dict:
+        """The arguments of `BertClsForSequenceClassification.from_encoder` that the command line gives."""
+        names = ("from_scratch", "pooling", "window_pooling", "max_train_windows")
+        return {name: getattr(self, name) for name in (*names, "classifier_dropout", "classifier_hidden_size")}
 
 
 # Ours in place of Trainer's, each because it is faster or loses nothing.
@@ -162,8 +212,14 @@ def parse(
             + (f", such as {close[0]}." if close else ".")
         )
     _check(args, training_args, given)
-    args.push, training_args.push_to_hub = training_args.push_to_hub, False
-    args.hub_token, training_args.hub_token = training_args.hub_token, None
+    if training_args.push_to_hub:  # Trainer would push every save, unverified, and write the token into checkpoints
+        args.hub = {
+            "repo_id": training_args.hub_model_id,
+            "token": training_args.hub_token,
+            "private": training_args.hub_private_repo,
+            "revision": training_args.hub_revision,
+        }
+    training_args.push_to_hub, training_args.hub_token = False, None
     training_args.label_names = ["labels", "example_ids"]
     if training_args.world_size > 1:
         if "accelerator_config" not in given:
@@ -269,6 +325,10 @@ def _check(args: RecipeArguments, training_args: TrainingArguments, given: set[s
     for name in ("max_samples", "max_train_samples", "max_train_windows", "cpu_threads"):
         if (number := getattr(args, name)) is not None and number < 1:
             raise ValueError(f"Found --{name} {number}; expected at least 1. Raise it.")
+    if args.cleaning == ["none"]:
+        args.cleaning = []
+    check_steps(args.cleaning)
+    check_methods(args.augment)
     if args.max_samples is not None and args.split is None:
         raise ValueError(
             "Found --max_samples without --split; it takes the first rows of train and validation joined. Add --split "

@@ -1,4 +1,4 @@
-"""From a data set on the Hub or on disk to splits with the columns text, label and example_id."""
+"""From any source to splits with the columns text, [text_pair,] label and example_id."""
 
 import re
 from collections import defaultdict
@@ -6,76 +6,121 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Value, concatenate_datasets, load_dataset
+import pandas as pd
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, DatasetDict, List, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from datasets.fingerprint import Hasher
 from sklearn.model_selection import train_test_split
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
-_KEY_WORDS = 4  # a needle is looked up by its first words
+from bertcls.files import SUFFIXES, columns_to_table, decode, file_format, on_disk, read_table
+from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+
+logger = logging.get_logger(__name__)
+
 TEXT_COLUMNS = ("text", "sentence", "content", "review")
 LABEL_COLUMNS = ("label", "labels")
+_SPLIT_OF = {"valid": "validation", "val": "validation", "dev": "validation"}
+_SPLITS = ("train", "validation", "test")
+_KEY_WORDS = 4  # a needle is looked up by its first words
+_MANY_LABELS = 50  # more names than this in half of all rows are no classes
+_NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 
 
 def load_splits(
-    dataset_name: str,
+    source: str | pd.DataFrame | Dataset | DatasetDict | None = None,
     config_name: str | None = None,
     *,
+    train_file: str | None = None,
+    validation_file: str | None = None,
+    test_file: str | None = None,
     text_column: str | None = None,
+    text_pair_column: str | None = None,
     label_column: str | None = None,
+    label_delimiter: str | None = None,
+    problem_type: str | None = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
     revision: str | None = None,
+    keep_missing: bool = False,
 ) -> DatasetDict:
     """Loads a data set and brings it into the form that everything else expects.
 
     Args:
-        dataset_name: Hub id, or a local folder in the Hub's layout.
+        source: Hub id; a file (see `bertcls.files.read_table`); a folder in the Hub's layout, with the files train,
+            validation and test, or with a folder of txt files per class; or a DataFrame or data set in memory.
         config_name: configuration (subset) of the data set.
+        train_file, validation_file, test_file: files or folders of classes, in place of `source`.
         text_column: column with the texts; `None` takes the first of `TEXT_COLUMNS` that is there.
+        text_pair_column: column with the second texts of pairs; `None` for single texts.
         label_column: column with the labels; `None` takes the first of `LABEL_COLUMNS` that is there.
+        label_delimiter: character between the labels of a cell, which makes the task multi-label.
+        problem_type: `None` reads it from the labels: lists are multi-label, fractions a regression, all else classes.
+        encoding, delimiter: of the files; `None` detects them.
         revision: Hub revision.
+        keep_missing: leave missing texts in, for an audit.
 
     Returns:
-        The splits train, validation and test, as far as they exist, each with `text` (string), `label` (`ClassLabel`)
-        and `example_id` (int64, counted on across the splits). A test split whose labels are all hidden (-1) is left
-        out.
+        The splits train, validation and test, as far as they exist, each with `text` and, for pairs, `text_pair`
+        (strings), `label` (a `ClassLabel`, a list of them, or a float32) and `example_id` (int64, counted on across
+        the splits). A test split whose labels are all hidden (-1 or empty) is left out.
 
     Raises:
         FileNotFoundError: no such data set.
         ValueError: no train split, a missing column, an empty split, texts that are not strings, rows without a label
             or labels outside the classes.
     """
-    raw = _load(dataset_name, config_name, revision)
+    files = {"train": train_file, "validation": validation_file, "test": test_file}
+    files = {name: path for name, path in files.items() if path}
+    raw, where = _load(source, files, config_name, revision, encoding, delimiter)
     if "train" not in raw:
         raise ValueError(
-            f"Found the splits {', '.join(raw)} in {dataset_name}; expected one named train. Rename a split or file."
+            f"Found the splits {', '.join(raw)} in {where}; expected one named train. Rename a split or file."
         )
-    splits = {name: raw[name] for name in ("train", "validation", "test") if name in raw}
+    splits = {name: raw[name] for name in _SPLITS if name in raw}
     for name, split in splits.items():
         if len(split) == 0:
-            raise ValueError(f"The {name} split of {dataset_name} has 0 rows; expected at least 1. Check the file.")
+            raise ValueError(f"The {name} split of {where} has 0 rows; expected at least 1. Check the file.")
     text_column = _find_column(splits["train"], text_column, TEXT_COLUMNS, "--text_column")
     label_column = _find_column(splits["train"], label_column, LABEL_COLUMNS, "--label_column")
-    names = _label_names(splits["train"], label_column)
+    columns = {text_column: "--text_column", label_column: "--label_column"}
+    if text_pair_column is not None:
+        columns[text_pair_column] = "--text_pair_column"
+    if len(columns) < 2 + (text_pair_column is not None):
+        raise ValueError(
+            f"Found the columns {text_column}, {text_pair_column or ''} and {label_column} for texts and labels; "
+            "expected different ones. Correct --text_column, --text_pair_column or --label_column."
+        )
+    for name, split in splits.items():
+        for column, flag in columns.items():
+            _find_column(split, column, (), flag, where=f"the {name} split")
+    problem_type = _problem_type(splits["train"], label_column, label_delimiter, problem_type)
+    names = _label_names(splits["train"], label_column, label_delimiter, problem_type)
 
     code = [Path(__file__).with_name(f"{module}.py").read_bytes() for module in ("text", "tokenization")]
     result, first_id = DatasetDict(), 0
     for name, split in splits.items():
-        for column, flag in ((text_column, "--text_column"), (label_column, "--label_column")):
-            _find_column(split, column, (), flag, where=f"the {name} split")
-        labels = _label_ids(split, label_column, names, name)
-        if name == "test" and (labels == -1).all():
+        labels, unlabelled = _label_values(split, label_column, label_delimiter, names, problem_type, name)
+        if name == "test" and unlabelled.all():
             continue  # hidden labels, as in GLUE
-        if (labels == -1).any():
+        if unlabelled.any():
             raise ValueError(
-                f"Found {(labels == -1).sum()} unlabelled rows (-1 or empty) in {name}, the first at row "
-                f"{int(np.argmax(labels == -1))}; expected a label in every row. Remove them, name another "
+                f"Found {unlabelled.sum()} unlabelled rows (-1 or empty) in {name}, the first at row "
+                f"{int(np.argmax(unlabelled))}; expected a label in every row. Remove them, name another "
                 "--label_column, or write -1 as a name where it is a class."
             )
-        _check_texts(split, text_column, name)
-        texts = split.select_columns([text_column]).rename_columns({text_column: "text"})
-        if texts.features["text"].dtype != "string":  # csv gives large_string
-            texts = texts.cast_column("text", Value("string"))
-        labelled = texts.add_column("label", labels, feature=ClassLabel(names=names))
+        texts = (
+            {text_column: "text"} if text_pair_column is None else {text_column: "text", text_pair_column: "text_pair"}
+        )
+        form = split.select_columns(list(texts)).rename_columns(texts)
+        for column, new in texts.items():
+            _check_texts(form, new, column, name, keep_missing=keep_missing)
+            if form.features[new].dtype != "string":  # csv gives large_string
+                form = form.cast_column(new, Value("string"))
+        feature = {SINGLE_LABEL: ClassLabel(names=names), MULTI_LABEL: List(ClassLabel(names=names))}
+        labelled = form.add_column("label", labels, feature=feature.get(problem_type, Value("float32")))
         # datasets caches map() by the name of a function of a module: its fingerprint must see an edit of ours
         fingerprint = Hasher.hash([labelled._fingerprint, first_id, code])
         ids = np.arange(first_id, first_id + len(split))
@@ -84,20 +129,50 @@ def load_splits(
     return result
 
 
+def problem_type_of(dataset: Dataset) -> str:
+    """`single_label_classification`, `multi_label_classification` or `regression`, by the type of `label`."""
+    feature = dataset.features["label"]
+    if isinstance(feature, ClassLabel):
+        return SINGLE_LABEL
+    return MULTI_LABEL if isinstance(feature, List) else REGRESSION
+
+
+def label_names_of(dataset: Dataset) -> list[str]:
+    """Names of the classes in the order of their numbers; of a regression, the one name `value`."""
+    feature = dataset.features["label"]
+    feature = feature.feature if isinstance(feature, List) else feature
+    return list(feature.names) if isinstance(feature, ClassLabel) else ["value"]
+
+
+def label_array(dataset: Dataset) -> np.ndarray:
+    """Labels for metrics: class numbers `[rows]`, 0 and 1 `[rows, num_labels]` for multi-label, or floats `[rows]`."""
+    labels = dataset["label"][:]
+    if problem_type_of(dataset) != MULTI_LABEL:
+        return np.array(labels)
+    result = np.zeros((len(labels), len(label_names_of(dataset))), dtype=np.int64)
+    for row, numbers in enumerate(labels):
+        result[row, numbers] = 1
+    return result
+
+
 def label_shares(dataset: Dataset) -> dict[str, float]:
-    """Share of rows per label name.
+    """Share of rows per label name; in a multi-label task these need not add up to 1.
 
     >>> rows = Dataset.from_dict({"label": [0, 1, 1, 1]}).cast_column("label", ClassLabel(names=["no", "yes"]))
     >>> label_shares(rows)
     {'no': 0.25, 'yes': 0.75}
     """
-    names = dataset.features["label"].names
-    counts = np.bincount(dataset["label"][:], minlength=len(names))
+    names, labels = label_names_of(dataset), label_array(dataset)
+    counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=len(names))
     return {name: float(count / len(dataset)) for name, count in zip(names, counts)}
 
 
-def balanced_class_weights(labels: list[int], num_labels: int) -> list[float]:
+def balanced_class_weights(labels: np.ndarray | list, num_labels: int) -> list[float]:
     """Weights inverse to the class counts, with mean 1 over the rows, so that the learning rate keeps its meaning.
+
+    Args:
+        labels: class numbers `[rows]`, or 0 and 1 `[rows, num_labels]`: then the mean is over the labels that are set.
+        num_labels: number of classes.
 
     Raises:
         ValueError: a class without a row.
@@ -105,13 +180,14 @@ def balanced_class_weights(labels: list[int], num_labels: int) -> list[float]:
     >>> balanced_class_weights([0, 0, 0, 1], num_labels=2)
     [0.6666666666666666, 2.0]
     """
-    counts = np.bincount(labels, minlength=num_labels)
+    labels = np.asarray(labels)
+    counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=num_labels)
     if (counts == 0).any():
         raise ValueError(
             f"Class {int(np.argmin(counts))} has no training row, so it has no balanced weight; add rows or use "
             "--class_weights none."
         )
-    return (len(labels) / (num_labels * counts)).tolist()
+    return (counts.sum() / (num_labels * counts)).tolist()
 
 
 def draw_rows(dataset: Dataset, rows: int | None, *, seed: int) -> Dataset:
@@ -122,8 +198,8 @@ def draw_rows(dataset: Dataset, rows: int | None, *, seed: int) -> Dataset:
     """
     if rows is None or rows >= len(dataset):
         return dataset
-    labels = np.array(dataset["label"][:])
-    counts = np.unique(labels, return_counts=True)[1]
+    strata = _strata(dataset)
+    counts = np.unique(strata, return_counts=True)[1]
     if rows < len(counts):
         raise ValueError(
             f"Asked for {rows} rows, but there are {len(counts)} labels; expected at least as many rows. Raise "
@@ -131,49 +207,49 @@ def draw_rows(dataset: Dataset, rows: int | None, *, seed: int) -> Dataset:
         )
     in_proportion = counts.min() > 1 and len(dataset) - rows >= len(counts)
     drawn, _ = train_test_split(
-        np.arange(len(dataset)), train_size=rows, stratify=labels if in_proportion else None, random_state=seed
+        np.arange(len(dataset)), train_size=rows, stratify=strata if in_proportion else None, random_state=seed
     )
     return dataset.select(drawn)
 
 
-def split_dataset(dataset: Dataset, ratio: str, *, seed: int = 42) -> DatasetDict:
+def split_dataset(dataset: Dataset, ratio: str, *, seed: int = 42, together: bool = True) -> DatasetDict:
     """Splits into train, validation and test with equal label shares.
 
     Args:
-        dataset: rows with a `ClassLabel` column `label`.
+        dataset: rows with `text` and `label`.
         ratio: shares such as `8:1:1`.
         seed: of the draw; 8:1:1 with seed 42 is a split that is often reported for SST-2.
+        together: keep equal texts (case and blanks aside) in one part; without any the draw is that of `False`.
 
     Raises:
         ValueError: a ratio that is not three positive numbers, or too few rows of a label.
 
-    >>> rows = Dataset.from_dict({"label": [0, 1] * 10}).cast_column("label", ClassLabel(names=["no", "yes"]))
+    >>> rows = Dataset.from_dict({"text": list("abcdefghijklmnopqrst"), "label": [0, 1] * 10})
+    >>> rows = rows.cast_column("label", ClassLabel(names=["no", "yes"]))
     >>> {name: len(split) for name, split in split_dataset(rows, "8:1:1").items()}
     {'train': 16, 'validation': 2, 'test': 2}
     """
     if not re.fullmatch(r"\d+(\.\d+)?(:\d+(\.\d+)?){2}", ratio) or 0 in map(float, ratio.split(":")):
         raise ValueError(f"Found --split {ratio!r}; expected three positive shares such as 8:1:1.")
     shares = [float(share) for share in ratio.split(":")]
-    labels = np.array(dataset["label"][:])
-    try:
-        train, rest = train_test_split(
-            np.arange(len(dataset)), test_size=1 - shares[0] / sum(shares), stratify=labels, random_state=seed
-        )
-        validation, test = train_test_split(
-            rest, test_size=shares[2] / (shares[1] + shares[2]), stratify=labels[rest], random_state=seed
-        )
-    except ValueError as error:
-        raise ValueError(
-            f"{len(dataset)} rows cannot be split {ratio} with every label in every part: {error} Give more rows, or "
-            "merge rare labels."
-        ) from error
-    return DatasetDict(train=dataset.select(train), validation=dataset.select(validation), test=dataset.select(test))
+    groups = _equal_texts(dataset) if together else np.arange(len(dataset))
+    train, rest = _split_groups(dataset, groups, None, 1 - shares[0] / sum(shares), seed)
+    validation, test = _split_groups(dataset, groups, rest, shares[2] / (shares[1] + shares[2]), seed)
+    parts = {"train": train, "validation": validation, "test": test}
+    return DatasetDict({name: dataset.select(_rows_of(groups, part)) for name, part in parts.items()})
 
 
 def arrange_splits(
-    splits: DatasetDict, *, ratio: str | None = None, max_samples: int | None = None, seed: int = 42
+    splits: DatasetDict,
+    *,
+    ratio: str | None = None,
+    max_samples: int | None = None,
+    seed: int = 42,
+    phrases: bool = False,
 ) -> tuple[DatasetDict, str]:
     """train, validation to choose the model by, and test to report; never the same rows for two of them.
+
+    What is missing is made, with equal label shares and equal texts on one side, and said.
 
     Args:
         splits: as `load_splits` gives them.
@@ -182,6 +258,7 @@ def arrange_splits(
             likewise where there is only test. A lone train split is split 8:1:1.
         max_samples: with `ratio`, the first rows of the joined data.
         seed: of the draws.
+        phrases: training rows are parts of one another, as in SST-2: hold out whole texts with all their parts.
 
     Returns:
         the three splits, and the name of the reported one: that of the source where it is a split of the source, and
@@ -197,10 +274,84 @@ def arrange_splits(
     if "validation" in splits and "test" in splits:
         return splits, "test"
     if len(splits) == 1:
-        return split_dataset(splits["train"], "8:1:1", seed=seed), "test"
+        parts = split_dataset(splits["train"], "8:1:1", seed=seed)
+        logger.warning(
+            f"No validation and no test split: train was split 8:1:1 at random (seed {seed}, label shares kept, equal "
+            f"texts together) into {len(parts['train'])}, {len(parts['validation'])} and {len(parts['test'])} rows."
+        )
+        return parts, "test"
     reported = "test" if "test" in splits else "validation"
-    train, validation = hold_out_whole_texts(splits["train"], seed=seed)
+    if phrases:
+        train, validation = hold_out_whole_texts(splits["train"], seed=seed)
+    else:
+        groups = _equal_texts(splits["train"])
+        parts = _split_groups(splits["train"], groups, None, _held_out(len(splits["train"])), seed)
+        train, validation = (splits["train"].select(_rows_of(groups, part)) for part in parts)
+    logger.warning(
+        f"No {'validation' if reported == 'test' else 'labelled test'} split: {reported} is reported, and "
+        f"{len(validation)} rows to choose the model by were held out of train (seed {seed}, "
+        f"{'whole texts with their parts' if phrases else 'label shares kept, equal texts together'})."
+    )
     return DatasetDict(train=train, validation=validation, test=splits[reported]), reported
+
+
+def _held_out(rows: int, share: float = 0.05, minimum: int = 500) -> int:
+    """Validation rows: a share of all rows, a number that can tell models apart, but never more than a fifth."""
+    return min(max(round(share * rows), minimum), max(rows // 5, 1))
+
+
+def _strata(dataset: Dataset) -> np.ndarray:
+    """A number per row `[rows]` whose shares a draw keeps: the label, the set of labels, or the decile of a value."""
+    labels = label_array(dataset)
+    kind = problem_type_of(dataset)
+    if kind == REGRESSION:
+        ranks = labels.argsort(kind="stable").argsort(kind="stable")
+        return ranks * min(10, max(len(labels) // 20, 1)) // len(labels)
+    if kind == MULTI_LABEL:
+        labels, counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)[1:]
+        return np.where(counts[labels] < 10, -1, labels)  # rare sets of labels are one stratum
+    return labels
+
+
+def _equal_texts(dataset: Dataset) -> np.ndarray:
+    """Number of the first row with an equal text, case and blanks aside `[rows]`."""
+    first: dict[str, int] = {}
+    return np.array([first.setdefault(text, row) for row, text in enumerate(_compared(dataset))])
+
+
+def _compared(dataset: Dataset) -> list[str]:
+    """Texts as they are compared; the two of a pair in one."""
+    texts = [normalise(text or "") for text in dataset["text"][:]]
+    if "text_pair" in dataset.column_names:
+        texts = [f"{a}\n{normalise(b or '')}" for a, b in zip(texts, dataset["text_pair"][:])]
+    return texts
+
+
+def _split_groups(
+    dataset: Dataset, groups: np.ndarray, among: np.ndarray | None, size: float | int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws groups (numbers of their first rows), all or those of `among`, into the rest and a part of `size`."""
+    strata = _strata(dataset)
+    among = np.unique(groups) if among is None else among
+    try:
+        return train_test_split(among, test_size=size, stratify=strata[among], random_state=seed)
+    except ValueError as error:
+        values, counts = np.unique(strata[among], return_counts=True)
+        rarest = int(values[counts.argmin()])
+        name = label_names_of(dataset)[rarest] if problem_type_of(dataset) == SINGLE_LABEL else rarest
+        raise ValueError(
+            f"{len(among)} different texts cannot be split with every label in every part: label {name} has "
+            f"{counts.min()} of them; expected at least 3 of each, and more rows than labels in each part. Add rows, "
+            "merge rare labels, or give your own --validation_file and --test_file."
+        ) from error
+
+
+def _rows_of(groups: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Rows of the groups drawn, in the order of the draw."""
+    order = np.argsort(groups, kind="stable")
+    start = np.searchsorted(groups[order], drawn, side="left")
+    end = np.searchsorted(groups[order], drawn, side="right")
+    return np.concatenate([order[a:b] for a, b in zip(start, end)])
 
 
 def hold_out_whole_texts(
@@ -229,8 +380,7 @@ def hold_out_whole_texts(
     rank = {text: place for place, text in enumerate(np.random.default_rng(seed).permutation(whole))}
     ranks = [[rank[text] for text in found] for found in containers(texts, whole)]
     first, last = np.array([min(row) for row in ranks]), np.array([max(row) for row in ranks])
-    rows = min(max(round(share * len(texts)), minimum), max(len(texts) // 5, 1))
-    drawn = np.sort(last)[rows - 1] + 1  # whole texts that bring so many rows
+    drawn = np.sort(last)[_held_out(len(texts), share, minimum) - 1] + 1  # whole texts that bring so many rows
     train, validation = np.flatnonzero(first >= drawn), np.flatnonzero(last < drawn)
     if len(train) == 0:
         raise ValueError(
@@ -269,11 +419,12 @@ def containers(needles: list[str], haystacks: list[str]) -> list[set[str]]:
     for text in found:
         words = text.split(" ")
         lengths[" ".join(words[:_KEY_WORDS])].add(len(words))
+    sizes = sorted({min(length, _KEY_WORDS) for values in lengths.values() for length in values})
     unique = set(haystacks)
     for haystack in tqdm(unique, desc="Searching texts in others", disable=len(unique) < 100_000):
         words = haystack.split(" ")
         for start in range(len(words)):
-            for size in range(1, min(_KEY_WORDS, len(words) - start) + 1):
+            for size in sizes:
                 for length in lengths.get(" ".join(words[start : start + size]), ()):
                     if size < _KEY_WORDS and length > size:
                         continue  # a longer needle with the same first words is looked up by more of them
@@ -283,25 +434,101 @@ def containers(needles: list[str], haystacks: list[str]) -> list[set[str]]:
     return [found[text] for text in needles]
 
 
-def _load(dataset_name: str, config_name: str | None, revision: str | None) -> DatasetDict:
+def _load(
+    source,
+    files: dict[str, str],
+    config_name: str | None,
+    revision: str | None,
+    encoding: str | None,
+    delimiter: str | None,
+) -> tuple[dict[str, Dataset], str]:
+    """Splits as they are in the source, and what to call it in a message."""
+    if files:
+        return {name: _read(Path(path), encoding, delimiter) for name, path in files.items()}, ", ".join(
+            files.values()
+        )
+    if isinstance(source, DatasetDict):
+        return dict(source), "the data set"
+    if isinstance(source, Dataset):
+        return {"train": source}, "the data set"
+    if isinstance(source, pd.DataFrame):
+        twice = source.columns[source.columns.duplicated()]
+        if len(twice):
+            raise ValueError(
+                f"Found the column {twice[0]!r} twice in the DataFrame; expected different names. Rename one."
+            )
+        columns = {str(name): [None if value is pd.NA else value for value in _plain(source[name])] for name in source}
+        return {"train": Dataset(columns_to_table(columns, "the DataFrame"))}, "the DataFrame"
+    if source is None:
+        raise ValueError("Found no data; expected a data set or a file. Give --dataset_name or --train_file.")
+    path = Path(source).expanduser()
+    if path.is_file():
+        return {"train": _read(path, encoding, delimiter)}, source
+    if path.is_dir():
+        named = _named_files(path)
+        if named or _class_folders(path):
+            named = named or {"train": path}
+            return {name: _read(file, encoding, delimiter) for name, file in named.items()}, source
     missing = (
-        f"No data set found at {dataset_name!r}; expected a Hub id or a folder in the Hub's layout. Check the "
-        "spelling, or download it once where there is a network."
+        f"No data set found at {source!r}; expected a Hub id, a file ({', '.join(SUFFIXES)}) or a folder in the Hub's "
+        "layout. Check the spelling, or download it once where there is a network."
     )
-    path = Path(dataset_name).expanduser()
-    if dataset_name.startswith((".", "/", "~")) and not path.is_dir():
+    if not path.is_dir() and (source.startswith((".", "/", "~")) or file_format(source)):
         raise FileNotFoundError(missing)
     try:
         if path.is_dir():
-            return load_dataset(str(path), config_name, cache_dir=_cache_dir(path))
-        return load_dataset(dataset_name, config_name, revision=revision)
+            return load_dataset(str(path), config_name, cache_dir=_cache_dir(path)), source
+        return load_dataset(source, config_name, revision=revision), source
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
         raise FileNotFoundError(f"{missing} ({str(error).splitlines()[0]})") from error
     except (DatasetGenerationError, ValueError, StopIteration) as error:
         raise ValueError(
-            f"{dataset_name} cannot be read ({error.__cause__ or error or 'an empty file'}); expected files with at "
-            "least one row each, in the form that its README.md declares. Correct the file."
+            f"{source} cannot be read ({error.__cause__ or error or 'an empty file'}); expected files with at least "
+            "one row each, in the form that its README.md declares. Correct the file."
         ) from error
+
+
+def _plain(column: pd.Series) -> list:
+    """Values of a column of a DataFrame, missing ones as None."""
+    return [None if missing is True else value for value, missing in zip(column.tolist(), column.isna().tolist())]
+
+
+def _read(path: Path, encoding: str | None, delimiter: str | None) -> Dataset:
+    """A file, or a folder with a folder of txt files per class."""
+    folders = _class_folders(path) if path.is_dir() else {}
+    if not path.is_dir():
+        return read_table(path, encoding=encoding, delimiter=delimiter)
+    if not folders:
+        raise ValueError(f"{path} is a folder without classes; expected a file, or a folder of txt files per class.")
+    rows = [(file, name) for name, files in folders.items() for file in files]
+    texts = [decode(file.read_bytes(), file, encoding) for file, _ in rows]
+    table = columns_to_table({"text": texts, "label": [name for _, name in rows]}, path)
+    return on_disk(table, [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file, _ in rows] + [encoding])
+
+
+def _class_folders(folder: Path) -> dict[str, list[Path]]:
+    """txt files per class where a folder holds nothing but folders of them; otherwise nothing."""
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    files = {path.name: sorted(path.glob("*.txt"), key=lambda file: _natural(file.name)) for path in inside}
+    return files if inside and all(files.values()) else {}
+
+
+def _named_files(folder: Path) -> dict[str, Path]:
+    """Files or class folders that are named after a split, where no README.md says what belongs to what."""
+    if (folder / "README.md").is_file():
+        return {}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        name = path.name.split(".")[0].lower()
+        name = _SPLIT_OF.get(name, name)
+        if name in _SPLITS and (_class_folders(path) if path.is_dir() else file_format(path)):
+            if name in found:
+                raise ValueError(
+                    f"Found {found[name].name} and {path.name} in {folder}; expected one file for the {name} split. "
+                    "Remove one, or name it with --train_file, --validation_file or --test_file."
+                )
+            found[name] = path
+    return found
 
 
 def _cache_dir(folder: Path) -> str:
@@ -325,56 +552,174 @@ def _find_column(split: Dataset, given: str | None, usual: tuple, flag: str, whe
         return given
     raise ValueError(
         f"Found the columns {', '.join(columns)} in {where}; expected {given or ' or '.join(usual)}. "
-        f"Name the right one with {flag}."
+        f"Name the right one with {flag}, or the character between columns with --delimiter."
     )
 
 
-def _label_names(split: Dataset, column: str) -> list[str]:
+def _problem_type(split: Dataset, column: str, delimiter: str | None, given: str | None) -> str:
+    """The kind of task that the labels of the training split make."""
+    feature = split.features[column]
+    known = (SINGLE_LABEL, MULTI_LABEL, REGRESSION)
+    if given is not None and given not in known:
+        raise ValueError(f"Found --problem_type {given}; expected one of {', '.join(known)}.")
+    is_list = isinstance(feature, List | datasets.LargeList)
+    if not is_list and not isinstance(feature, ClassLabel | Value):
+        raise ValueError(
+            f"Found labels of type {feature} in column {column}; expected names, numbers or lists of names. Name "
+            "another --label_column."
+        )
+    if is_list or delimiter is not None:
+        if given not in (None, MULTI_LABEL):
+            raise ValueError(
+                f"Found lists of labels in column {column} with --problem_type {given}; expected one label a row. "
+                "Leave the option out for a multi-label task, or correct the column."
+            )
+        if delimiter is not None and not (isinstance(feature, Value) and "string" in feature.dtype):
+            raise ValueError(
+                f"Found --label_delimiter {delimiter!r} with labels of type {getattr(feature, 'dtype', feature)}; "
+                "expected strings to be cut at it. Leave it out."
+            )
+        return MULTI_LABEL
+    if given == MULTI_LABEL:
+        raise ValueError(
+            f"Found one label a row in column {column} with --problem_type {MULTI_LABEL}; expected lists. Name the "
+            "character between labels with --label_delimiter."
+        )
+    if given is not None or isinstance(feature, ClassLabel):
+        return given or SINGLE_LABEL
+    labels = [label for label in split[column][:] if label is not None]
+    if feature.dtype.startswith("float"):
+        numbers = labels
+    else:
+        decimal = all(_NUMBER.fullmatch(str(label)) for label in labels) and any("." in str(label) for label in labels)
+        numbers = [float(label) for label in labels] if decimal and labels else None
+    if numbers is None:
+        return SINGLE_LABEL
+    if all(float(number).is_integer() for number in numbers):
+        raise ValueError(
+            f"Found the whole numbers with decimal places {sorted(set(numbers))[:3]} as labels in column {column}; "
+            f"expected classes or values. Say which: --problem_type {SINGLE_LABEL} or --problem_type {REGRESSION}."
+        )
+    return REGRESSION
+
+
+def _keys(label, delimiter: str | None, problem_type: str) -> list[str] | None:
+    """Names of the labels of a row as they are written; `None` where there is no label."""
+    if problem_type == MULTI_LABEL:
+        if delimiter is not None:
+            return [part.strip() for part in (label or "").split(delimiter) if part.strip()]  # an empty cell: none
+        return None if label is None else [str(part).strip() for part in label]
+    if label is None or label != label or str(label).strip() in ("", "-1"):
+        return None
+    if isinstance(label, float) or _NUMBER.fullmatch(str(label)) and "." in str(label):
+        return [str(int(float(label)))] if float(label).is_integer() else [str(label)]
+    return [str(label).strip()]
+
+
+def _label_names(split: Dataset, column: str, delimiter: str | None, problem_type: str) -> list[str]:
     """Class names of the training split: those of its `ClassLabel`, otherwise its labels in natural order."""
     feature = split.features[column]
+    feature = getattr(feature, "feature", feature)
+    if problem_type == REGRESSION:
+        return ["value"]
     if isinstance(feature, ClassLabel):
-        return feature.names
-    if not isinstance(feature, Value) or feature.dtype.startswith("float"):
+        names, labels = feature.names, split[column][:]
+        seen = {number for label in labels for number in (label if isinstance(label, list) else [label])} - {None, -1}
+    else:
+        labels = split[column][:]
+        keys = [key for label in labels for key in _keys(label, delimiter, problem_type) or ()]
+        seen = names = sorted(set(keys), key=_natural)
+        raw = {str(label) for label in labels if isinstance(label, str)}
+        merged = sorted(label for label in raw if label != label.strip() and label.strip() in raw)
+        if merged:
+            logger.warning(
+                f"Labels that differ in blanks at their ends are taken as one: {', '.join(map(repr, merged))}"
+            )
+    if len(seen) < 2:
         raise ValueError(
-            f"Found labels of type {getattr(feature, 'dtype', feature)} in column {column}; expected class names or "
-            "whole numbers. Fill empty cells, which turn whole numbers into fractions, or name another --label_column."
+            f"Found {'only the label ' + str(next(iter(seen))) if seen else 'no label'} in column {column} of train; "
+            "expected at least two classes. Name another --label_column, or add rows of other classes."
         )
-    labels = {str(label).strip() for label in split[column][:] if label is not None} - {"-1"}
-    return sorted(labels, key=_natural)
+    if len(names) > max(_MANY_LABELS, len(split) / 2):
+        raise ValueError(
+            f"Found {len(names)} different labels in {len(split)} rows of column {column}; expected classes with "
+            "several rows each. Name another --label_column, or give --problem_type regression for numbers."
+        )
+    return list(names)
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts 2 before 10."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
-def _label_ids(split: Dataset, column: str, names: list[str], split_name: str) -> np.ndarray:
-    """Class numbers `[rows]`, -1 where the label is hidden or empty."""
-    if isinstance(split.features[column], ClassLabel):
+def _label_values(
+    split: Dataset, column: str, delimiter: str | None, names: list[str], problem_type: str, split_name: str
+) -> tuple[pa.Array, np.ndarray]:
+    """Labels as they are stored, and where they are missing `[rows]`."""
+    feature = split.features[column]
+    labels = split[column][:]
+    if problem_type == REGRESSION:
+        return _values(labels, column, split_name)
+    if isinstance(getattr(feature, "feature", feature), ClassLabel):
         number = {str(i): i for i in range(len(names))}
     else:
         number = {name: i for i, name in enumerate(names)}
-    number |= {"-1": -1, None: -1}
-    keys = [None if label is None else str(label).strip() for label in split[column][:]]
-    outside = sorted({key for key in keys if key not in number})
+    if isinstance(feature, List | datasets.LargeList) != (problem_type == MULTI_LABEL) and delimiter is None:
+        raise ValueError(
+            f"Found labels of another type in {split_name} than in train ({feature}); expected the same. Correct the "
+            "column."
+        )
+    keys = [_keys(label, delimiter, problem_type) for label in labels]
+    outside = sorted({key for row in keys for key in row or () if key not in number})
     if outside:
         raise ValueError(
-            f"Found the labels {', '.join(outside[:5])} in {split_name}; expected one of {', '.join(names)}. Correct "
-            "the rows, or add the class to the training split."
+            f"Found the labels {', '.join(outside[:5])} in {split_name}; expected one of {', '.join(names[:20])}. "
+            "Correct the rows, or add the class to the training split."
         )
-    return np.array([number[key] for key in keys], dtype=np.int64)
+    missing = np.array([row is None for row in keys])
+    if problem_type == MULTI_LABEL:
+        return pa.array([sorted({number[key] for key in row or ()}) for row in keys], pa.list_(pa.int64())), missing
+    return pa.array([-1 if row is None else number[row[0]] for row in keys], pa.int64()), missing
 
 
-def _check_texts(split: Dataset, column: str, split_name: str) -> None:
+def _values(labels: list, column: str, split_name: str) -> tuple[pa.Array, np.ndarray]:
+    """The labels of a regression."""
+    numbers = np.full(len(labels), np.nan)
+    for row, label in enumerate(labels):
+        if label is not None and label != "":
+            try:
+                numbers[row] = float(label)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"Found the label {label!r} in row {row} of {split_name}; expected a number, since column "
+                    f"{column} makes a regression. Correct it, or give --problem_type {SINGLE_LABEL}."
+                ) from error
+    if np.isinf(numbers).any():
+        raise ValueError(
+            f"Found an infinite label in row {int(np.isinf(numbers).argmax())} of {split_name}; expected finite "
+            "numbers. Correct it."
+        )
+    return pa.array(numbers, pa.float32()), np.isnan(numbers)
+
+
+def _check_texts(split: Dataset, column: str, given: str, split_name: str, *, keep_missing: bool) -> None:
+    """Refuses what is no text; `given` is the name of the column in the source."""
     feature = split.features[column]
     if not isinstance(feature, Value) or feature.dtype not in ("string", "large_string"):
         raise ValueError(
-            f"Column {column} of {split_name} holds {getattr(feature, 'dtype', feature)}, expected strings. Name "
+            f"Column {given} of {split_name} holds {getattr(feature, 'dtype', feature)}, expected strings. Name "
             "another --text_column, or store the texts as strings."
         )
-    empty = [row for row, text in enumerate(split[column][:]) if text is None]
-    if empty:
+    texts = split[column][:]
+    missing = [row for row, text in enumerate(texts) if text is None]
+    if missing and not keep_missing:
         raise ValueError(
-            f"Column {column} of {split_name} has {len(empty)} rows without a text, the first at row {empty[0]}; "
+            f"Column {given} of {split_name} has {len(missing)} rows without a text, the first at row {missing[0]}; "
             "expected a string in every row. Remove or fill them."
+        )
+    if all(text is None or _NUMBER.fullmatch(text) for text in texts):
+        raise ValueError(
+            f"Column {given} of {split_name} holds nothing but numbers, such as {texts[0]}; expected texts. Name "
+            "another --text_column."
         )

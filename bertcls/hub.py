@@ -6,14 +6,16 @@ import numpy as np
 from httpx2 import HTTPError
 from huggingface_hub import HfApi
 
-from bertcls.inference import TextClassifier
+from bertcls.inference import Text, TextClassifier
 
 TOLERANCE = 1e-5  # of a logit, in fp32
 PRIVATE_FILES = ["checkpoints/*", "predictions.parquet", "training_args.bin"]  # texts of others, paths, tokens
 
 
-def verify_saved(folder: str, classifier: TextClassifier, texts: list[str]) -> TextClassifier:
+def verify_saved(folder: str, classifier: TextClassifier, texts: list[Text]) -> TextClassifier:
     """Loads a saved folder afresh and checks that it answers like the model in memory.
+
+    Trainer's `training_args.bin` is removed: it holds local paths, and the Hub token where one was given.
 
     Args:
         folder: written by `save_pretrained` of the model and the tokenizer.
@@ -26,8 +28,10 @@ def verify_saved(folder: str, classifier: TextClassifier, texts: list[str]) -> T
     Raises:
         ValueError: a logit differs by more than `TOLERANCE`.
     """
+    Path(folder, "training_args.bin").unlink(missing_ok=True)
     loaded = TextClassifier.from_pretrained(folder, device=classifier.device)
     difference = float(np.abs(loaded.logits(texts) - classifier.logits(texts)).max())
+    difference /= loaded.model.config.label_scale  # of a regression
     if not difference <= TOLERANCE:
         raise ValueError(
             f"The model saved in {folder} differs from the trained one by {difference:.2g} in a logit, expected at "

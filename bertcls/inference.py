@@ -1,6 +1,7 @@
 """The one way from raw text to labels, used by the recipes, batch prediction and the service."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -8,10 +9,16 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsForSequenceClassification
-from bertcls.text import clean
 from bertcls.tokenization import WindowCollator, load_tokenizer, tokenize_windows
 
+if TYPE_CHECKING:  # a server that labels texts does not import datasets
+    from datasets import Dataset
+    from transformers import Trainer
+
 TOKENS_PER_BATCH = 8192  # padded tokens in a forward: fills two cores and is small for any GPU
+
+
+Text = str | tuple[str, str]  # a text, or a pair for a model of pairs
 
 
 @dataclass(frozen=True)
@@ -19,13 +26,15 @@ class Prediction:
     """The answer for one text.
 
     Args:
-        label: name of the most probable class.
-        score: its probability.
-        probabilities: of every class, by name.
+        label: name of the most probable class; of a multi-label model a tuple of the names that reach their
+            thresholds, which may be empty; of a regression the value.
+        score: probability of the label; for several labels that of the least probable one, for none the probability
+            that the most probable one is absent; `None` for a regression.
+        probabilities: of every class, by name; of a regression the value.
     """
 
-    label: str
-    score: float
+    label: str | tuple[str, ...] | float
+    score: float | None
     probabilities: dict[str, float]
 
 
@@ -93,65 +102,85 @@ class TextClassifier:
             )
         return cls(model, tokenizer, device=device)
 
-    def predict(self, texts: str | list[str], *, progress: bool = False) -> list[Prediction]:
+    @classmethod
+    def from_trainer(cls, trainer: "Trainer") -> "TextClassifier":
+        """The model that a Trainer holds, without the wrappers of autocast and of several processes."""
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        return cls(model, trainer.processing_class, device=trainer.args.device)
+
+    def predict(self, texts: Text | list[Text], *, progress: bool = False) -> list[Prediction]:
         """Labels texts.
 
         Args:
-            texts: one text or a list. An empty text is legal: it is read as a window of special tokens alone, so its
-                answer is what the model assumes without any evidence.
+            texts: one text or a list; for a model of pairs a tuple `(text, text_pair)` or a list of them. An empty
+                text is legal: it is read as a window of special tokens alone, so its answer is what the model assumes
+                without any evidence.
             progress: show a progress bar.
 
         Returns:
             one `Prediction` a text, in the order given; an empty list for an empty list.
 
         Raises:
-            TypeError: something that is not a string.
-            ValueError: the model is multi-label or a regression, for which `probabilities` and `logits` answer.
+            TypeError: something that is not a text, or not a pair where the model reads pairs.
         """
-        if self.model.config.problem_type in (MULTI_LABEL, REGRESSION):
-            raise ValueError(
-                f"predict found a {self.model.config.problem_type} model; expected a single-label one. Call "
-                "probabilities or logits."
-            )
-        return [
-            Prediction(
-                label=self.label_names[int(row.argmax())],
-                score=float(row.max()),
-                probabilities=dict(zip(self.label_names, row.tolist())),
-            )
-            for row in self.probabilities(texts, progress=progress)
-        ]
+        return [self.answer(row) for row in self.probabilities(texts, progress=progress)]
 
-    def probabilities(self, texts: str | list[str], *, progress: bool = False) -> np.ndarray:
-        """Probabilities `[texts, num_labels]` (float64) after the temperature: softmax, or sigmoid for multi-label."""
-        logits = self.logits(texts, progress=progress).astype(np.float64) / self.model.config.temperature
+    def answer(self, probabilities: np.ndarray) -> Prediction:
+        """The `Prediction` for one row `[num_labels]` of `probabilities`."""
+        by_name = dict(zip(self.label_names, probabilities.tolist()))
+        if self.model.config.problem_type == REGRESSION:
+            return Prediction(float(probabilities[0]), None, by_name)
         if self.model.config.problem_type == MULTI_LABEL:
-            return 1 / (1 + np.exp(-logits))
+            given = np.flatnonzero(reaches(probabilities, self.model.config.thresholds))
+            score = probabilities[given].min() if len(given) else 1 - probabilities.max()
+            return Prediction(tuple(self.label_names[i] for i in given), float(score), by_name)
+        best = int(probabilities.argmax())
+        return Prediction(self.label_names[best], float(probabilities[best]), by_name)
+
+    def probabilities(self, texts: Text | list[Text], *, progress: bool = False) -> np.ndarray:
+        """Probabilities `[texts, num_labels]` (float64) after the temperature: softmax, or sigmoid for multi-label.
+
+        Of a regression it gives the values `[texts, 1]`.
+        """
+        logits = self.logits(texts, progress=progress).astype(np.float64)
+        if self.model.config.problem_type == REGRESSION:
+            return logits
+        logits /= self.model.config.temperature
+        if self.model.config.problem_type == MULTI_LABEL:
+            return np.exp(-np.logaddexp(0, -logits))
         exponentials = np.exp(logits - logits.max(-1, keepdims=True))
         return exponentials / exponentials.sum(-1, keepdims=True)
 
     @torch.inference_mode()
-    def logits(self, texts: str | list[str], *, progress: bool = False) -> np.ndarray:
+    def logits(self, texts: Text | list[Text], *, progress: bool = False) -> np.ndarray:
         """Raw logits `[texts, num_labels]` (float32), in the order given.
 
         Texts are sorted by length inside, so that a batch pads little.
 
         Raises:
-            TypeError: something that is not a string.
+            TypeError: something that is not a text, or not a pair where the model reads pairs.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        for row, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"Text {row} is of type {type(text).__name__}, expected a string.")
+        texts = [texts] if isinstance(texts, str | tuple) else list(texts)
         config = self.model.config
+        pairs = config.pair_truncation is not None
+        for row, text in enumerate(texts):
+            parts = text if pairs and isinstance(text, tuple) and len(text) == 2 else (text,)
+            if len(parts) != 1 + pairs or not all(isinstance(part, str) for part in parts):
+                raise TypeError(
+                    f"Text {row} is of type {type(text).__name__}, expected "
+                    + ("a tuple of two strings, since the model reads pairs." if pairs else "a string.")
+                )
         result = np.zeros((len(texts), config.num_labels), dtype=np.float32)
         if not texts:
             return result
+        batch = dict(zip(("text", "text_pair"), zip(*texts))) if pairs else {"text": texts}
         windows = tokenize_windows(
-            {"text": [clean(text, config.cleaning) for text in texts]},
+            {name: list(column) for name, column in batch.items()},
             tokenizer=self.tokenizer,
             max_length=config.max_length or self.tokenizer.model_max_length,
             overlap=config.overlap,
+            pair_truncation=config.pair_truncation,
+            cleaning=config.cleaning,
         )
         batches = _batches(windows["input_ids"], TOKENS_PER_BATCH)
         for rows in tqdm(batches, desc="Predicting", disable=not progress):
@@ -159,6 +188,18 @@ class TextClassifier:
             inputs = {name: tensor.to(self.device) for name, tensor in self.collator(features).items()}
             result[rows] = self.model(**inputs).logits.float().cpu().numpy()
         return result
+
+
+def texts_of(dataset: "Dataset") -> list[Text]:
+    """The texts of a split as `TextClassifier` takes them: strings, or tuples where it has a column `text_pair`."""
+    if "text_pair" in dataset.column_names:
+        return list(zip(dataset["text"][:], dataset["text_pair"][:]))
+    return dataset["text"][:]
+
+
+def reaches(probabilities: np.ndarray, thresholds: list[float] | None) -> np.ndarray:
+    """Which labels `[..., num_labels]` a multi-label model gives; without thresholds from 0.5 on."""
+    return probabilities >= np.array(0.5 if thresholds is None else thresholds)
 
 
 def _batches(documents: list[list[list[int]]], tokens: int) -> list[list[int]]:

@@ -7,8 +7,11 @@ from statistics import NormalDist
 import datasets
 import evaluate
 import numpy as np
+import pandas as pd
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from transformers import EvalPrediction
+
+from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 
 class ClassificationMetric(evaluate.Metric):
@@ -57,34 +60,149 @@ class ClassificationMetric(evaluate.Metric):
         return scores
 
 
+class MultiLabelMetric(evaluate.Metric):
+    """Scores of a multi-label task, from 0 and 1 `[examples, num_labels]`.
+
+    `accuracy` is the share of examples whose set of labels is exactly right (an empty set is a legal answer);
+    precision, recall and F1 are micro (over all decisions), macro (mean over labels) and per label. What was never
+    predicted has precision 0.
+
+    >>> scores = MultiLabelMetric(["a", "b"]).compute(predictions=[[1, 0], [1, 1]], references=[[1, 0], [0, 1]])
+    >>> scores["accuracy"], scores["f1_micro"], scores["f1_b"]
+    (0.5, 0.8, 1.0)
+    """
+
+    def __init__(self, label_names: list[str], **kwargs):
+        self.label_names = list(label_names)
+        super().__init__(keep_in_memory=True, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        row = datasets.List(datasets.Value("int64"))
+        return evaluate.MetricInfo(
+            description="Scores of a multi-label classifier.",
+            citation="",
+            inputs_description="predictions and references: 0 or 1 per label",
+            features=datasets.Features({"predictions": row, "references": row}),
+        )
+
+    def _compute(self, predictions, references) -> dict:
+        predictions, references = np.asarray(predictions), np.asarray(references)
+        scores = {}
+        per_label = precision_recall_fscore_support(references, predictions, average=None, zero_division=0)
+        for name, values in zip(("precision", "recall", "f1", "support"), per_label):
+            scores |= {f"{name}_{label}": value.item() for label, value in zip(self.label_names, values)}
+        for average in ("micro", "macro"):
+            values = precision_recall_fscore_support(references, predictions, average=average, zero_division=0)
+            scores |= {f"{name}_{average}": float(value) for name, value in zip(("precision", "recall", "f1"), values)}
+        scores["accuracy"] = float((predictions == references).all(-1).mean())
+        return scores
+
+
+class RegressionMetric(evaluate.Metric):
+    """Root of the mean squared error, mean absolute error, R squared, and the correlations of Pearson and Spearman.
+
+    A correlation with a constant is 0 here, so that it can be compared.
+
+    >>> scores = RegressionMetric().compute(predictions=[1.0, 2.0, 4.0], references=[1.0, 2.0, 3.0])
+    >>> round(scores["rmse"], 3), scores["r2"], scores["spearman"]
+    (0.577, 0.5, 1.0)
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(keep_in_memory=True, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Scores of a regression.",
+            citation="",
+            inputs_description="predictions and references: numbers",
+            features=datasets.Features(
+                {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
+            ),
+        )
+
+    def _compute(self, predictions, references) -> dict:
+        predictions, references = np.asarray(predictions), np.asarray(references)
+        error = predictions - references
+        spread = np.square(references - references.mean()).sum()
+        varied = np.ptp(predictions) > 0 and np.ptp(references) > 0
+        ranks = pd.Series(predictions).rank(), pd.Series(references).rank()
+        return {
+            "rmse": float(np.sqrt(np.square(error).mean())),
+            "mae": float(np.abs(error).mean()),
+            "r2": float(1 - np.square(error).sum() / spread) if spread else 0.0,
+            "pearson": float(np.corrcoef(predictions, references)[0, 1]) if varied else 0.0,
+            "spearman": float(np.corrcoef(*ranks)[0, 1]) if varied else 0.0,
+        }
+
+
 def make_compute_metrics(
-    label_names: list[str], metric_for_best_model: str | None = None
+    label_names: list[str], metric_for_best_model: str | None = None, *, problem_type: str = SINGLE_LABEL
 ) -> Callable[[EvalPrediction], dict[str, float]]:
-    """A `compute_metrics` for Trainer: the averaged scores and the exact `log_loss`.
+    """A `compute_metrics` for Trainer: the averaged scores and, for classes, the exact `log_loss`.
 
     Trainer's own `eval_loss` is a mean over batches, so it depends on their size and on the number of processes;
-    `log_loss` does not. Predictions are logits `[examples, num_labels]`, label_ids `(labels, example_ids)`.
+    `log_loss` does not. Predictions are logits `[examples, num_labels]`, label_ids `(labels, example_ids)`. A
+    multi-label task is scored at 0.5 here; its thresholds are tuned after training.
 
     Args:
         label_names: names of the classes, in the order of their numbers.
         metric_for_best_model: refused here where no evaluation will give it, and not after the first epoch.
+        problem_type: `single_label_classification`, `multi_label_classification` or `regression`.
 
     Raises:
         ValueError: `metric_for_best_model` is none of the metrics.
     """
-    metric = ClassificationMetric(label_names)
-    averages = [f"{score}_{how}" for how in ("macro", "weighted") for score in ("precision", "recall", "f1")]
-    known = ["loss", "log_loss", "accuracy", *averages]
+    if problem_type == REGRESSION:
+        metric, kept = RegressionMetric(), ["rmse", "mae", "r2", "pearson", "spearman"]
+    else:
+        multi_label = problem_type == MULTI_LABEL
+        metric = MultiLabelMetric(label_names) if multi_label else ClassificationMetric(label_names)
+        averages = ("micro", "macro") if multi_label else ("macro", "weighted")
+        kept = ["accuracy", *(f"{score}_{how}" for how in averages for score in ("precision", "recall", "f1"))]
+    known = ["loss", *([] if problem_type == REGRESSION else ["log_loss"]), *kept]
     if metric_for_best_model is not None and metric_for_best_model.removeprefix("eval_") not in known:
         raise ValueError(f"Found --metric_for_best_model {metric_for_best_model}; expected one of {', '.join(known)}.")
 
     def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
-        labels, _ = evaluation.label_ids
-        scores = metric.compute(predictions=evaluation.predictions.argmax(-1), references=labels)
-        kept = {name: scores[name] for name in ["accuracy", *averages]}
-        return kept | {"log_loss": log_loss(evaluation.predictions, labels)}
+        logits, (labels, _) = evaluation.predictions, evaluation.label_ids
+        if problem_type == REGRESSION:
+            return metric.compute(predictions=logits[:, 0], references=labels)
+        if problem_type == MULTI_LABEL:
+            scores = metric.compute(predictions=(logits >= 0).astype(np.int64), references=labels.astype(np.int64))
+            loss = float(np.mean(np.logaddexp(0, logits.astype(np.float64)) - labels * logits))
+        else:
+            scores, loss = metric.compute(predictions=logits.argmax(-1), references=labels), log_loss(logits, labels)
+        return {name: scores[name] for name in kept} | {"log_loss": loss}
 
     return compute_metrics
+
+
+def best_metric(problem_type: str) -> str:
+    """The metric to choose a model by where none is named; of each, more is better."""
+    return {SINGLE_LABEL: "accuracy", MULTI_LABEL: "f1_micro", REGRESSION: "r2"}[problem_type]
+
+
+def tune_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[float]:
+    """Per label the probability from which on giving it has the best F1; 0.5 for a label that no example has.
+
+    Args:
+        probabilities: `[examples, num_labels]`, of examples that the model was not trained on.
+        labels: 0 and 1 `[examples, num_labels]`.
+
+    >>> tune_thresholds(np.array([[0.4], [0.3], [0.1], [0.05]]), np.array([[1], [1], [0], [0]]))
+    [0.2]
+    """
+    thresholds = []
+    for column, truth in zip(probabilities.T, labels.T):
+        order = np.argsort(-column, kind="stable")
+        ranked, hits = column[order], np.cumsum(truth[order])
+        f1 = 2 * hits / (np.arange(1, len(ranked) + 1) + truth.sum())
+        f1[:-1][ranked[:-1] == ranked[1:]] = 0  # a threshold cannot part equal probabilities
+        best = int(f1.argmax())
+        below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
+        thresholds.append(float((ranked[best] + below) / 2) if truth.any() else 0.5)
+    return thresholds
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -115,3 +233,16 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
     half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
     return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def correlation_interval(correlation: float, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a Pearson correlation by Fisher's transformation; -1 to 1 for fewer than 4 trials.
+
+    >>> [round(bound, 3) for bound in correlation_interval(0.8, 103)]
+    [0.718, 0.86]
+    """
+    if trials < 4:
+        return -1.0, 1.0
+    half = NormalDist().inv_cdf(0.5 + confidence / 2) / math.sqrt(trials - 3)
+    centre = math.atanh(min(max(correlation, -1 + 1e-12), 1 - 1e-12))
+    return math.tanh(centre - half), math.tanh(centre + half)

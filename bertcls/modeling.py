@@ -46,6 +46,11 @@ class BertClsConfig(PreTrainedConfig):
         cleaning: names of the steps of `bertcls.text` applied to a raw text, in order.
         max_length: tokens per window, special tokens included; `None` means the encoder's limit.
         overlap: tokens that neighbouring windows share; `None` means 20 % of `max_length`.
+        pair_truncation: which text of a pair is cut (`longest_first`, `only_first`, `only_second`); `None` for a model
+            of single texts.
+        thresholds: multi-label: probability from which each label is given; `None` means 0.5.
+        label_mean: regression: what the head's outputs are counted from, the mean of the training labels.
+        label_scale: regression: what the head's outputs are multiplied with, their standard deviation.
         temperature: divides the logits before probabilities are taken (1.0: raw).
     """
 
@@ -63,6 +68,10 @@ class BertClsConfig(PreTrainedConfig):
     cleaning: list | None = None
     max_length: int | None = None
     overlap: int | None = None
+    pair_truncation: str | None = None
+    thresholds: list | None = None
+    label_mean: float | int = 0.0
+    label_scale: float | int = 1.0
     temperature: float | int = 1.0
     pad_token_id: int | None = None
 
@@ -93,6 +102,13 @@ class BertClsConfig(PreTrainedConfig):
             )
         if self.class_weights is not None and self.problem_type == REGRESSION:
             raise ValueError("class_weights given for a regression, which has no classes; leave them out.")
+        labels = self.num_labels if self.problem_type == MULTI_LABEL else 0
+        if self.thresholds is not None and len(self.thresholds) != labels:
+            raise ValueError(
+                f"thresholds has {len(self.thresholds)} values, expected {labels}, one a label of a multi-label task."
+            )
+        if self.label_scale <= 0:
+            raise ValueError(f"label_scale is {self.label_scale}, expected a positive number.")
         if self.window_pooling == "vote" and self.problem_type in (MULTI_LABEL, REGRESSION):
             raise ValueError(f"window_pooling='vote' found with {self.problem_type}; use 'mean'.")
         if self.window_pooling == "mean_probs" and self.problem_type == REGRESSION:
@@ -269,7 +285,10 @@ class BertClsForSequenceClassification(PreTrainedModel):
         vectors = self.dropout(vectors)
         if self.dense is not None:
             vectors = self.dropout(F.gelu(self.dense(vectors)))
-        return self.classifier(vectors)
+        logits = self.classifier(vectors)
+        if self.config.problem_type == REGRESSION:
+            logits = logits.float() * self.config.label_scale + self.config.label_mean
+        return logits
 
     def _pool_windows(self, vectors: torch.Tensor, window_example: torch.Tensor, batch: int) -> torch.Tensor:
         """Window vectors `[num_windows, hidden]` to document logits `[batch, num_labels]`."""
@@ -304,7 +323,7 @@ class BertClsForSequenceClassification(PreTrainedModel):
             if self.class_weights is not None:
                 loss = loss * self.class_weights
         else:
-            loss = F.mse_loss(logits.view_as(labels), labels.float(), reduction="none")
+            loss = F.mse_loss(logits.view_as(labels), labels.float(), reduction="none") / self.config.label_scale**2
         return loss.sum() / (loss.numel() if num_items_in_batch is None else num_items_in_batch)
 
 

@@ -153,3 +153,12 @@ class LayerwiseOptimizer:
             head_learning_rate=head_learning_rate,
         )
         return optimizer_cls(groups, **kwargs)
+
+
+def layerwise_optimizer(
+    args: TrainingArguments, layer_decay: float, head_learning_rate: float | None
+) -> tuple[type, dict] | None:
+    """What Trainer takes as `optimizer_cls_and_kwargs`; `None`, its own optimizer, where all rates are the same."""
+    if layer_decay == 1.0 and head_learning_rate is None:
+        return None
+    return LayerwiseOptimizer, {"args": args, "layer_decay": layer_decay, "head_learning_rate": head_learning_rate}

@@ -6,8 +6,16 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from bertcls.inference import TextClassifier
-from bertcls.metrics import ClassificationMetric, wilson_interval
+from bertcls.data import label_array, label_names_of, problem_type_of
+from bertcls.inference import TextClassifier, reaches, texts_of
+from bertcls.metrics import (
+    ClassificationMetric,
+    MultiLabelMetric,
+    RegressionMetric,
+    correlation_interval,
+    wilson_interval,
+)
+from bertcls.modeling import MULTI_LABEL, REGRESSION
 
 RESULTS, PREDICTIONS = "all_results.json", "predictions.parquet"
 
@@ -15,8 +23,8 @@ RESULTS, PREDICTIONS = "all_results.json", "predictions.parquet"
 def score_reported(classifier: TextClassifier, dataset: Dataset, *, run_dir: str, progress: bool = False) -> dict:
     """Scores the reported rows from their raw text, and writes `predictions.parquet`, the source of these scores.
 
-    The file has the columns `example_id`, `text`, `label` and `prediction` (names), and `probability_<name>` for every
-    class.
+    The file has the columns `example_id`, `text`, for pairs `text_pair`, `label` and `prediction` (names, lists of
+    names, or numbers), and for every class `probability_<name>`.
 
     Args:
         classifier: loaded from the saved folder.
@@ -25,33 +33,68 @@ def score_reported(classifier: TextClassifier, dataset: Dataset, *, run_dir: str
         progress: show a progress bar.
 
     Returns:
-        `test_*`: the scores of `ClassificationMetric`, and the 95 % interval of the accuracy.
+        `test_*`: the scores of the task's metric, and the 95 % interval of the accuracy, or of Pearson's correlation.
     """
-    probabilities = classifier.probabilities(dataset["text"][:], progress=progress)  # [rows, num_labels]
-    names = np.array(dataset.features["label"].names)
-    predictions, labels = probabilities.argmax(-1), np.array(dataset["label"][:])
-    table = dataset.select_columns(["example_id", "text"]).to_pandas()
-    table["label"], table["prediction"] = names[labels], names[predictions]
-    for number, name in enumerate(names):
-        table[f"probability_{name}"] = probabilities[:, number]
+    probabilities = classifier.probabilities(texts_of(dataset), progress=progress)  # [rows, num_labels]
+    names, labels, kind = label_names_of(dataset), label_array(dataset), problem_type_of(dataset)
+    columns = [name for name in ("example_id", "text", "text_pair") if name in dataset.column_names]
+    table = dataset.select_columns(columns).to_pandas()
+    if kind == REGRESSION:
+        predictions, metric = probabilities[:, 0], RegressionMetric()
+        table["label"], table["prediction"] = labels, predictions
+    elif kind == MULTI_LABEL:
+        predictions = reaches(probabilities, classifier.model.config.thresholds).astype(np.int64)
+        metric = MultiLabelMetric(names)
+        for column, rows in (("label", labels), ("prediction", predictions)):
+            table[column] = [[names[number] for number in np.flatnonzero(row)] for row in rows]
+    else:
+        predictions, metric = probabilities.argmax(-1), ClassificationMetric(names)
+        table["label"], table["prediction"] = np.array(names)[labels], np.array(names)[predictions]
+    if kind != REGRESSION:
+        for number, name in enumerate(names):
+            table[f"probability_{name}"] = probabilities[:, number]
     table.to_parquet(Path(run_dir, PREDICTIONS), index=False)
-    scores = ClassificationMetric(names.tolist()).compute(predictions=predictions, references=labels)
-    low, high = wilson_interval(int((predictions == labels).sum()), len(labels))
-    scores |= {"accuracy_low": low, "accuracy_high": high, "samples": len(labels)}
+    scores = metric.compute(predictions=predictions, references=labels)
+    if kind == REGRESSION:
+        scores["pearson_low"], scores["pearson_high"] = correlation_interval(scores["pearson"], len(labels))
+    else:
+        right = round(scores["accuracy"] * len(labels))
+        scores["accuracy_low"], scores["accuracy_high"] = wilson_interval(right, len(labels))
+    scores["samples"] = len(labels)
     return {f"test_{name}": value for name, value in scores.items()}
 
 
-def write_results(results: dict, *, run_dir: str) -> str:
+def scores_before(log_history: list[dict]) -> dict:
+    """Scores of the untrained model, `before_*`, from the log of a Trainer with `eval_on_start`; none where it is off.
+
+    >>> scores_before([{"step": 0, "eval_loss": 0.7, "eval_accuracy": 0.5, "epoch": 0}, {"step": 9, "eval_loss": 0.1}])
+    {'before_loss': 0.7, 'before_accuracy': 0.5}
+    """
+    first = next((entry for entry in log_history if entry["step"] == 0 and "eval_loss" in entry), {})
+    return {key.replace("eval_", "before_"): value for key, value in first.items() if key.startswith("eval_")}
+
+
+def write_results(results: dict, *, run_dir: str, pairs: bool = False) -> str:
     """Writes all scores of a run to `all_results.json`.
+
+    Args:
+        results: of the whole run.
+        run_dir: where the file goes.
+        pairs: the model reads pairs, which the command that is shown says.
 
     Returns:
         what to tell the user: the score, where the model is, and how to use it.
     """
     Path(run_dir, RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+    example = ("A text.", "Another.") if pairs else "A film that ends well."
+    main = "pearson" if "test_pearson" in results else "accuracy"
+    called = {"pearson": "Pearson correlation", "accuracy": "accuracy"}[main]
+    beside = {"test_rmse": "RMSE", "test_f1_micro": "F1 micro", "test_f1_macro": "F1 macro"}
+    others = ", ".join(f"{name} {results[key]:.4f}" for key, name in beside.items() if key in results)
     return (
-        f"{results['reported_split']} accuracy {results['test_accuracy']:.4f} (95 % interval "
-        f"{results['test_accuracy_low']:.4f} to {results['test_accuracy_high']:.4f}, {results['test_samples']} rows), "
-        f"F1 macro {results['test_f1_macro']:.4f}\nThe model is in {run_dir}. Use it:\n"
+        f"{results['reported_split']} {called} {results[f'test_{main}']:.4f} (95 % interval "
+        f"{results[f'test_{main}_low']:.4f} to {results[f'test_{main}_high']:.4f}, {results['test_samples']} rows), "
+        f"{others}\nThe model is in {run_dir}. Use it:\n"
         f'  python -c "from bertcls import TextClassifier; '
-        f"print(TextClassifier.from_pretrained('{Path(run_dir).as_posix()}').predict('A film that ends well.'))\""
+        f"print(TextClassifier.from_pretrained('{Path(run_dir).as_posix()}').predict({example!r}))\""
     )

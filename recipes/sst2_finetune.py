@@ -18,19 +18,19 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_
 
 from bertcls import (
     BertClsForSequenceClassification,
-    LayerwiseOptimizer,
     LongestBatchFirst,
     RecipeArguments,
     TextClassifier,
     WindowCollator,
     arrange_splits,
+    audit_run,
+    augment,
     balanced_class_weights,
     check_window,
-    clean_batch,
     clear_output,
     draw_rows,
     freeze,
-    label_shares,
+    layerwise_optimizer,
     load_splits,
     load_tokenizer,
     make_compute_metrics,
@@ -38,6 +38,7 @@ from bertcls import (
     parse,
     push_folder,
     score_reported,
+    scores_before,
     tokenize_windows,
     verify_saved,
     write_results,
@@ -58,6 +59,7 @@ DEFAULTS = dict(
     warmup_steps=0.06,  # share of all steps
     weight_decay=0.01,
     max_grad_norm=1.0,
+    cleaning=["strip_tags", "unescape_entities", "collapse_blanks"],  # steps of bertcls.text, stored with the model
 )
 SAMPLE = Path(__file__).parent / "sample"
 SAMPLE_DEFAULTS = dict(
@@ -72,7 +74,6 @@ SAMPLE_DEFAULTS = dict(
     num_train_epochs=12,
     logging_steps=1 / 12,
 )
-CLEANING = ["strip_tags", "unescape_entities", "collapse_blanks"]  # steps of bertcls.text, stored with the model
 SPLIT_SEED = 42  # the same validation rows for every training seed
 # -------------------------------------------------------------------------------------------------------------
 
@@ -82,53 +83,44 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     set_seed(training_args.seed)  # before the head gets its random weights
 
     # 1. Load: columns text, label, example_id
-    splits = load_splits(
-        args.dataset_name, args.dataset_config_name, text_column=args.text_column, label_column=args.label_column
-    )
-    for name, split in splits.items():
-        shares = ", ".join(f"{label} {share:.6f}" for label, share in label_shares(split).items())
-        say(f"{name}: {len(split)} rows, {shares}")
+    splits = load_splits(**args.source)
 
-    # 2. Split: the model is chosen on validation rows that are not the reported ones
-    splits, reported_split = arrange_splits(splits, ratio=args.split, max_samples=args.max_samples, seed=SPLIT_SEED)
+    # 2. Split and audit: the model is chosen on validation rows that are not the reported ones
+    splits, reported_split = arrange_splits(
+        splits, ratio=args.split, max_samples=args.max_samples, seed=SPLIT_SEED, phrases=True
+    )
+    tokenizer = load_tokenizer(args.model_name_or_path)
+    splits = audit_run(
+        splits, tokenizer=tokenizer, training_args=training_args, run_dir=args.run_dir, on_leak=args.on_leak
+    )
     splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
+    splits["train"] = augment(splits["train"], args.augment, seed=training_args.seed)
     say("rows: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
 
     # 3. Clean and tokenize, batched and cached; the reported rows stay raw
-    tokenizer = load_tokenizer(args.model_name_or_path)
     overlap = check_window(tokenizer, max_length=args.max_length, overlap=args.overlap)
-    window = {"tokenizer": tokenizer, "max_length": args.max_length, "overlap": overlap}
+    contract = {"cleaning": args.cleaning, "max_length": args.max_length, "overlap": overlap}
     tokenized = DatasetDict()
     with training_args.main_process_first(desc="tokenizing"):
         for name, max_windows in (("train", args.max_train_windows), ("validation", None)):
-            cleaned = splits[name].map(clean_batch, batched=True, fn_kwargs={"steps": CLEANING}, desc=f"Clean {name}")
-            tokenized[name] = cleaned.map(
+            tokenized[name] = splits[name].map(
                 tokenize_windows,
                 batched=True,
                 remove_columns="text",
-                fn_kwargs={**window, "max_windows": max_windows},
+                fn_kwargs={**contract, "tokenizer": tokenizer, "max_windows": max_windows},
                 desc=f"Tokenize {name}",
             )
 
     # 4. Encoder and head
     labels = splits["train"].features["label"]
-    class_weights = None
-    if args.class_weights == "balanced":
-        class_weights = balanced_class_weights(splits["train"]["label"][:], labels.num_classes)
+    balanced = args.class_weights == "balanced"
     model = BertClsForSequenceClassification.from_encoder(
         args.model_name_or_path,
-        from_scratch=args.from_scratch,
         id2label=dict(enumerate(labels.names)),
         problem_type="single_label_classification",
-        pooling=args.pooling,
-        window_pooling=args.window_pooling,
-        classifier_dropout=args.classifier_dropout,
-        classifier_hidden_size=args.classifier_hidden_size,
-        class_weights=class_weights,
-        max_train_windows=args.max_train_windows,
-        cleaning=CLEANING,
-        max_length=args.max_length,
-        overlap=overlap,
+        class_weights=balanced_class_weights(splits["train"]["label"][:], labels.num_classes) if balanced else None,
+        **args.head,
+        **contract,
     )
     trainable, parameters = freeze(model, encoder=args.freeze_encoder, layers=args.freeze_layers)
     say(f"{trainable:,} of {parameters:,} parameters train; pooling: {model.config.pooling}")
@@ -137,7 +129,6 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     callbacks = [LongestBatchFirst()]
     if args.early_stopping_patience and training_args.metric_for_best_model:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
-    layerwise = {"args": training_args, "layer_decay": args.layer_decay, "head_learning_rate": args.head_learning_rate}
     trainer = Trainer(
         model=model,
         args=training_args,
@@ -147,35 +138,28 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         data_collator=WindowCollator(tokenizer),
         compute_metrics=make_compute_metrics(labels.names, training_args.metric_for_best_model),
         callbacks=callbacks,
-        optimizer_cls_and_kwargs=(LayerwiseOptimizer, layerwise)
-        if args.layer_decay != 1.0 or args.head_learning_rate is not None
-        else None,
+        optimizer_cls_and_kwargs=layerwise_optimizer(training_args, args.layer_decay, args.head_learning_rate),
     )
     if args.overwrite_output and trainer.is_world_process_zero():
         clear_output(args.run_dir)
     results = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
-    before = next((entry for entry in trainer.state.log_history if entry["step"] == 0 and "eval_loss" in entry), {})
-    results |= {key.replace("eval_", "before_"): value for key, value in before.items() if key.startswith("eval_")}
-    results |= trainer.evaluate()
+    results |= scores_before(trainer.state.log_history) | trainer.evaluate()
 
     # 6. Save, load afresh, and score the reported split once, from raw text, in fp32
     trainer.save_model(args.run_dir)
     if trainer.is_world_process_zero():
-        Path(args.run_dir, "training_args.bin").unlink()  # it holds local paths, and the Hub token where one was given
-        trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # without autocast
-        trained = TextClassifier(trained, tokenizer, device=training_args.device)
+        trained = TextClassifier.from_trainer(trainer)
         classifier = verify_saved(args.run_dir, trained, splits["test"]["text"][:64])
         progress = not training_args.disable_tqdm
         results |= score_reported(classifier, splits["test"], run_dir=args.run_dir, progress=progress)
         results |= {
             "reported_split": reported_split,
-            "seed": training_args.seed,
             "train_samples": len(splits["train"]),
+            "seed": training_args.seed,
         }
         say(write_results(results, run_dir=args.run_dir))
-        if args.push:
-            where = {"private": training_args.hub_private_repo, "revision": training_args.hub_revision}
-            say(push_folder(args.run_dir, training_args.hub_model_id, token=args.hub_token, **where))
+        if args.hub is not None:
+            say(push_folder(args.run_dir, **args.hub))
     return results
 
 

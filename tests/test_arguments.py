@@ -181,7 +181,8 @@ def test_a_folder_that_cannot_be_written(parsed, tmp_path):
 
 def test_the_hub_token_and_the_push_are_kept_from_trainer(parsed):
     args, training_args = parsed("--push_to_hub", "--hub_token", "hf_dummy")
-    assert args.push and args.hub_token == "hf_dummy"
+    assert args.hub == {"repo_id": None, "token": "hf_dummy", "private": True, "revision": None}
+    assert "hf_dummy" not in repr(args)
     assert not training_args.push_to_hub and training_args.hub_token is None
     assert "hf_dummy" not in repr(args) + repr(training_args)
 

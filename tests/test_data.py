@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from bertcls import (
     arrange_splits,
-    clean_batch,
     containers,
     draw_rows,
     hold_out_whole_texts,
@@ -17,6 +16,7 @@ from bertcls import (
     load_splits,
     normalise,
     split_dataset,
+    tokenize_windows,
 )
 
 
@@ -45,7 +45,7 @@ def test_sample_has_the_promised_form():
 
 
 def test_labels_keep_their_names_in_natural_order(tmp_path):
-    rows = [{"text": "x", "label": f"class {i}"} for i in (10, 2, 1)]
+    rows = [{"text": "x", "label": f"class {i}"} for i in (10, 2, 1)] * 2
     assert load_splits(write(tmp_path, train=rows))["train"].features["label"].names == [
         "class 1",
         "class 2",
@@ -68,11 +68,12 @@ def test_csv(tmp_path):
     assert splits["train"].features["label"].names == ["news", "sport"]
 
 
-def test_cached_maps_are_found_again_and_see_an_edit(tmp_path, monkeypatch):
+def test_cached_maps_are_found_again_and_see_an_edit(tmp_path, monkeypatch, tokenizer):
     folder = write(tmp_path, train=ROWS)
 
     def cleaned():
-        return load_splits(folder)["train"].map(clean_batch, batched=True, fn_kwargs={"steps": ["collapse_blanks"]})
+        kwargs = {"tokenizer": tokenizer, "max_length": 16}
+        return load_splits(folder)["train"].map(tokenize_windows, batched=True, fn_kwargs=kwargs)
 
     first, again = cleaned(), cleaned()
     assert first.cache_files == again.cache_files and first.cache_files
@@ -110,9 +111,8 @@ def test_an_edited_file_is_read_again(tmp_path):
         ),
         ({"train": [*ROWS, {"text": "x", "label": "-1"}]}, {}, "Found 1 unlabelled rows .* the first at row 10"),
         ({"train": [*ROWS, {"text": "x", "label": None}]}, {}, "Found 1 unlabelled rows"),
-        ({"train": [{"text": 3, "label": "a"}]}, {}, "holds int64, expected strings"),
+        ({"train": [{**row, "text": 3} for row in ROWS]}, {}, "holds int64, expected strings"),
         ({"train": [*ROWS, {"text": None, "label": "bad"}]}, {}, "1 rows without a text, the first at row 10"),
-        ({"train": [{"text": "x", "label": 0.5}]}, {}, "expected class names or whole numbers"),
         ({"test": ROWS}, {}, "expected one named train"),
     ],
 )
@@ -125,7 +125,7 @@ def test_bad_data_is_refused_with_one_clear_line(tmp_path, splits, options, mess
 def test_an_empty_split_is_refused(tmp_path):
     Dataset.from_list(ROWS).to_parquet(tmp_path / "train.parquet")
     Dataset.from_list(ROWS).select([]).to_parquet(tmp_path / "validation.parquet")
-    with pytest.raises(ValueError, match='cannot be read .Instruction "validation" corresponds to no data'):
+    with pytest.raises(ValueError, match="validation.parquet has columns but 0 rows; expected at least 1"):
         load_splits(str(tmp_path))
 
 
@@ -136,12 +136,12 @@ def test_a_number_outside_the_declared_classes_is_refused(tmp_path):
         "      class_label:\n        names:\n          '0': 'no'\n          '1': 'yes'\n---\n"
     )
     with pytest.raises(ValueError, match="Found the labels 5 in train; expected one of no, yes"):
-        load_splits(write(tmp_path, train=[{"text": "x", "label": 5}]))
+        load_splits(write(tmp_path, train=[{"text": "x", "label": i} for i in (0, 1, 5)]))
 
 
 @pytest.mark.parametrize("name", ["./no/such/folder", "nobody/nothing"])
 def test_a_missing_data_set_is_named(name):
-    with pytest.raises(FileNotFoundError, match=f"No data set found at '{name}'; expected a Hub id or a folder"):
+    with pytest.raises(FileNotFoundError, match=f"No data set found at '{name}'; expected a Hub id, a file"):
         load_splits(name)
 
 
@@ -220,7 +220,7 @@ def test_a_wrong_ratio_is_refused(ratio):
 
 
 def test_too_few_rows_to_split():
-    with pytest.raises(ValueError, match="cannot be split 8:1:1 with every label in every part"):
+    with pytest.raises(ValueError, match="with every label in every part: label b has 1 of them; expected at least 3"):
         split_dataset(labelled({"a": 50, "b": 1}), "8:1:1")
 
 
@@ -231,10 +231,11 @@ def test_the_lab_protocol_on_sst2():
     assert round(label_shares(splits["train"])["positive"], 6) == 0.557826
     assert round(label_shares(splits["validation"])["positive"], 6) == 0.509174
     joined = concatenate_datasets([splits["train"], splits["validation"]])
-    sizes = {name: len(split) for name, split in split_dataset(joined, "8:1:1").items()}
+    sizes = {name: len(split) for name, split in split_dataset(joined, "8:1:1", together=False).items()}
     assert sizes == {"train": 54576, "validation": 6822, "test": 6823}
-    assert sum(split_dataset(joined, "8:1:1")["test"]["label"][:]) == 3802
-    sizes = {name: len(split) for name, split in split_dataset(joined.select(range(10000)), "8:1:1").items()}
+    assert sum(split_dataset(joined, "8:1:1", together=False)["test"]["label"][:]) == 3802
+    first = joined.select(range(10000))
+    sizes = {name: len(split) for name, split in split_dataset(first, "8:1:1", together=False).items()}
     assert sizes == {"train": 8000, "validation": 1000, "test": 1000}
 
 

@@ -59,10 +59,19 @@ def test_multi_label_probabilities_are_sigmoids(classifier):
     try:
         expected = 1 / (1 + np.exp(-classifier.logits(TEXTS).astype(float)))
         np.testing.assert_allclose(classifier.probabilities(TEXTS), expected)
-        with pytest.raises(ValueError, match="predict found a multi_label_classification model; expected"):
-            classifier.predict(TEXTS)
+        names, threshold = classifier.label_names, float(expected[:, 0].max())
+        classifier.model.config.thresholds = [threshold, 2.0]
+        answers = classifier.predict(TEXTS)
+        best = int(expected[:, 0].argmax())
+        assert answers[best].label == (names[0],) and answers[best].score == pytest.approx(threshold)
+        assert all(answer.label == () for i, answer in enumerate(answers) if i != best)  # none is a legal answer
+        none = answers[best - 1]
+        assert none.score == pytest.approx(1 - max(none.probabilities.values()))
+        classifier.model.config.thresholds = None
+        both = [tuple(name for name, value in zip(names, row) if value >= 0.5) for row in expected]
+        assert [answer.label for answer in classifier.predict(TEXTS)] == both
     finally:
-        classifier.model.config.problem_type = None
+        classifier.model.config.problem_type = classifier.model.config.thresholds = None
 
 
 def test_nothing_in_nothing_out(classifier):

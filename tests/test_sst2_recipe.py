@@ -18,6 +18,7 @@ from bertcls.arguments import _RUN_FILES, CHECKPOINTS
 QUICK = ["--max_train_samples", "64", "--num_train_epochs", "2"]
 FILES = {
     "all_results.json",
+    "audit.json",
     "checkpoints",
     "config.json",
     "model.safetensors",
@@ -221,8 +222,8 @@ def test_push_to_hub_pushes_the_verified_folder_once(sst2_recipe, tmp_path, monk
     monkeypatch.setattr(sst2_recipe, "push_folder", lambda *args, **kwargs: pushed.append((args, kwargs)) or "address")
     words = ["--push_to_hub", "--hub_model_id", "someone/model", "--hub_token", "hf_dummytoken"]
     run(sst2_recipe, tmp_path / "run", *QUICK, *words)
-    settings = {"token": "hf_dummytoken", "private": True, "revision": None}
-    assert pushed == [((str(tmp_path / "run"), "someone/model"), settings)]
+    settings = {"repo_id": "someone/model", "token": "hf_dummytoken", "private": True, "revision": None}
+    assert pushed == [((str(tmp_path / "run"),), settings)]
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert len(files) > 10
     for path in files:
@@ -284,7 +285,7 @@ BAD = {
     ),
     "missing data": (
         ["--dataset_name", "./nowhere"],
-        "No data set found at './nowhere'; expected a Hub id or a folder",
+        "No data set found at './nowhere'; expected a Hub id, a file",
     ),
     "missing model": (["--model_name_or_path", "./nowhere"], "found at './nowhere'; expected a Hub id or a folder"),
     "model without weights": (["--from_scratch", "false"], "but no weights; expected model.safetensors"),
@@ -299,11 +300,15 @@ BAD = {
     "split": (["--split", "8:2"], "Found --split '8:2'; expected three positive shares"),
     "unlabelled": (
         "data",
-        '{"sentence": "x", "label": "-1"}\n{"sentence": "y", "label": "a"}',
+        '{"sentence": "x", "label": "-1"}\n{"sentence": "y", "label": "a"}\n{"sentence": "z", "label": "b"}',
         "Found 1 unlabelled rows",
     ),
-    "not a string": ("data", '{"sentence": 5, "label": "a"}', "holds int64, expected strings"),
-    "empty": ("data", "", "expected files with at least one row each"),
+    "not a string": (
+        "data",
+        '{"sentence": 5, "label": "a"}\n{"sentence": 6, "label": "b"}',
+        "holds int64, expected strings",
+    ),
+    "empty": ("data", "", "train.jsonl is empty; expected at least one row"),
     "output": ("output", "", "cannot be written"),
 }
 

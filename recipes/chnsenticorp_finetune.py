@@ -1,0 +1,166 @@
+"""Fine-tune a Chinese BERT encoder on ChnSentiCorp: reviews of hotels, books and computers, two labels.
+
+Data: ChnSentiCorp, 9,600 training rows and 1,200 validation rows, half of each label, and on the Hub 1,200 test rows;
+where there is no test split, validation is reported. Its card on the Hub states no licence.
+Run:  accelerate launch recipes/chnsenticorp_finetune.py           (from the Hub; on a GPU, not measured yet)
+      accelerate launch recipes/chnsenticorp_finetune.py --sample  (no network, a tiny model, 15 s on two cores)
+SCORE
+
+To use it for Chinese texts of yours, copy this file and edit the block below; every value is also an option. Chinese
+needs no word segmentation here: BERT's Chinese tokenizers read single characters, so no blank is put between words.
+"""
+
+from pathlib import Path
+
+from accelerate import PartialState
+from datasets import DatasetDict
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+
+from bertcls import (
+    BertClsForSequenceClassification,
+    LongestBatchFirst,
+    RecipeArguments,
+    TextClassifier,
+    WindowCollator,
+    arrange_splits,
+    audit_run,
+    augment,
+    balanced_class_weights,
+    check_window,
+    clear_output,
+    draw_rows,
+    freeze,
+    layerwise_optimizer,
+    load_splits,
+    load_tokenizer,
+    make_compute_metrics,
+    one_line_errors,
+    parse,
+    push_folder,
+    score_reported,
+    scores_before,
+    tokenize_windows,
+    verify_saved,
+    write_results,
+)
+
+# ------------------------------------------------------------------------------------------------ what to edit
+DEFAULTS = dict(
+    dataset_name="lansinuote/ChnSentiCorp",  # Hub id or folder
+    text_column="text",
+    label_column="label",
+    model_name_or_path="hfl/chinese-bert-wwm-ext",
+    max_length=256,  # tokens, about as many characters; the audit says how many texts are longer
+    max_train_windows=2,  # of a longer review, in a training step
+    learning_rate=3e-5,  # 2e-5 to 5e-5 for BERT; the head starts at random, so warm up
+    num_train_epochs=3,
+    per_device_train_batch_size=32,
+    per_device_eval_batch_size=64,
+    warmup_steps=0.06,  # share of all steps
+    weight_decay=0.01,
+    cleaning=["strip_tags", "unescape_entities", "normalise_width", "collapse_blanks"],  # stored with the model
+)
+SAMPLE = Path(__file__).parent / "sample"
+SAMPLE_DEFAULTS = dict(
+    dataset_name=str(SAMPLE / "chinese"),
+    model_name_or_path=str(SAMPLE / "tiny-bert-zh"),
+    from_scratch=True,
+    pooling="mean",
+    classifier_dropout=0.4,
+    early_stopping_patience=0,
+    max_length=64,
+    learning_rate=2e-3,
+    num_train_epochs=24,
+    per_device_train_batch_size=16,
+    logging_steps=1 / 24,
+)
+SPLIT_SEED = 42  # the same validation rows for every training seed
+# -------------------------------------------------------------------------------------------------------------
+
+
+def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
+    say = PartialState().print  # rank 0 only
+    set_seed(training_args.seed)  # before the head gets its random weights
+
+    # 1. Load: columns text, label, example_id
+    splits = load_splits(**args.source)
+
+    # 2. Split and audit: the model is chosen on validation rows that are not the reported ones
+    splits, reported_split = arrange_splits(splits, ratio=args.split, max_samples=args.max_samples, seed=SPLIT_SEED)
+    tokenizer = load_tokenizer(args.model_name_or_path)
+    splits = audit_run(
+        splits, tokenizer=tokenizer, training_args=training_args, run_dir=args.run_dir, on_leak=args.on_leak
+    )
+    splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
+    splits["train"] = augment(splits["train"], args.augment, seed=training_args.seed)
+    say("rows: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
+
+    # 3. Clean and tokenize, batched and cached; the reported rows stay raw
+    overlap = check_window(tokenizer, max_length=args.max_length, overlap=args.overlap)
+    contract = {"cleaning": args.cleaning, "max_length": args.max_length, "overlap": overlap}
+    tokenized = DatasetDict()
+    with training_args.main_process_first(desc="tokenizing"):
+        for name, max_windows in (("train", args.max_train_windows), ("validation", None)):
+            tokenized[name] = splits[name].map(
+                tokenize_windows,
+                batched=True,
+                remove_columns="text",
+                fn_kwargs={**contract, "tokenizer": tokenizer, "max_windows": max_windows},
+                desc=f"Tokenize {name}",
+            )
+
+    # 4. Encoder and head
+    labels = splits["train"].features["label"]
+    balanced = args.class_weights == "balanced"
+    model = BertClsForSequenceClassification.from_encoder(
+        args.model_name_or_path,
+        id2label=dict(enumerate(labels.names)),
+        problem_type="single_label_classification",
+        class_weights=balanced_class_weights(splits["train"]["label"][:], labels.num_classes) if balanced else None,
+        **args.head,
+        **contract,
+    )
+    trainable, parameters = freeze(model, encoder=args.freeze_encoder, layers=args.freeze_layers)
+    say(f"{trainable:,} of {parameters:,} parameters train; pooling: {model.config.pooling}")
+
+    # 5. Train; the best model by validation is loaded at the end
+    callbacks = [LongestBatchFirst()]
+    if args.early_stopping_patience and training_args.metric_for_best_model:
+        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+    trainer = Trainer(
+        model=model,
+        args=training_args,
+        train_dataset=tokenized["train"],
+        eval_dataset=tokenized["validation"],
+        processing_class=tokenizer,
+        data_collator=WindowCollator(tokenizer),
+        compute_metrics=make_compute_metrics(labels.names, training_args.metric_for_best_model),
+        callbacks=callbacks,
+        optimizer_cls_and_kwargs=layerwise_optimizer(training_args, args.layer_decay, args.head_learning_rate),
+    )
+    if args.overwrite_output and trainer.is_world_process_zero():
+        clear_output(args.run_dir)
+    results = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
+    results |= scores_before(trainer.state.log_history) | trainer.evaluate()
+
+    # 6. Save, load afresh, and score the reported split once, from raw text, in fp32
+    trainer.save_model(args.run_dir)
+    if trainer.is_world_process_zero():
+        trained = TextClassifier.from_trainer(trainer)
+        classifier = verify_saved(args.run_dir, trained, splits["test"]["text"][:64])
+        progress = not training_args.disable_tqdm
+        results |= score_reported(classifier, splits["test"], run_dir=args.run_dir, progress=progress)
+        results |= {
+            "reported_split": reported_split,
+            "train_samples": len(splits["train"]),
+            "seed": training_args.seed,
+        }
+        say(write_results(results, run_dir=args.run_dir))
+        if args.hub is not None:
+            say(push_folder(args.run_dir, **args.hub))
+    return results
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(*parse(RecipeArguments, defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, description=__doc__))

@@ -1,0 +1,136 @@
+"""The template on people's own files: classes, several labels, numbers, pairs."""
+
+import json
+import random
+
+import pandas as pd
+import pytest
+from conftest import ROOT, SAMPLE, TINY, load_recipe
+
+from bertcls import RecipeArguments, TextClassifier, audit_splits, augment, load_splits, parse
+from bertcls.augmentation import METHODS
+
+TOPICS = {
+    "sport": "team coach goal season match player league stadium",
+    "money": "bank market shares loan profit price tax budget",
+    "nature": "river forest bird rain mountain flower seed winter",
+}
+QUICK = ["--model_name_or_path", str(TINY), "--from_scratch", "--pooling", "mean", "--max_length", "32"]
+QUICK += ["--learning_rate", "3e-3", "--num_train_epochs", "6", "--disable_tqdm", "true"]
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return load_recipe("csv_finetune")
+
+
+def run(recipe, folder, *words):
+    words = [*words, "--output_dir", str(folder / "run")]
+    return recipe.main(
+        *parse(RecipeArguments, words, defaults=recipe.DEFAULTS, sample_defaults=recipe.SAMPLE_DEFAULTS)
+    )
+
+
+def headlines(rows: int, topics: int = 1, seed: int = 0) -> list[dict]:
+    draw = random.Random(seed)
+    result = []
+    for number in range(rows):
+        chosen = draw.sample(sorted(TOPICS), k=draw.randint(0, 2) if topics > 1 else 1)
+        words = [draw.choice(TOPICS[topic].split()) for topic in chosen for _ in range(4)] + ["the", "of", str(number)]
+        draw.shuffle(words)
+        result.append({"headline_body": " ".join(words), "topic": chosen})
+    return result
+
+
+def test_a_csv_of_ones_own_needs_no_edit(recipe, tmp_path, capsys):
+    rows = [{**row, "topic": row["topic"][0]} for row in headlines(300)]
+    pd.DataFrame(rows).to_csv(tmp_path / "mine.csv", sep=";", index=False, encoding="utf-8-sig")
+    words = ["--train_file", str(tmp_path / "mine.csv"), "--text_column", "headline_body", "--label_column", "topic"]
+    results = run(recipe, tmp_path, *words, *QUICK)
+    assert results["test_accuracy"] > 0.8 and results["test_samples"] == 30
+    said = capsys.readouterr().out
+    assert "single_label_classification: money, nature, sport" in said and "rows: train 240, validation 30" in said
+    assert json.loads((tmp_path / "run" / "audit.json").read_text())["leaked"] is False
+    classifier = TextClassifier.from_pretrained(str(tmp_path / "run"))
+    assert classifier.predict("goal team league match")[0].label == "sport"
+
+
+@pytest.mark.parametrize("form", ["lists", "delimiter"])
+def test_several_labels(recipe, tmp_path, form):
+    rows = headlines(300, topics=2)
+    if form == "lists":
+        path, words = tmp_path / "mine.jsonl", []
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        path, words = tmp_path / "mine.csv", ["--label_delimiter", ";", "--class_weights", "balanced"]
+        pd.DataFrame([{**row, "topic": "; ".join(row["topic"])} for row in rows]).to_csv(path, index=False)
+    words += ["--train_file", str(path), "--text_column", "headline_body", "--label_column", "topic"]
+    results = run(recipe, tmp_path, *words, *QUICK)
+    assert results["test_f1_micro"] > 0.8 and results["test_f1_macro"] > 0.7
+    classifier = TextClassifier.from_pretrained(str(tmp_path / "run"))
+    assert len(classifier.model.config.thresholds) == 3
+    answers = classifier.predict(["goal team league match bank tax loan price", "the of the of"])
+    assert set(answers[0].label) == {"money", "sport"} and answers[1].label == ()
+    table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    assert all(set(labels) <= set(TOPICS) for labels in table["label"])
+    exact = sum(list(a) == list(b) for a, b in zip(table["label"], table["prediction"])) / len(table)
+    assert exact == pytest.approx(results["test_accuracy"])
+
+
+def test_numbers_far_from_zero(recipe, tmp_path):
+    draw = random.Random(1)
+    rows = []
+    for number in range(300):
+        good = draw.randint(0, 6)
+        words = ["good"] * good + ["bad"] * (6 - good) + [str(number)]
+        draw.shuffle(words)
+        rows.append({"text": " ".join(words), "label": 1000 + 50.5 * good})
+    pd.DataFrame(rows).to_csv(tmp_path / "mine.tsv", sep="\t", index=False)
+    results = run(recipe, tmp_path, "--train_file", str(tmp_path / "mine.tsv"), *QUICK)
+    assert results["test_pearson"] > 0.8 and results["test_r2"] > 0.5
+    assert results["test_pearson_low"] < results["test_pearson"] < results["test_pearson_high"]
+    answer = TextClassifier.from_pretrained(str(tmp_path / "run")).predict("good good good bad bad bad 7")[0]
+    assert 1050 < answer.label < 1250 and answer.score is None
+    table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    assert ((table["label"] - table["prediction"]) ** 2).mean() ** 0.5 == pytest.approx(results["test_rmse"], rel=1e-4)
+
+
+def test_pairs(recipe, tmp_path):
+    words = ["--dataset_name", str(SAMPLE.parent / "pairs"), "--text_column", "sentence1"]
+    results = run(recipe, tmp_path, *words, "--text_pair_column", "sentence2", *QUICK, "--max_length", "64")
+    assert results["test_samples"] == 50
+    classifier = TextClassifier.from_pretrained(str(tmp_path / "run"))
+    assert classifier.model.config.pair_truncation == "longest_first"
+    assert classifier.predict(("One text.", "Another one."))[0].label in ("different", "equivalent")
+    with pytest.raises(TypeError, match="expected a tuple of two strings, since the model reads pairs"):
+        classifier.predict("One text.")
+
+
+def test_the_sample_and_the_four_places(recipe, tmp_path):
+    assert (
+        run(recipe, tmp_path, "--sample", "--max_train_samples", "64", "--num_train_epochs", "1")["test_samples"]
+        == 198
+    )
+    source = (ROOT / "recipes" / "csv_finetune.py").read_text()
+    assert [source.count(f"EDIT {number}:") for number in range(1, 6)] == [1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["mrpc_finetune", "chnsenticorp_finetune"])
+def test_the_other_samples(name, tmp_path):
+    other = load_recipe(name)
+    results = run(other, tmp_path, "--sample")
+    assert results["eval_log_loss"] != results["before_log_loss"] and results["test_samples"] in (40, 50)
+    if name == "chnsenticorp_finetune":
+        assert results["test_accuracy"] >= 0.5 + 2 * (0.25 / 40) ** 0.5  # two standard errors above the majority share
+        classifier = TextClassifier.from_pretrained(str(tmp_path / "run"))
+        wide, narrow = classifier.probabilities(["房间Ｗｉｆｉ很快", "房间Wifi很快"])
+        assert wide.tolist() == narrow.tolist()
+
+
+def test_augmented_rows_are_trained_on_and_leak_nothing(recipe, tmp_path):
+    words = ["--sample", "--augment", "swap", "sentiment", "--num_train_epochs", "1", "--on_leak", "error"]
+    assert run(recipe, tmp_path, *words)["train_samples"] > 1000
+    for sample in (SAMPLE, SAMPLE.parent / "chinese"):
+        splits = load_splits(str(sample))
+        splits["train"] = augment(splits["train"], list(METHODS), seed=1)
+        assert not audit_splits(splits)["leaked"]

@@ -1,0 +1,157 @@
+import bz2
+import gzip
+import json
+import lzma
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from datasets import ClassLabel, Dataset
+
+from bertcls import load_splits, read_table
+from bertcls.files import decode, file_format
+
+ROWS = [
+    {"text": 'Good, and "cheap"', "label": "sport"},
+    {"text": "None", "label": "NA"},
+    {"text": "two\nlines", "label": "sport"},
+]
+
+
+def plain(path) -> list[dict]:
+    return read_table(path).to_list()
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_csv_with_any_delimiter_keeps_words_that_pandas_takes_for_missing(tmp_path, delimiter):
+    path = tmp_path / "a.csv"
+    pd.DataFrame(ROWS).to_csv(path, sep=delimiter, index=False)
+    assert plain(path) == ROWS
+
+
+def test_tsv_and_a_delimiter_that_is_given(tmp_path):
+    (tmp_path / "a.tsv").write_text("text\tlabel\none, two\tx\n")
+    (tmp_path / "a.csv").write_text("text^label\none, two^x\n")
+    assert plain(tmp_path / "a.tsv") == [{"text": "one, two", "label": "x"}]
+    assert read_table(tmp_path / "a.csv", delimiter="^").to_list() == [{"text": "one, two", "label": "x"}]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\n".join(map(json.dumps, ROWS)),
+        "\r\n".join(map(json.dumps, ROWS)) + "\r\n\r\n",
+        json.dumps(ROWS, indent=1),
+        json.dumps({"version": 1, "data": ROWS}),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_json_in_each_of_its_forms(tmp_path, content, suffix):
+    (tmp_path / f"a{suffix}").write_text(content, newline="")
+    assert plain(tmp_path / f"a{suffix}") == ROWS
+
+
+def test_parquet_keeps_class_names(tmp_path):
+    names = ClassLabel(names=["no", "yes"])
+    Dataset.from_dict({"text": ["a"], "label": [1]}).cast_column("label", names).to_parquet(tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet").features["label"] == names
+
+
+def test_txt_is_one_text_a_line(tmp_path):
+    (tmp_path / "a.txt").write_text("one\r\n\ntwo\u2028still two\n", newline="")
+    assert plain(tmp_path / "a.txt") == [{"text": "one"}, {"text": "two\u2028still two"}]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz", ".zip"])
+def test_compressed_files(tmp_path, suffix):
+    content, path = b"text,label\none,x\n", tmp_path / f"a.csv{suffix}"
+    if suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.csv", content)
+    else:
+        path.write_bytes({".gz": gzip, ".bz2": bz2, ".xz": lzma}[suffix].compress(content))
+    assert plain(path) == [{"text": "one", "label": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("酒店房间很干净，服务员态度也好。下次还来。", "gb18030"),
+        ("Un café très agréable, déçu par la qualité", "latin-1"),
+        ("It’s a “fine” café – really", "cp1252"),
+        ("Очень хороший фильм и отличный сюжет", "cp1251"),
+        ("酒店房間很乾淨，服務員態度也好", "big5"),
+        ("naïve 很好", "utf-8-sig"),
+        ("naïve 很好", "utf-16"),
+        ("naïve 很好", "utf-8"),
+    ],
+)
+def test_encodings_are_detected_or_given(tmp_path, text, encoding, caplog):
+    path = tmp_path / "a.tsv"
+    path.write_bytes(f"text\tlabel\n{text}\tx\n".encode(encoding))
+    assert plain(path)[0]["text"] == text
+    assert read_table(path, encoding=encoding)[0]["text"] == text
+
+
+def test_maps_are_cached_until_the_file_changes(tmp_path):
+    path = tmp_path / "a.csv"
+
+    def doubled():
+        return read_table(path).map(lambda row: {"long": row["text"] * 2})
+
+    path.write_text("text\none\n")
+    first = doubled()
+    assert doubled().cache_files == first.cache_files != []
+    path.write_text("text\nother\n")
+    assert doubled()[0]["long"] == "otherother"
+
+
+def test_file_format():
+    assert file_format(Path("x/y.v2.json.xz")) == ".json"
+    assert file_format("gz") is None
+
+
+def test_a_binary_file_is_named_by_its_null_byte():
+    with pytest.raises(ValueError, match="holds a null byte in line 2; expected text"):
+        decode(b"\xff\xd8\n\x00\x01\x9d", Path("a.csv"))
+
+
+def test_a_folder_per_class(tmp_path):
+    for split, name, texts in (
+        ("train", "pos", "ab"),
+        ("train", "neg", "cd"),
+        ("test", "pos", "e"),
+        ("test", "neg", "f"),
+    ):
+        folder = tmp_path / split / name
+        folder.mkdir(parents=True)
+        for number, text in enumerate(texts):
+            (folder / f"{number}.txt").write_text(f"{text}\n{text}")
+    splits = load_splits(str(tmp_path))
+    assert list(splits) == ["train", "test"]
+    assert splits["train"].features["label"].names == ["neg", "pos"]
+    assert splits["test"].to_list() == [
+        {"text": "f\nf", "label": 0, "example_id": 4},
+        {"text": "e\ne", "label": 1, "example_id": 5},
+    ]
+    assert load_splits(train_file=str(tmp_path / "train"))["train"].to_list() == splits["train"].to_list()
+
+
+def test_files_of_each_kind_side_by_side(tmp_path):
+    (tmp_path / "Train.csv.gz").write_bytes(gzip.compress(b"text,label\none,x\ntwo,y\n"))
+    (tmp_path / "dev.jsonl").write_text('{"text": "three", "label": "y"}')
+    splits = load_splits(str(tmp_path))
+    assert {name: len(split) for name, split in splits.items()} == {"train": 2, "validation": 1}
+    (tmp_path / "val.csv").write_text("text,label\none,x\n")
+    with pytest.raises(ValueError, match="Found dev.jsonl and val.csv in .*; expected one file for the validation"):
+        load_splits(str(tmp_path))
+
+
+def test_data_frames(tmp_path):
+    frame = pd.DataFrame({"text": ["a", "b", "c"], "label": pd.Categorical(["x", "y", "x"])}, index=[5, 3, 1])
+    split = load_splits(frame)["train"]
+    assert split["text"][:] == ["a", "b", "c"] and split["label"][:] == [0, 1, 0]
+    frame.columns = ["text", "text"]
+    with pytest.raises(ValueError, match="Found the column 'text' twice in the DataFrame"):
+        load_splits(frame)
