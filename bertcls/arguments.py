@@ -15,15 +15,16 @@ from typing import Literal, TypeVar
 import psutil
 import torch
 from accelerate.utils import broadcast_object_list, str_to_bool
+from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, TrainingArguments
 
 from bertcls.augmentation import check_methods
 from bertcls.text import check_steps
 
 CHECKPOINTS = "checkpoints"  # folder of Trainer's checkpoints inside the output folder
-_RUN_FILES = (  # beside them; by name, so that --overwrite_output touches nothing of the user's
+_RUN_FILES = (  # beside them and audit.json, which each run writes anew before it clears the rest; by name, so that
+    # --overwrite_output touches nothing of the user's
     "all_results.json",
-    "audit.json",
     "config.json",
     "model.safetensors",
     "modeling.py",
@@ -80,8 +81,16 @@ class RecipeArguments:
     overlap: int | None = field(
         default=None, metadata={"help": "Tokens that neighbouring windows share; none: 20 %% of max_length."}
     )
-    pair_truncation: Literal["longest_first", "only_first", "only_second"] = field(
-        default="longest_first", metadata={"help": "Which text of a pair is cut where both are too long."}
+    truncation: Literal["none", "head", "tail", "head_tail"] = field(
+        default="none", metadata={"help": "none: read long texts whole, in windows; else which part is read."}
+    )
+    pair_truncation: Literal["none", "longest_first", "only_first", "only_second"] = field(
+        default="none",
+        metadata={"help": "none: the second text in windows, the first before each; else which one is cut."},
+    )
+    train_on: Literal["documents", "windows"] = field(
+        default="documents",
+        metadata={"help": "windows: each window of train is an example. Scores are per document."},
     )
     pooling: Literal["auto", "pooler", "cls", "mean", "max"] = field(
         default="auto", metadata={"help": "Tokens to a vector; auto: pooler where the checkpoint has one, else cls."}
@@ -98,6 +107,10 @@ class RecipeArguments:
     )
     split: str | None = field(
         default=None, metadata={"help": "Join train and validation and split them anew, such as 8:1:1, stratified."}
+    )
+    phrases: bool = field(
+        default=False,
+        metadata={"help": "Rows are parts of one another, as in SST-2: hold out whole texts with their parts."},
     )
     max_samples: int | None = field(default=None, metadata={"help": "With --split: first rows of the joined data."})
     max_train_samples: int | None = field(
@@ -130,7 +143,7 @@ class RecipeArguments:
         """The arguments of `bertcls.load_splits`."""
         names = ("train_file", "validation_file", "test_file", "encoding", "delimiter", "text_column")
         names += ("text_pair_column", "label_column", "label_delimiter", "problem_type")
-        return {"source": self.dataset_name, "config_name": self.dataset_config_name} | {
+        return {"source": None if self.train_file else self.dataset_name, "config_name": self.dataset_config_name} | {
             name: getattr(self, name) for name in names
         }
 
@@ -250,6 +263,8 @@ def _dependent_defaults(first: argparse.Namespace, given: set[str]) -> dict:
         "load_best_model_at_end": evaluates and not ("save_strategy" in given and save_strategy == "no"),
         "metric_for_best_model": first.metric_for_best_model if evaluates else None,
     }
+    if (first.metric_for_best_model or "").removeprefix("eval_") in ("rmse", "mae"):
+        result["greater_is_better"] = first.greater_is_better or False  # Trainer knows names that end in loss only
     if "save_strategy" not in given:
         result["save_strategy"] = eval_strategy if evaluates else "epoch"
     if eval_strategy == "steps":
@@ -325,6 +340,11 @@ def _check(args: RecipeArguments, training_args: TrainingArguments, given: set[s
     for name in ("max_samples", "max_train_samples", "max_train_windows", "cpu_threads"):
         if (number := getattr(args, name)) is not None and number < 1:
             raise ValueError(f"Found --{name} {number}; expected at least 1. Raise it.")
+    if {"dataset_name", "train_file"} <= given:
+        raise ValueError(
+            "Found --dataset_name with --train_file; expected one of them. Leave one out (--validation_file and "
+            "--test_file go with either)."
+        )
     if args.cleaning == ["none"]:
         args.cleaning = []
     check_steps(args.cleaning)
@@ -419,11 +439,13 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StrictDataclassError) as error:
         if os.environ.get("BERTCLS_TRACEBACK") == "1":
             raise
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" [process {rank}]"
+        if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
+            error = error.__cause__  # what the model's configuration says
         line = f"error{where}: {' '.join(str(error).split())} (BERTCLS_TRACEBACK=1 shows where)"
         print(line, file=sys.stderr, flush=True)
         sys.exit(2)

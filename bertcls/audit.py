@@ -6,9 +6,7 @@
 import argparse
 import json
 import re
-import string
 import sys
-import unicodedata
 from collections import defaultdict
 from itertools import combinations
 from pathlib import Path
@@ -22,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from bertcls.arguments import one_line_errors
 from bertcls.data import containers, label_names_of, label_shares, load_splits, problem_type_of
 from bertcls.modeling import REGRESSION
+from bertcls.text import comparison_key
 from bertcls.tokenization import load_tokenizer
 
 AUDIT = "audit.json"
@@ -33,32 +32,13 @@ _EXAMPLES = 5  # rows shown of each finding
 _TOKENIZED_ROWS = 2000  # a share of these rows is within 2 points
 _WIDE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # characters of Chinese and Japanese
 _WIDE_CHARACTER = re.compile(f"([{_WIDE}])")
-_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _HTML = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:#\d+|#x[0-9a-fA-F]+|[a-zA-Z]{2,8});")
-_PUNCTUATION = re.compile(
-    "["
-    + re.escape(string.punctuation)
-    + "".join(c for c in map(chr, range(128, 0x10000)) if unicodedata.category(c).startswith("P"))
-    + "]"
-)
-
-
-def comparison_key(text: str) -> str:
-    """The form in which texts are compared: tags and punctuation taken out, lower case, single blanks.
-
-    Tags leave no blank, since copies of a text differ in whether they left one.
-
-    >>> comparison_key("<b>It's  street-smart!</b>")
-    'its streetsmart'
-    """
-    return " ".join(_PUNCTUATION.sub("", _TAG.sub("", text)).lower().split())
-
-
 def audit_splits(splits: DatasetDict, *, tokenizer: PreTrainedTokenizerBase | None = None, seed: int = 0) -> dict:
     """Everything that the module's first line names. Time grows with the words of all texts.
 
     A text counts once: as equal to the letter, else as equal after normalisation (`comparison_key`), else as
     contained, word for word, in a longer text of the other split (texts of at least `MIN_WORDS` words; not for pairs).
+    Empty texts do not leak.
 
     Args:
         splits: as `load_splits` gives them, missing texts included where they were kept.
@@ -114,18 +94,18 @@ def drop_leaked(splits: DatasetDict, findings: dict) -> DatasetDict:
 def audit_run(
     splits: DatasetDict,
     *,
-    tokenizer: PreTrainedTokenizerBase,
     training_args: TrainingArguments,
     run_dir: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     on_leak: Literal["warn", "drop", "error"] = "warn",
 ) -> DatasetDict:
     """Audits the splits of a run on its first process: prints the table, writes `audit.json`, and acts on a leak.
 
     Args:
         splits: that the run will use.
-        tokenizer: of the encoder.
         training_args: which process this is.
         run_dir: where `audit.json` goes.
+        tokenizer: of the encoder, to count the tokens that would be cut.
         on_leak: go on with a warning, drop the leaking rows of train, or stop.
 
     Returns:
@@ -159,6 +139,13 @@ def audit_run(
                 f"Without its leaking rows the {name} split has 0 rows; expected some. Give other data, or use "
                 "--on_leak warn."
             )
+    classes = problem_type_of(mended["train"]) != REGRESSION
+    lost = [name for name, share in _label_summary(mended["train"]).items() if classes and share == 0]
+    if lost:
+        raise ValueError(
+            f"Without its leaking rows train has no row of the label {lost[0]}; expected rows of every label. Give "
+            "other data, or use --on_leak warn."
+        )
     return mended
 
 
@@ -229,7 +216,7 @@ def _alike(names: list[str]) -> list[list[str]]:
 def _text_summary(split: Dataset, texts: list) -> dict:
     pairs = isinstance(texts[0], tuple)
     columns = ["text", "text_pair"] if pairs else ["text"]
-    missing = sum(text is None for column in columns for text in split[column][:])
+    missing = sum(map(any, zip(*([text is None for text in split[column][:]] for column in columns))))
     empty = [row for row, text in enumerate(texts) if not all(part.strip() for part in (text if pairs else (text,)))]
     html = [row for row, text in enumerate(texts) if _HTML.search("\n".join(text) if pairs else text)]
     ids = split["example_id"]
@@ -260,9 +247,9 @@ def _leak(
 ) -> tuple[dict, list[int]]:
     """Rows of `kept` that stand in `other`, and the ids of the rows of `other` in which they stand."""
     other_text, other_key = set(other_texts), set(other_keys)
-    exact = [row for row, text in enumerate(kept_texts) if text in other_text]
+    exact = [row for row, (text, key) in enumerate(zip(kept_texts, kept_keys)) if text in other_text and key.strip()]
     seen = set(exact)
-    normalised = [row for row, key in enumerate(kept_keys) if key in other_key and key and row not in seen]
+    normalised = [row for row, key in enumerate(kept_keys) if key in other_key and key.strip() and row not in seen]
     seen.update(normalised)
     long = [row for row, key in enumerate(kept_keys) if _long_enough(key)]
     contained, inside = [], set()

@@ -11,6 +11,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, List, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from datasets.fingerprint import Hasher
+from sklearn.datasets import fetch_20newsgroups
 from sklearn.model_selection import train_test_split
 from tqdm.auto import tqdm
 from transformers.utils import logging
@@ -127,6 +128,43 @@ def load_splits(
         result[name] = labelled.add_column("example_id", ids, new_fingerprint=fingerprint)
         first_id += len(split)
     return result
+
+
+def load_newsgroups(categories: list[str], remove: list[str]) -> DatasetDict:
+    """20 Newsgroups by date: train and test, with group names as labels.
+
+    Args:
+        categories: names of groups, or `["all"]`.
+        remove: what scikit-learn takes out of a post: `headers`, `footers`, `quotes`; or `["none"]`.
+
+    Raises:
+        FileNotFoundError: not in scikit-learn's data folder (`SCIKIT_LEARN_DATA`), and no network.
+        ValueError: an unknown group or part.
+    """
+    options = {
+        "categories": None if categories == ["all"] else categories,
+        "remove": () if remove == ["none"] else tuple(remove),
+        "shuffle": False,
+    }
+    unknown = set(options["remove"]) - {"headers", "footers", "quotes"}
+    if unknown:
+        raise ValueError(f"Found --remove {unknown.pop()}; expected headers, footers, quotes, or none.")
+    try:
+        parts = {name: fetch_20newsgroups(subset=name, **options) for name in ("train", "test")}
+    except OSError as error:
+        raise FileNotFoundError(
+            f"20 Newsgroups could not be loaded ({error}); expected it in scikit-learn's data folder or a network. "
+            "Set SCIKIT_LEARN_DATA to a folder that holds it."
+        ) from error
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"Found --categories {' '.join(categories)}; expected names of groups such as sci.med, or all ({error})."
+        ) from error
+    splits = DatasetDict()
+    for name, part in parts.items():
+        rows = Dataset.from_dict({"text": part.data, "label": part.target.tolist()})
+        splits[name] = rows.cast_column("label", ClassLabel(names=list(part.target_names)))
+    return splits
 
 
 def problem_type_of(dataset: Dataset) -> str:
@@ -296,8 +334,8 @@ def arrange_splits(
 
 
 def _held_out(rows: int, share: float = 0.05, minimum: int = 500) -> int:
-    """Validation rows: a share of all rows, a number that can tell models apart, but never more than a fifth."""
-    return min(max(round(share * rows), minimum), max(rows // 5, 1))
+    """Validation rows: a share of all rows, a number that can tell models apart, but never more than a tenth."""
+    return min(max(round(share * rows), minimum), max(rows // 10, 1))
 
 
 def _strata(dataset: Dataset) -> np.ndarray:
@@ -314,9 +352,9 @@ def _strata(dataset: Dataset) -> np.ndarray:
 
 
 def _equal_texts(dataset: Dataset) -> np.ndarray:
-    """Number of the first row with an equal text, case and blanks aside `[rows]`."""
+    """Number of the first row with an equal text, case and blanks aside `[rows]`; an empty text equals none."""
     first: dict[str, int] = {}
-    return np.array([first.setdefault(text, row) for row, text in enumerate(_compared(dataset))])
+    return np.array([first.setdefault(text, row) if text else row for row, text in enumerate(_compared(dataset))])
 
 
 def _compared(dataset: Dataset) -> list[str]:
@@ -366,7 +404,7 @@ def hold_out_whole_texts(
     Args:
         dataset: rows with `text` and `label`.
         share: share of the rows that goes to validation.
-        minimum: validation rows at least, but never more than a fifth of all rows.
+        minimum: validation rows at least, but never more than a tenth of all rows.
         seed: of the draw.
 
     Returns:

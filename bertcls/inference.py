@@ -1,6 +1,7 @@
 """The one way from raw text to labels, used by the recipes, batch prediction and the service."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,8 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsForSequenceClassification
-from bertcls.tokenization import WindowCollator, load_tokenizer, tokenize_windows
+from bertcls.text import clean
+from bertcls.tokenization import WindowCollator, explode_windows, load_tokenizer, tokenize_windows
 
 if TYPE_CHECKING:  # a server that labels texts does not import datasets
     from datasets import Dataset
@@ -18,7 +20,29 @@ if TYPE_CHECKING:  # a server that labels texts does not import datasets
 TOKENS_PER_BATCH = 8192  # padded tokens in a forward: fills two cores and is small for any GPU
 
 
+TEXTS_AT_A_TIME = 4096  # tokenized together, which bounds memory
 Text = str | tuple[str, str]  # a text, or a pair for a model of pairs
+
+
+@dataclass(frozen=True)
+class WindowPrediction:
+    """The answer for one window of a text, as if it were all there is.
+
+    Args:
+        start: of the window in the cleaned text (of a pair, the second one), in characters.
+        end: behind its last character.
+        text: what stands there.
+        label: as in `Prediction`.
+        score: as in `Prediction`.
+        probabilities: as in `Prediction`.
+    """
+
+    start: int
+    end: int
+    text: str
+    label: str | tuple[str, ...] | float
+    score: float | None
+    probabilities: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -31,11 +55,13 @@ class Prediction:
         score: probability of the label; for several labels that of the least probable one, for none the probability
             that the most probable one is absent; `None` for a regression.
         probabilities: of every class, by name; of a regression the value.
+        windows: where they were asked for, the answer for each window, in order.
     """
 
     label: str | tuple[str, ...] | float
     score: float | None
     probabilities: dict[str, float]
+    windows: tuple[WindowPrediction, ...] | None = None
 
 
 class TextClassifier:
@@ -108,13 +134,14 @@ class TextClassifier:
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         return cls(model, trainer.processing_class, device=trainer.args.device)
 
-    def predict(self, texts: Text | list[Text], *, progress: bool = False) -> list[Prediction]:
+    def predict(self, texts: Text | list[Text], *, windows: bool = False, progress: bool = False) -> list[Prediction]:
         """Labels texts.
 
         Args:
             texts: one text or a list; for a model of pairs a tuple `(text, text_pair)` or a list of them. An empty
                 text is legal: it is read as a window of special tokens alone, so its answer is what the model assumes
                 without any evidence.
+            windows: also answer for each window of a text, so that one sees which passage decided.
             progress: show a progress bar.
 
         Returns:
@@ -123,7 +150,11 @@ class TextClassifier:
         Raises:
             TypeError: something that is not a text, or not a pair where the model reads pairs.
         """
-        return [self.answer(row) for row in self.probabilities(texts, progress=progress)]
+        texts = self._checked(texts)
+        answers = [self.answer(row) for row in self.probabilities(texts, progress=progress)]
+        if not windows:
+            return answers
+        return [replace(answer, windows=self._window_answers(text)) for answer, text in zip(answers, texts)]
 
     def answer(self, probabilities: np.ndarray) -> Prediction:
         """The `Prediction` for one row `[num_labels]` of `probabilities`."""
@@ -142,7 +173,10 @@ class TextClassifier:
 
         Of a regression it gives the values `[texts, 1]`.
         """
-        logits = self.logits(texts, progress=progress).astype(np.float64)
+        return self._to_probabilities(self.logits(texts, progress=progress))
+
+    def _to_probabilities(self, logits: np.ndarray) -> np.ndarray:
+        logits = logits.astype(np.float64)
         if self.model.config.problem_type == REGRESSION:
             return logits
         logits /= self.model.config.temperature
@@ -151,7 +185,6 @@ class TextClassifier:
         exponentials = np.exp(logits - logits.max(-1, keepdims=True))
         return exponentials / exponentials.sum(-1, keepdims=True)
 
-    @torch.inference_mode()
     def logits(self, texts: Text | list[Text], *, progress: bool = False) -> np.ndarray:
         """Raw logits `[texts, num_labels]` (float32), in the order given.
 
@@ -160,9 +193,51 @@ class TextClassifier:
         Raises:
             TypeError: something that is not a text, or not a pair where the model reads pairs.
         """
+        parts = [self._forward(tokenized) for tokenized in self._slices(self._checked(texts), progress)]
+        return np.concatenate([np.zeros((0, self.model.config.num_labels), np.float32), *parts])
+
+    def window_probabilities(self, texts: Text | list[Text], *, progress: bool = False) -> list[np.ndarray]:
+        """For each text the probabilities `[windows, num_labels]` of its windows, each read as if it were all."""
+        result = []
+        for tokenized in self._slices(self._checked(texts), progress):
+            rows = self._to_probabilities(self._forward(explode_windows(tokenized)))
+            counts = [len(windows) for windows in tokenized["input_ids"]]
+            result += np.split(rows, np.cumsum(counts)[:-1])
+        return result
+
+    def _slices(self, texts: list[Text], progress: bool) -> Iterator[dict[str, list]]:
+        """Tokenized texts, some at a time."""
+        with tqdm(total=len(texts), desc="Predicting", disable=not progress) as bar:
+            for start in range(0, len(texts), TEXTS_AT_A_TIME):
+                part = texts[start : start + TEXTS_AT_A_TIME]
+                yield self._tokenize(part)
+                bar.update(len(part))
+
+    @torch.inference_mode()
+    def _forward(self, tokenized: dict[str, list]) -> np.ndarray:
+        """Logits `[documents, num_labels]` of what `tokenize_windows` gives."""
+        columns = {name: tokenized[name] for name in self.collator.padding if name in tokenized}
+        result = np.zeros((len(columns["input_ids"]), self.model.config.num_labels), dtype=np.float32)
+        for rows in _batches(columns["input_ids"], TOKENS_PER_BATCH):
+            features = [{name: column[row] for name, column in columns.items()} for row in rows]
+            inputs = {name: tensor.to(self.device) for name, tensor in self.collator(features).items()}
+            result[rows] = self.model(**inputs).logits.float().cpu().numpy()
+        return result
+
+    def _window_answers(self, text: Text) -> tuple[WindowPrediction, ...]:
+        """Each window of a text, read as a document of its own."""
+        spans = self._tokenize([text], spans=True)["spans"][0]
+        cleaned = clean(text if isinstance(text, str) else text[1], self.model.config.cleaning)
+        answers = [self.answer(row) for row in self.window_probabilities([text])[0]]
+        return tuple(
+            WindowPrediction(start, end, cleaned[start:end], answer.label, answer.score, answer.probabilities)
+            for (start, end), answer in zip(spans, answers)
+        )
+
+    def _checked(self, texts: Text | list[Text]) -> list[Text]:
+        """A list of texts, or of pairs."""
         texts = [texts] if isinstance(texts, str | tuple) else list(texts)
-        config = self.model.config
-        pairs = config.pair_truncation is not None
+        pairs = self.model.config.pair_truncation is not None
         for row, text in enumerate(texts):
             parts = text if pairs and isinstance(text, tuple) and len(text) == 2 else (text,)
             if len(parts) != 1 + pairs or not all(isinstance(part, str) for part in parts):
@@ -170,24 +245,21 @@ class TextClassifier:
                     f"Text {row} is of type {type(text).__name__}, expected "
                     + ("a tuple of two strings, since the model reads pairs." if pairs else "a string.")
                 )
-        result = np.zeros((len(texts), config.num_labels), dtype=np.float32)
-        if not texts:
-            return result
-        batch = dict(zip(("text", "text_pair"), zip(*texts))) if pairs else {"text": texts}
-        windows = tokenize_windows(
-            {name: list(column) for name, column in batch.items()},
+        return texts
+
+    def _tokenize(self, texts: list[Text], *, spans: bool = False) -> dict[str, list]:
+        config = self.model.config
+        columns = zip(*texts) if config.pair_truncation is not None else [texts]
+        return tokenize_windows(
+            {name: list(column) for name, column in zip(("text", "text_pair"), columns)},
             tokenizer=self.tokenizer,
             max_length=config.max_length or self.tokenizer.model_max_length,
             overlap=config.overlap,
+            truncation=config.truncation,
             pair_truncation=config.pair_truncation,
             cleaning=config.cleaning,
+            spans=spans,
         )
-        batches = _batches(windows["input_ids"], TOKENS_PER_BATCH)
-        for rows in tqdm(batches, desc="Predicting", disable=not progress):
-            features = [{name: column[row] for name, column in windows.items()} for row in rows]
-            inputs = {name: tensor.to(self.device) for name, tensor in self.collator(features).items()}
-            result[rows] = self.model(**inputs).logits.float().cpu().numpy()
-        return result
 
 
 def texts_of(dataset: "Dataset") -> list[Text]:

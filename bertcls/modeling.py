@@ -40,14 +40,16 @@ class BertClsConfig(PreTrainedConfig):
             classes by votes and breaks ties by the summed probability. The last two give log-probabilities as logits.
         classifier_dropout: dropout before the classifier; `None` takes the encoder's hidden dropout.
         classifier_hidden_size: units of an optional hidden layer (GELU) in the head; `None` means none.
-        class_weights: one factor a class on the loss (see `bertcls.balanced_class_weights`), or `None`.
+        class_weights: one factor a class on the loss, of multi-label on that of the texts that have the label (see
+            `bertcls.balanced_class_weights`), or `None`.
         max_train_windows: windows of a document used in a training step, drawn at random; `None` uses all.
         windows_per_forward: windows encoded at a time outside training, which bounds memory.
         cleaning: names of the steps of `bertcls.text` applied to a raw text, in order.
         max_length: tokens per window, special tokens included; `None` means the encoder's limit.
         overlap: tokens that neighbouring windows share; `None` means 20 % of `max_length`.
-        pair_truncation: which text of a pair is cut (`longest_first`, `only_first`, `only_second`); `None` for a model
-            of single texts.
+        truncation: `none`, or which tokens of a longer text make its only window (`head`, `tail`, `head_tail`).
+        pair_truncation: of a model of pairs: `none`, or which text is cut (`longest_first`, `only_first`,
+            `only_second`); `None` for a model of single texts.
         thresholds: multi-label: probability from which each label is given; `None` means 0.5.
         label_mean: regression: what the head's outputs are counted from, the mean of the training labels.
         label_scale: regression: what the head's outputs are multiplied with, their standard deviation.
@@ -68,6 +70,7 @@ class BertClsConfig(PreTrainedConfig):
     cleaning: list | None = None
     max_length: int | None = None
     overlap: int | None = None
+    truncation: str = "none"
     pair_truncation: str | None = None
     thresholds: list | None = None
     label_mean: float | int = 0.0
@@ -319,9 +322,9 @@ class BertClsForSequenceClassification(PreTrainedModel):
             if self.class_weights is not None:
                 loss = loss * self.class_weights[labels]
         elif kind == MULTI_LABEL:
-            loss = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
-            if self.class_weights is not None:
-                loss = loss * self.class_weights
+            loss = F.binary_cross_entropy_with_logits(
+                logits, labels.float(), pos_weight=self.class_weights, reduction="none"
+            )
         else:
             loss = F.mse_loss(logits.view_as(labels), labels.float(), reduction="none") / self.config.label_scale**2
         return loss.sum() / (loss.numel() if num_items_in_batch is None else num_items_in_batch)

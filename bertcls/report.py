@@ -64,6 +64,23 @@ def score_reported(classifier: TextClassifier, dataset: Dataset, *, run_dir: str
     return {f"test_{name}": value for name, value in scores.items()}
 
 
+def score_windows(classifier: TextClassifier, dataset: Dataset, *, progress: bool = False) -> dict:
+    """What is often reported for long texts in place of a score per document, of a single-label task.
+
+    Returns:
+        `test_window_accuracy`: each window judged by its document's label; `test_vote_accuracy`: documents by the
+        label that most of their windows have, ties by the summed probability.
+    """
+    labels = label_array(dataset)
+    right, votes = [], []
+    for label, rows in zip(labels, classifier.window_probabilities(texts_of(dataset), progress=progress)):
+        winners = rows.argmax(-1)
+        right += (winners == label).tolist()
+        counts = np.bincount(winners, minlength=rows.shape[1])
+        votes.append((counts + rows.mean(0)).argmax() == label)
+    return {"test_window_accuracy": float(np.mean(right)), "test_vote_accuracy": float(np.mean(votes))}
+
+
 def scores_before(log_history: list[dict]) -> dict:
     """Scores of the untrained model, `before_*`, from the log of a Trainer with `eval_on_start`; none where it is off.
 
@@ -74,13 +91,14 @@ def scores_before(log_history: list[dict]) -> dict:
     return {key.replace("eval_", "before_"): value for key, value in first.items() if key.startswith("eval_")}
 
 
-def write_results(results: dict, *, run_dir: str, pairs: bool = False) -> str:
+def write_results(results: dict, *, run_dir: str, pairs: bool = False, model: bool = True) -> str:
     """Writes all scores of a run to `all_results.json`.
 
     Args:
         results: of the whole run.
         run_dir: where the file goes.
         pairs: the model reads pairs, which the command that is shown says.
+        model: there is a saved model to show a command for.
 
     Returns:
         what to tell the user: the score, where the model is, and how to use it.
@@ -90,11 +108,17 @@ def write_results(results: dict, *, run_dir: str, pairs: bool = False) -> str:
     main = "pearson" if "test_pearson" in results else "accuracy"
     called = {"pearson": "Pearson correlation", "accuracy": "accuracy"}[main]
     beside = {"test_rmse": "RMSE", "test_f1_micro": "F1 micro", "test_f1_macro": "F1 macro"}
+    beside |= {"test_window_accuracy": "accuracy per window", "test_vote_accuracy": "per document by vote"}
     others = ", ".join(f"{name} {results[key]:.4f}" for key, name in beside.items() if key in results)
-    return (
+    scores = (
         f"{results['reported_split']} {called} {results[f'test_{main}']:.4f} (95 % interval "
         f"{results[f'test_{main}_low']:.4f} to {results[f'test_{main}_high']:.4f}, {results['test_samples']} rows), "
-        f"{others}\nThe model is in {run_dir}. Use it:\n"
+        f"{others}"
+    )
+    if not model:
+        return scores
+    return (
+        f"{scores}\nThe model is in {run_dir}. Use it:\n"
         f'  python -c "from bertcls import TextClassifier; '
         f"print(TextClassifier.from_pretrained('{Path(run_dir).as_posix()}').predict({example!r}))\""
     )

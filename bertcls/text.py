@@ -2,6 +2,7 @@
 
 import html
 import re
+import string
 import unicodedata
 from itertools import groupby
 
@@ -33,6 +34,13 @@ _ATTRIBUTION = re.compile(
 )
 
 _MANY_MARKS = re.compile(r"(?:[^\w\x00-\x7f]|[\uff9e\uff9f]){31,}")  # UAX 15: no script stacks more than 30 accents
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+_PUNCTUATION = re.compile(  # in Unicode's sense, and the symbols of ASCII
+    "["
+    + re.escape(string.punctuation)
+    + "".join(c for c in map(chr, range(128, 0x10000)) if unicodedata.category(c).startswith("P"))
+    + "]"
+)
 _NO_WORD = re.compile(r"[^\w\s]|_")
 _WITHIN_WORDS = "'’-‐‑"  # apostrophes and hyphens
 
@@ -257,3 +265,14 @@ def clean(text: str, steps: list[str] | None) -> str:
     for name in steps or ():
         text = STEPS[name](text)
     return text
+
+
+def comparison_key(text: str) -> str:
+    """The form in which texts are compared: tags and punctuation taken out, lower case, single blanks.
+
+    Tags leave no blank, since copies of a text differ in whether they left one. It is no cleaning step.
+
+    >>> comparison_key("<b>It's  street-smart!</b>")
+    'its streetsmart'
+    """
+    return " ".join(_PUNCTUATION.sub("", _TAG.sub("", text)).lower().split())

@@ -1,11 +1,16 @@
 """Texts to windows of tokens, and windows to batches."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from bertcls.text import clean
+
+if TYPE_CHECKING:  # a server that labels texts does not import datasets
+    from datasets import Dataset, DatasetDict
 
 
 def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -59,21 +64,23 @@ def check_window(
             room for new tokens.
     """
     special = tokenizer.num_special_tokens_to_add(pair=pair)
+    first = max_length // 2 if pair else 0  # tokens of a pair's first text, at most
     if max_length > tokenizer.model_max_length:
         raise ValueError(
             f"Found --max_length {max_length}; the encoder takes at most {tokenizer.model_max_length} tokens. Lower "
             "it: longer texts are read in several windows."
         )
-    if max_length <= special:
+    if max_length <= special + first:
         raise ValueError(
             f"Found --max_length {max_length}; expected more than the {special} special tokens of a window. Raise it."
         )
     if overlap is None:
-        return min(max_length // 5, max_length - special - 1)
-    if not 0 <= overlap < max_length - special:
+        return min(max_length // 5, max_length - special - first - 1)
+    if not 0 <= overlap < max_length - special - first:
         raise ValueError(
-            f"Found --overlap {overlap} with --max_length {max_length}; expected 0 to {max_length - special - 1}, so "
-            f"that a window of {max_length - special} tokens (and {special} special ones) brings new tokens. Lower it."
+            f"Found --overlap {overlap} with --max_length {max_length}; expected 0 to "
+            f"{max_length - special - first - 1}, so that a window of {max_length - special - first} tokens (and "
+            f"{special + first} others) brings new tokens. Lower it."
         )
     return overlap
 
@@ -84,75 +91,226 @@ def tokenize_windows(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     overlap: int | None = None,
+    truncation: str = "none",
     pair_truncation: str | None = None,
     cleaning: list[str] | None = None,
     max_windows: int | None = None,
+    spans: bool = False,
 ) -> dict[str, list]:
     """Raw texts to windows, for `datasets.map(..., batched=True)`. A document stays one example and loses no token.
 
-    A pair is one window of two segments, cut where it is longer.
+    Of a pair the second text is read in windows, and the first stands before each of them, cut to half a window.
 
     Args:
         batch: a list of texts under `text` and, for pairs, one under `text_pair`.
         tokenizer: a fast tokenizer.
         max_length: tokens per window, special tokens included.
         overlap: tokens that neighbouring windows share; `None` means 20 % of `max_length`.
-        pair_truncation: which text of a pair is cut: `longest_first` (token by token the longer one), `only_first` or
-            `only_second`; `None` means `longest_first`.
+        truncation: `none`, or which tokens of a longer text make its only window: those at its `head`, at its `tail`,
+            or a quarter from its head and three from its tail (`head_tail`).
+        pair_truncation: of pairs: `none`, or which text is cut so that a pair is one window: `longest_first` (token by
+            token the longer one), `only_first` or `only_second` (where that is not enough, both); `None` for single
+            texts.
         cleaning: steps of `bertcls.text`, in order.
         max_windows: what a training step uses at most, which caps `length` (it serves length grouping only).
+        spans: add `spans`, where in the cleaned text (of a pair, the second) each window begins and ends.
 
     Returns:
         `input_ids`, `attention_mask` and, where the encoder has them, `token_type_ids`: per text a list of windows
-        `[windows][seq_len]`, the last one ending where the text ends; `length`, the tokens in all its windows.
+        `[windows][seq_len]`, the last one ending where the text ends; `length`, the tokens in all its windows;
+        `tokens`, those of the text (of a pair, of both) without special ones; and `cut`, how many of them no window
+        holds.
 
     Raises:
-        ValueError: as `check_window`, or a pair whose other text alone fills the window.
+        ValueError: as `check_window`, or an unknown way to cut.
     """
     pairs = "text_pair" in batch
     overlap = check_window(tokenizer, max_length=max_length, overlap=overlap, pair=pairs)
     texts = [[clean(text, cleaning) for text in batch[name]] for name in ("text", "text_pair")[: 1 + pairs]]
     if pairs:
-        encoded = _encode_pairs(*texts, tokenizer, max_length, pair_truncation or "longest_first")
+        result = _encode_pairs(texts, tokenizer, max_length, overlap, pair_truncation or "none", spans)
+    elif truncation == "none":
+        result = _encode_windows(texts, tokenizer, max_length, overlap, spans)
     else:
-        encoded = tokenizer(
-            *texts,
-            truncation=True,
-            max_length=max_length,
-            stride=overlap,  # transformers calls the shared tokens stride
-            return_overflowing_tokens=True,
-        )
-    owner = np.asarray(encoded.pop("overflow_to_sample_mapping", range(len(texts[0]))))  # ascending: text of a window
-    bounds = np.searchsorted(owner, np.arange(len(texts[0]) + 1)).tolist()
-    result = {
-        name: [windows[start:end] for start, end in zip(bounds, bounds[1:])]
-        for name, windows in encoded.items()
-        if name in ("input_ids", "attention_mask", "token_type_ids")
-    }
+        result = _encode_truncated(texts[0], tokenizer, max_length, truncation, spans)
     cap = None if max_windows is None else max_windows * max_length
-    lengths = [sum(len(window) for window in windows) for windows in result["input_ids"]]
+    lengths = [sum(map(len, windows)) for windows in result["input_ids"]]
     result["length"] = lengths if cap is None else [min(length, cap) for length in lengths]
     return result
 
 
+def _encode_windows(
+    texts: list[list[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    overlap: int,
+    spans: bool,
+    truncation: str | bool = True,
+) -> dict[str, list]:
+    """Texts, or pairs of which the last text is windowed, to windows that share `overlap` tokens."""
+    encoded = tokenizer(
+        *texts,
+        truncation=truncation,
+        max_length=max_length,
+        stride=overlap,  # transformers calls the shared tokens stride
+        return_overflowing_tokens=True,
+        return_special_tokens_mask=True,
+        return_offsets_mapping=spans,
+    )
+    owner = np.asarray(encoded["overflow_to_sample_mapping"])  # ascending: the text of each window
+    bounds = np.searchsorted(owner, np.arange(len(texts[0]) + 1)).tolist()
+    columns = ("input_ids", "attention_mask", "token_type_ids", "special_tokens_mask")
+    result = {
+        name: [encoded[name][start:end] for start, end in zip(bounds, bounds[1:])]
+        for name in columns
+        if name in encoded
+    }
+    masks = result.pop("special_tokens_mask")
+    result["tokens"] = [sum(len(m) - sum(m) for m in windows) - overlap * (len(windows) - 1) for windows in masks]
+    result["cut"] = [0] * len(masks)
+    if spans:
+        found = []
+        for number, offsets in enumerate(encoded["offset_mapping"]):
+            belongs = [i for i, text in enumerate(encoded.sequence_ids(number)) if text == len(texts) - 1]
+            found.append((offsets[belongs[0]][0], offsets[belongs[-1]][1]) if belongs else (0, 0))
+        result["spans"] = [found[start:end] for start, end in zip(bounds, bounds[1:])]
+    return result
+
+
+def _encode_truncated(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, truncation: str, spans: bool
+) -> dict[str, list]:
+    """Texts to one window each: the tokens at the head, at the tail, or some of both."""
+    room = max_length - tokenizer.num_special_tokens_to_add()
+    heads = {"head": room, "tail": 0, "head_tail": room // 4}  # a quarter: as Sun et al. (2019) found best
+    if truncation not in heads:
+        raise ValueError(f"Found --truncation {truncation}; expected none, {', '.join(heads)}.")
+    head, tail = heads[truncation], room - heads[truncation]
+    encoded = tokenizer(texts, return_special_tokens_mask=True, return_offsets_mapping=spans, verbose=False)
+    masks, offsets = encoded.pop("special_tokens_mask"), encoded.pop("offset_mapping", None)
+    tokens = [len(mask) - sum(mask) for mask in masks]
+    result = {name: [] for name in encoded if name in ("input_ids", "attention_mask", "token_type_ids")}
+    for row, (mask, length) in enumerate(zip(masks, tokens)):
+        first = mask.index(0) if length else len(mask)  # special tokens stand before and behind the text
+        gap = slice(first + head, first + max(length - tail, head))
+        for name, column in result.items():
+            ids = list(encoded[name][row])
+            del ids[gap]
+            column.append([ids])
+    if spans:  # from the first token that is kept to the last
+        first = [mask.index(0) if length else 0 for mask, length in zip(masks, tokens)]
+        result["spans"] = [
+            [(row[start + (0 if head else max(n - tail, 0))][0], row[start + (n if tail else min(n, head)) - 1][1])]
+            if n
+            else [(0, 0)]
+            for row, start, n in zip(offsets, first, tokens)
+        ]
+    return result | {"tokens": tokens, "cut": [max(length - room, 0) for length in tokens]}
+
+
 def _encode_pairs(
-    first: list[str], second: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int, truncation: str
-):
-    """Pairs to one window each. The tokenizer would leave a pair too long, with a warning, where it cannot cut."""
+    texts: list[list[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    overlap: int,
+    truncation: str,
+    spans: bool,
+) -> dict[str, list]:
+    """Pairs to windows, or to one window each where `truncation` says what is cut."""
+    plain = [
+        tokenizer(column, add_special_tokens=False, return_offsets_mapping=True, verbose=False) for column in texts
+    ]
+    lengths = [[len(ids) for ids in column["input_ids"]] for column in plain]
+    tokens = [a + b for a, b in zip(*lengths)]
+    if truncation == "none":
+        half = max_length // 2
+        first = [
+            text if length <= half else text[: offsets[half - 1][1]]
+            for text, length, offsets in zip(texts[0], lengths[0], plain[0]["offset_mapping"])
+        ]
+        result = _encode_windows([first, texts[1]], tokenizer, max_length, overlap, spans, truncation="only_second")
+        return result | {"tokens": tokens, "cut": [max(length - half, 0) for length in lengths[0]]}
+    special = tokenizer.num_special_tokens_to_add(pair=True)
     if truncation not in ("longest_first", "only_first", "only_second"):
-        raise ValueError(f"Found --pair_truncation {truncation}; expected longest_first, only_first or only_second.")
-    kept = {"only_first": second, "only_second": first}.get(truncation)
-    if kept is not None:
-        room = max_length - tokenizer.num_special_tokens_to_add(pair=True) - 1
-        lengths = [len(ids) for ids in tokenizer(kept, add_special_tokens=False)["input_ids"]]
-        too_long = [row for row, length in enumerate(lengths) if length > room]
-        if too_long:
-            raise ValueError(
-                f"Found a {'second' if truncation == 'only_first' else 'first'} text of {lengths[too_long[0]]} tokens "
-                f"({kept[too_long[0]][:40]!r}), which --pair_truncation {truncation} keeps whole; expected at most "
-                f"{room}. Raise --max_length, or use --pair_truncation longest_first."
-            )
-    return tokenizer(first, second, truncation=truncation, max_length=max_length)
+        raise ValueError(
+            f"Found --pair_truncation {truncation}; expected none, longest_first, only_first or only_second."
+        )
+    encoded = tokenizer(*texts, truncation="longest_first", max_length=max_length)
+    if truncation != "longest_first":  # where the other text alone fills the window, both are cut after all
+        other = lengths[1 if truncation == "only_first" else 0]
+        rows = [row for row, length in enumerate(other) if length < max_length - special]
+        if rows:
+            part = tokenizer(*([text[row] for row in rows] for text in texts), truncation=truncation, max_length=max_length)
+            for name in part:
+                for row, ids in zip(rows, part[name]):
+                    encoded[name][row] = ids
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    result = {name: [[ids] for ids in encoded[name]] for name in names if name in encoded}
+    if spans:
+        result["spans"] = [[(0, len(text))] for text in texts[1]]
+    kept = [len(ids) - special for ids in encoded["input_ids"]]
+    return result | {"tokens": tokens, "cut": [all_of - held for all_of, held in zip(tokens, kept)]}
+
+
+def describe_windows(dataset: "Dataset", *, max_length: int) -> str:
+    """How many texts of a tokenized split are longer than one window, what was cut, and what one window would cut.
+
+    Args:
+        dataset: with the columns of `tokenize_windows`, untruncated or not.
+        max_length: tokens per window, two special ones among them.
+
+    >>> from datasets import Dataset
+    >>> describe_windows(Dataset.from_dict({"tokens": [10, 300], "cut": [0, 0]}), max_length=128)[:73]
+    '1 of 2 texts are longer than a window of 128 tokens, the longest has 300;'
+    """
+    tokens, cut = np.array(dataset["tokens"][:]), np.array(dataset["cut"][:])
+    beyond = np.maximum(tokens - (max_length - 2), 0)
+    total = max(tokens.sum(), 1)
+    share_cut = 100 * cut.sum() / total
+    lost = f"{(cut > 0).sum():,} are cut, {share_cut:.1f} % of the tokens" if cut.any() else "none is cut"
+    would_cut = 100 * beyond.sum() / total
+    return (
+        f"{(beyond > 0).sum():,} of {len(tokens):,} texts are longer than a window of {max_length} tokens, the "
+        f"longest has {tokens.max():,}; {lost}; one window a text would cut {would_cut:.1f} % of the tokens"
+    )
+
+
+def tokenize_splits(splits: "DatasetDict", *, max_train_windows: int | None, **kwargs) -> "DatasetDict":
+    """Tokenizes train and validation by cached, batched maps; the other splits stay raw, for `TextClassifier`.
+
+    Args:
+        splits: with `text`, perhaps `text_pair`, `label` and `example_id`.
+        max_train_windows: windows of a document in a training step, which caps `length` of train.
+        **kwargs: of `tokenize_windows`.
+    """
+    result = {}
+    for name, max_windows in (("train", max_train_windows), ("validation", None)):
+        result[name] = splits[name].map(
+            tokenize_windows,
+            batched=True,
+            remove_columns=[column for column in ("text", "text_pair") if column in splits[name].column_names],
+            fn_kwargs={**kwargs, "max_windows": max_windows},
+            desc=f"Tokenize {name}",
+        )
+    return type(splits)(result)
+
+
+def explode_windows(batch: dict[str, list]) -> dict[str, list]:
+    """Each window an example of its own with its document's label, for a batched `map` over a tokenized train split.
+
+    >>> explode_windows({"input_ids": [[[1, 2], [3]]], "label": [7], "length": [3]})
+    {'input_ids': [[[1, 2]], [[3]]], 'label': [7, 7], 'length': [2, 1]}
+    """
+    nested = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch]
+    counts = [len(document) for document in batch["input_ids"]]
+    result = {}
+    for name, column in batch.items():
+        if name in nested:
+            result[name] = [[window] for document in column for window in document]
+        else:
+            result[name] = [value for value, count in zip(column, counts) for _ in range(count)]
+    result["length"] = [len(document[0]) for document in result["input_ids"]]
+    return result
 
 
 class WindowCollator:

@@ -13,7 +13,6 @@ needs no word segmentation here: BERT's Chinese tokenizers read single character
 from pathlib import Path
 
 from accelerate import PartialState
-from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 
 from bertcls import (
@@ -28,7 +27,9 @@ from bertcls import (
     balanced_class_weights,
     check_window,
     clear_output,
+    describe_windows,
     draw_rows,
+    explode_windows,
     freeze,
     layerwise_optimizer,
     load_splits,
@@ -39,7 +40,7 @@ from bertcls import (
     push_folder,
     score_reported,
     scores_before,
-    tokenize_windows,
+    tokenize_splits,
     verify_saved,
     write_results,
 )
@@ -86,7 +87,9 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     splits = load_splits(**args.source)
 
     # 2. Split and audit: the model is chosen on validation rows that are not the reported ones
-    splits, reported_split = arrange_splits(splits, ratio=args.split, max_samples=args.max_samples, seed=SPLIT_SEED)
+    splits, reported_split = arrange_splits(
+        splits, ratio=args.split, max_samples=args.max_samples, seed=SPLIT_SEED, phrases=args.phrases
+    )
     tokenizer = load_tokenizer(args.model_name_or_path)
     splits = audit_run(
         splits, tokenizer=tokenizer, training_args=training_args, run_dir=args.run_dir, on_leak=args.on_leak
@@ -96,18 +99,18 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     say("rows: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
 
     # 3. Clean and tokenize, batched and cached; the reported rows stay raw
-    overlap = check_window(tokenizer, max_length=args.max_length, overlap=args.overlap)
-    contract = {"cleaning": args.cleaning, "max_length": args.max_length, "overlap": overlap}
-    tokenized = DatasetDict()
+    contract = {
+        "cleaning": args.cleaning,
+        "max_length": args.max_length,
+        "overlap": check_window(tokenizer, max_length=args.max_length, overlap=args.overlap),
+        "truncation": args.truncation,
+    }
     with training_args.main_process_first(desc="tokenizing"):
-        for name, max_windows in (("train", args.max_train_windows), ("validation", None)):
-            tokenized[name] = splits[name].map(
-                tokenize_windows,
-                batched=True,
-                remove_columns="text",
-                fn_kwargs={**contract, "tokenizer": tokenizer, "max_windows": max_windows},
-                desc=f"Tokenize {name}",
-            )
+        tokenized = tokenize_splits(splits, tokenizer=tokenizer, max_train_windows=args.max_train_windows, **contract)
+        for name, split in tokenized.items():
+            say(f"{name}: {describe_windows(split, max_length=args.max_length)}")
+        if args.train_on == "windows":
+            tokenized["train"] = tokenized["train"].map(explode_windows, batched=True)
 
     # 4. Encoder and head
     labels = splits["train"].features["label"]
@@ -150,11 +153,8 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         classifier = verify_saved(args.run_dir, trained, splits["test"]["text"][:64])
         progress = not training_args.disable_tqdm
         results |= score_reported(classifier, splits["test"], run_dir=args.run_dir, progress=progress)
-        results |= {
-            "reported_split": reported_split,
-            "train_samples": len(splits["train"]),
-            "seed": training_args.seed,
-        }
+        results |= {"reported_split": reported_split, "seed": training_args.seed}
+        results["train_samples"] = len(splits["train"])
         say(write_results(results, run_dir=args.run_dir))
         if args.hub is not None:
             say(push_folder(args.run_dir, **args.hub))

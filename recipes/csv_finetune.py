@@ -13,7 +13,6 @@ To copy it for a task of yours, edit the four places marked EDIT; every value th
 from pathlib import Path
 
 from accelerate import PartialState
-from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 
 from bertcls import (
@@ -29,7 +28,9 @@ from bertcls import (
     best_metric,
     check_window,
     clear_output,
+    describe_windows,
     draw_rows,
+    explode_windows,
     freeze,
     label_array,
     label_names_of,
@@ -44,7 +45,7 @@ from bertcls import (
     score_reported,
     scores_before,
     texts_of,
-    tokenize_windows,
+    tokenize_splits,
     tune_thresholds,
     verify_saved,
     write_results,
@@ -100,7 +101,9 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     say(f"{kind}: {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}")
 
     # 2. Split and audit: the model is chosen on validation rows that are not the reported ones
-    splits, reported_split = arrange_splits(splits, ratio=args.split, max_samples=args.max_samples, seed=SPLIT_SEED)
+    splits, reported_split = arrange_splits(
+        splits, ratio=args.split, max_samples=args.max_samples, seed=SPLIT_SEED, phrases=args.phrases
+    )
     tokenizer = load_tokenizer(args.model_name_or_path)
     splits = audit_run(
         splits, tokenizer=tokenizer, training_args=training_args, run_dir=args.run_dir, on_leak=args.on_leak
@@ -111,19 +114,19 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
     # 3. Clean and tokenize, batched and cached; the reported rows stay raw
     pairs = "text_pair" in splits["train"].column_names
-    overlap = check_window(tokenizer, max_length=args.max_length, overlap=args.overlap, pair=pairs)
-    contract = {"cleaning": args.cleaning, "max_length": args.max_length, "overlap": overlap}
-    contract["pair_truncation"] = args.pair_truncation if pairs else None
-    tokenized = DatasetDict()
+    contract = {
+        "cleaning": args.cleaning,
+        "max_length": args.max_length,
+        "overlap": check_window(tokenizer, max_length=args.max_length, overlap=args.overlap, pair=pairs),
+        "truncation": args.truncation,
+        "pair_truncation": args.pair_truncation if pairs else None,
+    }
     with training_args.main_process_first(desc="tokenizing"):
-        for name, max_windows in (("train", args.max_train_windows), ("validation", None)):
-            tokenized[name] = splits[name].map(
-                tokenize_windows,
-                batched=True,
-                remove_columns=["text", "text_pair"] if pairs else "text",
-                fn_kwargs={**contract, "tokenizer": tokenizer, "max_windows": max_windows},
-                desc=f"Tokenize {name}",
-            )
+        tokenized = tokenize_splits(splits, tokenizer=tokenizer, max_train_windows=args.max_train_windows, **contract)
+        for name, split in tokenized.items():
+            say(f"{name}: {describe_windows(split, max_length=args.max_length)}")
+        if args.train_on == "windows":
+            tokenized["train"] = tokenized["train"].map(explode_windows, batched=True)
 
     # 4. Encoder and head
     labels = label_array(splits["train"])
@@ -172,11 +175,8 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         classifier = verify_saved(args.run_dir, trained, texts_of(splits["test"])[:64])
         progress = not training_args.disable_tqdm
         results |= score_reported(classifier, splits["test"], run_dir=args.run_dir, progress=progress)
-        results |= {
-            "reported_split": reported_split,
-            "train_samples": len(splits["train"]),
-            "seed": training_args.seed,
-        }
+        results |= {"reported_split": reported_split, "seed": training_args.seed}
+        results["train_samples"] = len(splits["train"])
         say(write_results(results, run_dir=args.run_dir, pairs=pairs))
         if args.hub is not None:
             say(push_folder(args.run_dir, **args.hub))

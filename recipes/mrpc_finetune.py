@@ -13,7 +13,6 @@ To use it for pairs of yours, copy this file and edit the block below; every val
 from pathlib import Path
 
 from accelerate import PartialState
-from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
 
 from bertcls import (
@@ -28,7 +27,9 @@ from bertcls import (
     balanced_class_weights,
     check_window,
     clear_output,
+    describe_windows,
     draw_rows,
+    explode_windows,
     freeze,
     layerwise_optimizer,
     load_splits,
@@ -40,7 +41,7 @@ from bertcls import (
     score_reported,
     scores_before,
     texts_of,
-    tokenize_windows,
+    tokenize_splits,
     verify_saved,
     write_results,
 )
@@ -88,7 +89,9 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     splits = load_splits(**args.source)
 
     # 2. Split and audit: the model is chosen on validation rows that are not the reported ones
-    splits, reported_split = arrange_splits(splits, ratio=args.split, max_samples=args.max_samples, seed=SPLIT_SEED)
+    splits, reported_split = arrange_splits(
+        splits, ratio=args.split, max_samples=args.max_samples, seed=SPLIT_SEED, phrases=args.phrases
+    )
     tokenizer = load_tokenizer(args.model_name_or_path)
     splits = audit_run(
         splits, tokenizer=tokenizer, training_args=training_args, run_dir=args.run_dir, on_leak=args.on_leak
@@ -98,22 +101,18 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     say("rows: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
 
     # 3. Clean and tokenize, batched and cached; the reported rows stay raw
-    check_window(tokenizer, max_length=args.max_length, overlap=args.overlap, pair=True)
     contract = {
         "cleaning": args.cleaning,
         "max_length": args.max_length,
-        "pair_truncation": args.pair_truncation,  # a pair is one window: first segment, second segment
+        "overlap": check_window(tokenizer, max_length=args.max_length, overlap=args.overlap, pair=True),
+        "pair_truncation": args.pair_truncation,
     }
-    tokenized = DatasetDict()
     with training_args.main_process_first(desc="tokenizing"):
-        for name, max_windows in (("train", args.max_train_windows), ("validation", None)):
-            tokenized[name] = splits[name].map(
-                tokenize_windows,
-                batched=True,
-                remove_columns=["text", "text_pair"],
-                fn_kwargs={**contract, "tokenizer": tokenizer, "max_windows": max_windows},
-                desc=f"Tokenize {name}",
-            )
+        tokenized = tokenize_splits(splits, tokenizer=tokenizer, max_train_windows=args.max_train_windows, **contract)
+        for name, split in tokenized.items():
+            say(f"{name}: {describe_windows(split, max_length=args.max_length)}")
+        if args.train_on == "windows":
+            tokenized["train"] = tokenized["train"].map(explode_windows, batched=True)
 
     # 4. Encoder and head
     labels = splits["train"].features["label"]
@@ -156,11 +155,8 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         classifier = verify_saved(args.run_dir, trained, texts_of(splits["test"])[:64])
         progress = not training_args.disable_tqdm
         results |= score_reported(classifier, splits["test"], run_dir=args.run_dir, progress=progress)
-        results |= {
-            "reported_split": reported_split,
-            "train_samples": len(splits["train"]),
-            "seed": training_args.seed,
-        }
+        results |= {"reported_split": reported_split, "seed": training_args.seed}
+        results["train_samples"] = len(splits["train"])
         say(write_results(results, run_dir=args.run_dir, pairs=True))
         if args.hub is not None:
             say(push_folder(args.run_dir, **args.hub))

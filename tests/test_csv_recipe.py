@@ -100,7 +100,7 @@ def test_pairs(recipe, tmp_path):
     results = run(recipe, tmp_path, *words, "--text_pair_column", "sentence2", *QUICK, "--max_length", "64")
     assert results["test_samples"] == 50
     classifier = TextClassifier.from_pretrained(str(tmp_path / "run"))
-    assert classifier.model.config.pair_truncation == "longest_first"
+    assert classifier.model.config.pair_truncation == "none"
     assert classifier.predict(("One text.", "Another one."))[0].label in ("different", "equivalent")
     with pytest.raises(TypeError, match="expected a tuple of two strings, since the model reads pairs"):
         classifier.predict("One text.")

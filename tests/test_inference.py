@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from bertcls import BertClsForSequenceClassification, TextClassifier, verify_saved
+from bertcls import BertClsForSequenceClassification, TextClassifier, clean, verify_saved
 
 TEXTS = ["A dull film.", "good", "", "never dull, always good " * 40, "A lovely, lovely room!", "dull " * 300]
 
@@ -148,3 +148,26 @@ def test_answering_imports_neither_evaluate_nor_matplotlib():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() in ("[]", "['sklearn']")  # transformers itself looks for scikit-learn
+
+
+def test_windows_on_request_show_which_passage_decided(classifier):
+    text = "<p>" + "A fine film &amp; never dull. " * 30
+    plain, asked = classifier.predict(text)[0], classifier.predict(text, windows=True)[0]
+    assert plain.windows is None and asked.probabilities == plain.probabilities
+    cleaned = clean(text, classifier.model.config.cleaning)
+    assert len(asked.windows) > 2 and asked.windows[0].start == 0 and asked.windows[-1].end == len(cleaned)
+    for window in asked.windows:
+        assert window.text == cleaned[window.start : window.end]
+        alone = classifier.predict(window.text)[0]
+        assert window.label == alone.label and window.score == pytest.approx(alone.score, abs=1e-5)
+    if classifier.model.config.window_pooling == "mean":  # and a linear head: the mean of the windows' logits
+        logits = np.log([list(window.probabilities.values()) for window in asked.windows])
+        difference = np.log(list(asked.probabilities.values())) - logits.mean(0)
+        np.testing.assert_allclose(difference - difference[0], 0, atol=1e-5)
+
+
+def test_many_texts_are_read_in_slices(classifier, monkeypatch):
+    monkeypatch.setattr("bertcls.inference.TEXTS_AT_A_TIME", 3)
+    texts = [f"film {i} " * (i + 1) for i in range(8)]
+    one_by_one = np.concatenate([classifier.logits(text) for text in texts])
+    np.testing.assert_allclose(classifier.logits(texts), one_by_one, atol=1e-5)

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, DebertaV2Config, DistilBertConfig, ModernBertConfig, RobertaConfig
 
-from bertcls import WindowCollator, check_window, encoder_max_length, load_tokenizer, tokenize_windows
+from bertcls import (
+    WindowCollator,
+    check_window,
+    describe_windows,
+    encoder_max_length,
+    explode_windows,
+    load_tokenizer,
+    tokenize_windows,
+)
 
 
 def plain_ids(tokenizer, text: str) -> list[int]:
@@ -29,6 +37,104 @@ def test_windows_lose_and_invent_no_token(words, max_length, overlap):
     joined = content[0] + [token for window in content[1:] for token in window[overlap:]]
     assert joined == plain_ids(tokenizer, text)
     assert result["length"] == [sum(map(len, windows))]
+    assert result["tokens"] == [len(joined)] and result["cut"] == [0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(first=st.integers(0, 40), second=st.integers(0, 80), max_length=st.integers(8, 24), overlap=st.integers(0, 8))
+def test_windows_of_a_pair_repeat_the_first_text_and_lose_nothing_of_the_second(first, second, max_length, overlap):
+    tokenizer = load_tokenizer(str(TINY))
+    overlap = min(overlap, max_length - max_length // 2 - 4)
+    one = " ".join(["good", "film"][i % 2] for i in range(first))
+    other = " ".join(["dull", "and", "never"][i % 3] for i in range(second))
+    options = {"tokenizer": tokenizer, "max_length": max_length, "overlap": overlap, "pair_truncation": "none"}
+    result = tokenize_windows({"text": [one], "text_pair": [other]}, **options)
+    head = plain_ids(tokenizer, one)[: max_length // 2]
+    content = []
+    for ids, types in zip(result["input_ids"][0], result["token_type_ids"][0]):
+        assert len(ids) <= max_length
+        assert ids[: len(head) + 2] == [tokenizer.cls_token_id, *head, tokenizer.sep_token_id]
+        assert types == [0] * (len(head) + 2) + [1] * (len(ids) - len(head) - 2)
+        content.append(ids[len(head) + 2 : -1])
+    joined = content[0] + [token for window in content[1:] for token in window[overlap:]]
+    assert joined == plain_ids(tokenizer, other)
+    assert result["tokens"] == [first + second] and result["cut"] == [max(first - max_length // 2, 0)]
+
+
+@pytest.mark.parametrize(
+    ("truncation", "kept"),
+    [("head", [*range(8)]), ("tail", [*range(22, 30)]), ("head_tail", [0, 1, *range(24, 30)])],
+)
+def test_truncation_keeps_one_window(tokenizer, truncation, kept):
+    words = [letter for letter in "abcdefghijklmnopqrstuvwxyz0123"]
+    text = " ".join(words)
+    options = {"tokenizer": tokenizer, "max_length": 10, "truncation": truncation, "spans": True}
+    result = tokenize_windows({"text": [text, "a b", ""]}, **options)
+    ids = plain_ids(tokenizer, text)
+    expected = [tokenizer.cls_token_id, *(ids[i] for i in kept), tokenizer.sep_token_id]
+    assert result["input_ids"][0] == [expected]
+    assert result["attention_mask"][0] == [[1] * 10] and result["token_type_ids"][0] == [[0] * 10]
+    assert (
+        result["input_ids"][1:]
+        == tokenize_windows({"text": ["a b", ""]}, **options | {"truncation": "none"})["input_ids"]
+    )
+    assert result["tokens"] == [30, 2, 0] and result["cut"] == [22, 0, 0]
+    assert result["spans"] == [[(2 * kept[0], 2 * kept[-1] + 1)], [(0, 3)], [(0, 0)]]
+    with pytest.raises(ValueError, match="Found --truncation middle; expected none, head, tail, head_tail"):
+        tokenize_windows({"text": ["a"]}, **options | {"truncation": "middle"})
+
+
+@pytest.mark.parametrize(
+    ("truncation", "first", "second", "kept"),
+    [
+        ("longest_first", 8, 8, (3, 4)),
+        ("only_first", 8, 5, (2, 5)),
+        ("only_second", 5, 8, (5, 2)),
+        ("only_first", 8, 8, (3, 4)),  # the second alone fills the window
+        ("only_second", 2, 3, (2, 3)),
+    ],
+)
+def test_pairs_cut_to_one_window(tokenizer, truncation, first, second, kept):
+    batch = {"text": ["good " * first, "a"], "text_pair": ["dull " * second, "b"]}
+    result = tokenize_windows(batch, tokenizer=tokenizer, max_length=10, overlap=0, pair_truncation=truncation)
+    (ids,), (types,) = result["input_ids"][0], result["token_type_ids"][0]
+    good, dull = (plain_ids(tokenizer, word)[0] for word in ("good", "dull"))
+    assert abs(ids.count(good) - kept[0]) <= 1 and ids.count(good) + ids.count(dull) == sum(kept)
+    if truncation != "longest_first" and kept != (3, 4):
+        assert (ids.count(good), ids.count(dull)) == kept
+    assert len(types) == len(ids) <= 10
+    assert result["cut"] == [first + second - sum(kept), 0] and result["tokens"] == [first + second, 2]
+
+
+def test_an_unknown_pair_truncation(tokenizer):
+    with pytest.raises(ValueError, match="Found --pair_truncation only_both; expected none, longest_first"):
+        tokenize_windows({"text": ["a"], "text_pair": ["b"]}, tokenizer=tokenizer, max_length=10, pair_truncation="only_both")
+
+
+def test_spans_cover_the_text(tokenizer):
+    text = "A fine film, and never dull. " * 9
+    result = tokenize_windows({"text": [text, ""]}, tokenizer=tokenizer, max_length=16, overlap=4, spans=True)
+    spans = result["spans"][0]
+    assert len(spans) == len(result["input_ids"][0]) and result["spans"][1] == [(0, 0)]
+    assert spans[0][0] == 0 and spans[-1][1] == len(text.rstrip())
+    assert all(start < before[1] for before, (start, _) in zip(spans, spans[1:]))  # neighbours overlap
+    for (start, end), ids in zip(spans, result["input_ids"][0]):
+        assert plain_ids(tokenizer, text[start:end]) == ids[1:-1]
+
+
+def test_windows_as_examples(tokenizer):
+    rows = Dataset.from_dict({"text": ["a film", "dull " * 30], "label": [0, 1], "example_id": [7, 8]})
+    kwargs = {"tokenizer": tokenizer, "max_length": 16, "overlap": 2}
+    tokenized = rows.map(tokenize_windows, batched=True, remove_columns="text", fn_kwargs=kwargs)
+    windows = tokenized.map(explode_windows, batched=True)
+    assert windows["example_id"][:] == [7, 8, 8, 8] and windows["label"][:] == [0, 1, 1, 1]
+    assert [ids for document in tokenized["input_ids"][:] for ids in document] == [
+        ids for document in windows["input_ids"][:] for ids in document
+    ]
+    assert windows["length"][:] == [4, 16, 16, 8]
+    said = describe_windows(tokenized, max_length=16)
+    assert said.startswith("1 of 2 texts are longer than a window of 16 tokens, the longest has 30; none is cut;")
+    assert said.endswith("one window a text would cut 50.0 % of the tokens")  # 16 of 32
 
 
 def test_a_batch_keeps_its_texts_apart(tokenizer):
@@ -50,7 +156,7 @@ def test_map_leaves_exactly_the_columns_of_the_contract(tokenizer):
     tokenized = rows.map(
         tokenize_windows, batched=True, remove_columns="text", fn_kwargs={"tokenizer": tokenizer, "max_length": 16}
     )
-    expected = {"input_ids", "attention_mask", "token_type_ids", "label", "example_id", "length"}
+    expected = {"input_ids", "attention_mask", "token_type_ids", "label", "example_id", "length", "tokens", "cut"}
     assert set(tokenized.column_names) == expected
 
 

@@ -1,0 +1,111 @@
+"""TF-IDF with logistic regression on the same splits and the same report: what an encoder has to beat.
+
+Data: of any recipe, by its options; --dataset_name 20newsgroups takes --categories and --remove as there.
+Run:  python recipes/tfidf_baseline.py --dataset_name stanfordnlp/sst2 --text_column sentence --phrases
+      python recipes/tfidf_baseline.py --dataset_name 20newsgroups --remove none
+      python recipes/tfidf_baseline.py --sample       (no network, seconds)
+SCORE
+
+Options of TrainingArguments have no effect here but --output_dir and --seed.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from transformers import TrainingArguments
+
+from bertcls import (
+    RecipeArguments,
+    arrange_splits,
+    audit_run,
+    clean,
+    clear_output,
+    draw_rows,
+    load_newsgroups,
+    load_splits,
+    one_line_errors,
+    parse,
+    problem_type_of,
+    score_reported,
+    texts_of,
+    write_results,
+)
+
+# ------------------------------------------------------------------------------------------------ what to edit
+DEFAULTS = dict(
+    categories=["alt.atheism", "soc.religion.christian", "comp.graphics", "sci.med"],
+    remove=["headers", "footers", "quotes"],
+    eval_strategy="no",
+    early_stopping_patience=0,
+)
+SAMPLE_DEFAULTS = dict(dataset_name=str(Path(__file__).parent / "sample" / "reviews"))
+CLASS_WEIGHT = {"none": None, "balanced": "balanced"}  # in scikit-learn's words
+SPLIT_SEED = 42  # as in the recipes: the same rows
+# -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Arguments(RecipeArguments):
+    categories: list[str] = field(default_factory=list, metadata={"help": "Newsgroups, or all."})
+    remove: list[str] = field(
+        default_factory=list, metadata={"help": "What scikit-learn takes out: headers, footers, quotes; or none."}
+    )
+    analyzer: Literal["word", "char"] = field(
+        default="word", metadata={"help": "Words and pairs of words; char for Chinese: characters and pairs of them."}
+    )
+    min_df: int = field(default=2, metadata={"help": "Texts that a word must stand in."})
+    C: float = field(default=10.0, metadata={"help": "Inverse strength of the L2 penalty."})
+
+
+class Tfidf:
+    """scikit-learn's pipeline with the method that `score_reported` calls."""
+
+    def __init__(self, args: Arguments):
+        vectorizer = TfidfVectorizer(analyzer=args.analyzer, ngram_range=(1, 2), min_df=args.min_df, sublinear_tf=True)
+        regression = LogisticRegression(C=args.C, max_iter=2000, class_weight=CLASS_WEIGHT[args.class_weights])
+        self.pipeline, self.cleaning = make_pipeline(vectorizer, regression), args.cleaning
+
+    def read(self, texts: list[str | tuple[str, str]]) -> list[str]:
+        joined = [text if isinstance(text, str) else " ".join(text) for text in texts]
+        return [clean(text, self.cleaning) for text in joined]
+
+    def probabilities(self, texts: list[str | tuple[str, str]], *, progress: bool = False) -> np.ndarray:
+        return self.pipeline.predict_proba(self.read(texts))
+
+
+def main(args: Arguments, training_args: TrainingArguments) -> dict:
+    # 1. The same splits as in a recipe
+    if args.dataset_name == "20newsgroups":
+        splits = load_splits(load_newsgroups(args.categories, args.remove))
+    else:
+        splits = load_splits(**args.source)
+    if problem_type_of(splits["train"]) != "single_label_classification":
+        raise ValueError(
+            f"Found a {problem_type_of(splits['train'])} task; expected one label a text. Leave out "
+            "--label_delimiter, or name another --label_column."
+        )
+    splits, reported_split = arrange_splits(
+        splits, ratio=args.split, max_samples=args.max_samples, seed=SPLIT_SEED, phrases=args.phrases
+    )
+    splits = audit_run(splits, training_args=training_args, run_dir=args.run_dir, on_leak=args.on_leak)
+    train = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
+
+    # 2. Fit, score once, write what the recipes write
+    if args.overwrite_output:
+        clear_output(args.run_dir)
+    classifier = Tfidf(args)
+    classifier.pipeline.fit(classifier.read(texts_of(train)), train["label"][:])
+    results = score_reported(classifier, splits["test"], run_dir=args.run_dir)
+    results |= {"reported_split": reported_split, "seed": training_args.seed, "train_samples": len(train)}
+    print(write_results(results, run_dir=args.run_dir, model=False))
+    return results
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(*parse(Arguments, defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, description=__doc__))
