@@ -18,7 +18,7 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from bertcls.arguments import one_line_errors
-from bertcls.data import containers, label_names_of, label_shares, load_splits, problem_type_of
+from bertcls.data import MIN_WORDS, containers, label_names_of, label_shares, load_splits, problem_type_of
 from bertcls.modeling import REGRESSION
 from bertcls.text import comparison_key
 from bertcls.tokenization import load_tokenizer
@@ -26,13 +26,14 @@ from bertcls.tokenization import load_tokenizer
 AUDIT = "audit.json"
 LEAK_EXIT_CODE = 3
 LENGTHS = (128, 256, 512)  # tokens, special ones included
-MIN_WORDS = 4  # a shorter text stands in others by chance
 MIN_CHARACTERS = 8  # the same where words are not parted by blanks
 _EXAMPLES = 5  # rows shown of each finding
 _TOKENIZED_ROWS = 2000  # a share of these rows is within 2 points
 _WIDE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # characters of Chinese and Japanese
 _WIDE_CHARACTER = re.compile(f"([{_WIDE}])")
 _HTML = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:#\d+|#x[0-9a-fA-F]+|[a-zA-Z]{2,8});")
+
+
 def audit_splits(splits: DatasetDict, *, tokenizer: PreTrainedTokenizerBase | None = None, seed: int = 0) -> dict:
     """Everything that the module's first line names. Time grows with the words of all texts.
 

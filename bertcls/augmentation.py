@@ -6,7 +6,10 @@ Words are what stands between blanks; negations, clauses and sentiment words are
 import re
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import DatasetDict, concatenate_datasets
+
+from bertcls.data import MIN_WORDS, containers
+from bertcls.text import comparison_key
 
 SHARE = 0.1  # of the words: the share that did best over the data sets of EDA (Wei and Zou, 2019)
 _NEGATION = re.compile(
@@ -152,27 +155,29 @@ def check_methods(methods: list[str] | None) -> None:
             raise ValueError(f"Found the augmentation {name!r}; expected one of {', '.join(METHODS)}.")
 
 
-def augment(dataset: Dataset, methods: list[str] | None, *, seed: int) -> Dataset:
-    """Appends altered copies of training rows. Call it after the split: a copy of a test row in train would leak.
+def augment(splits: DatasetDict, methods: list[str] | None, *, seed: int) -> DatasetDict:
+    """Appends altered copies to train; a copy that stands in another split, or holds a text of it, is left out.
 
     Args:
-        dataset: rows with `text` and `example_id`; only `text` is altered, never `text_pair`.
+        splits: with `train` and those that it must not leak into; of a pair, `text_pair` is never altered.
         methods: names from `METHODS`; each gives one copy of every row that it can change, so a name given twice gives
-            two different copies. `None` or an empty list gives the data set itself.
+            two different copies. `None` or an empty list gives the splits themselves.
         seed: with the method and a row's `example_id` it decides the copy, whatever the other rows are.
 
     Returns:
-        The rows as they were, then the copies, by method. A copy has all columns of its row, but an `example_id` that
-        counts on from the largest.
+        train with its rows as they were, then the copies, by method; the other splits. A copy has all columns of its
+        row, but an `example_id` of its own, which counts on from the largest.
 
     Raises:
         ValueError: a name that is no method.
 
+    >>> from datasets import Dataset
     >>> rows = Dataset.from_dict({"text": ["Great!", "A film"], "label": [1, 0], "example_id": [0, 1]})
-    >>> augment(rows, ["sentiment"], seed=0).to_list()[-1]
+    >>> augment(DatasetDict(train=rows), ["sentiment"], seed=0)["train"].to_list()[-1]
     {'text': 'Terrific!', 'label': 1, 'example_id': 2}
     """
     check_methods(methods)
+    dataset = splits["train"]
     texts, ids = dataset["text"][:], dataset["example_id"][:]
     rows, copies = [], []
     for place, name in enumerate(methods or ()):
@@ -182,11 +187,19 @@ def augment(dataset: Dataset, methods: list[str] | None, *, seed: int) -> Datase
             if copy != text:
                 rows.append(row)
                 copies.append(copy)
-    if not rows:
-        return dataset
-    new_ids = range(max(ids) + 1, max(ids) + 1 + len(rows))
-    columns = dataset.with_format(None).select(rows)[:] | {"text": copies, "example_id": list(new_ids)}
-    return concatenate_datasets([dataset, Dataset.from_dict(columns, features=dataset.features)])
+    others = {comparison_key(text) for name in splits.keys() - {"train"} for text in splits[name]["text"][:]} - {""}
+    long = sorted(text for text in others if text.count(" ") >= MIN_WORDS - 1)
+    leaking = others.union(*containers(long, [comparison_key(copy) for copy in copies]))
+    kept = [at for at, copy in enumerate(copies) if comparison_key(copy) not in leaking]
+    if not kept:
+        return splits
+    rows, copies = [rows[at] for at in kept], [copies[at] for at in kept]
+    first_id = 1 + max(max(split["example_id"][:]) for split in splits.values())
+    copied = dataset.select(rows).remove_columns(["text", "example_id"])
+    for column, values in (("text", copies), ("example_id", list(range(first_id, first_id + len(rows))))):
+        copied = copied.add_column(column, values, feature=dataset.features[column])
+    train = concatenate_datasets([dataset, copied.select_columns(dataset.column_names)])
+    return DatasetDict({**splits, "train": train})
 
 
 def _words(text: str) -> tuple[list[str], list[int]]:

@@ -1,7 +1,7 @@
 """From any source to splits with the columns text, [text_pair,] label and example_id."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import datasets
@@ -14,18 +14,29 @@ from datasets.fingerprint import Hasher
 from sklearn.datasets import fetch_20newsgroups
 from sklearn.model_selection import train_test_split
 from tqdm.auto import tqdm
-from transformers.utils import logging
+from yaml import YAMLError
 
-from bertcls.files import SUFFIXES, columns_to_table, decode, file_format, on_disk, read_table
+from bertcls.files import (
+    SUFFIXES,
+    columns_to_table,
+    decode,
+    file_format,
+    on_disk,
+    read_table,
+    refused,
+    warn,
+    with_refused,
+)
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-
-logger = logging.get_logger(__name__)
+from bertcls.text import comparison_key
 
 TEXT_COLUMNS = ("text", "sentence", "content", "review")
 LABEL_COLUMNS = ("label", "labels")
 _SPLIT_OF = {"valid": "validation", "val": "validation", "dev": "validation"}
 _SPLITS = ("train", "validation", "test")
-_KEY_WORDS = 4  # a needle is looked up by its first words
+_KEY_WORDS = 4  # words by which a needle is looked up
+MIN_WORDS = 4  # a shorter text stands in others by chance
+_RARE = 10  # a label with fewer texts cannot keep its share in an 8:1:1 split
 _MANY_LABELS = 50  # more names than this in half of all rows are no classes
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 
@@ -45,6 +56,7 @@ def load_splits(
     encoding: str | None = None,
     delimiter: str | None = None,
     revision: str | None = None,
+    labelled: bool = True,
     keep_missing: bool = False,
 ) -> DatasetDict:
     """Loads a data set and brings it into the form that everything else expects.
@@ -53,7 +65,7 @@ def load_splits(
         source: Hub id; a file (see `bertcls.files.read_table`); a folder in the Hub's layout, with the files train,
             validation and test, or with a folder of txt files per class; or a DataFrame or data set in memory.
         config_name: configuration (subset) of the data set.
-        train_file, validation_file, test_file: files or folders of classes, in place of `source`.
+        train_file, validation_file, test_file: files or folders of classes, in place of the splits of `source`.
         text_column: column with the texts; `None` takes the first of `TEXT_COLUMNS` that is there.
         text_pair_column: column with the second texts of pairs; `None` for single texts.
         label_column: column with the labels; `None` takes the first of `LABEL_COLUMNS` that is there.
@@ -61,6 +73,7 @@ def load_splits(
         problem_type: `None` reads it from the labels: lists are multi-label, fractions a regression, all else classes.
         encoding, delimiter: of the files; `None` detects them.
         revision: Hub revision.
+        labelled: `False` for texts alone; no column `label` is made then.
         keep_missing: leave missing texts in, for an audit.
 
     Returns:
@@ -85,49 +98,72 @@ def load_splits(
         if len(split) == 0:
             raise ValueError(f"The {name} split of {where} has 0 rows; expected at least 1. Check the file.")
     text_column = _find_column(splits["train"], text_column, TEXT_COLUMNS, "--text_column")
-    label_column = _find_column(splits["train"], label_column, LABEL_COLUMNS, "--label_column")
-    columns = {text_column: "--text_column", label_column: "--label_column"}
-    if text_pair_column is not None:
-        columns[text_pair_column] = "--text_pair_column"
-    if len(columns) < 2 + (text_pair_column is not None):
+    texts = {text_column: "text"} | ({} if text_pair_column is None else {text_pair_column: "text_pair"})
+    flags = {text_column: "--text_column", text_pair_column: "--text_pair_column"}
+    if labelled:
+        label_column = _find_column(splits["train"], label_column, LABEL_COLUMNS, "--label_column")
+        flags[label_column] = "--label_column"
+        if "test" in splits and label_column not in splits["test"].column_names:
+            warn(f"The test split of {where} has no column {label_column}; it is left out.")
+            del splits["test"]
+    if len({*texts, label_column} if labelled else texts) < 1 + labelled + (text_pair_column is not None):
         raise ValueError(
-            f"Found the columns {text_column}, {text_pair_column or ''} and {label_column} for texts and labels; "
-            "expected different ones. Correct --text_column, --text_pair_column or --label_column."
+            f"Found the columns {', '.join(map(str, flags))} for texts and labels; expected different ones. Correct "
+            "--text_column, --text_pair_column or --label_column."
         )
     for name, split in splits.items():
-        for column, flag in columns.items():
-            _find_column(split, column, (), flag, where=f"the {name} split")
-    problem_type = _problem_type(splits["train"], label_column, label_delimiter, problem_type)
-    names = _label_names(splits["train"], label_column, label_delimiter, problem_type)
+        for column in flags.keys() - {None}:
+            _find_column(split, column, (), flags[column], where=f"the {name} split")
+    if labelled:
+        problem_type = _problem_type(splits["train"], label_column, label_delimiter, problem_type)
+        names = _label_names(splits["train"], label_column, label_delimiter, problem_type)
+        of_classes = {SINGLE_LABEL: ClassLabel(names=names), MULTI_LABEL: List(ClassLabel(names=names))}
+        feature = of_classes.get(problem_type, Value("float32"))
 
     code = [Path(__file__).with_name(f"{module}.py").read_bytes() for module in ("text", "tokenization")]
     result, first_id = DatasetDict(), 0
     for name, split in splits.items():
-        labels, unlabelled = _label_values(split, label_column, label_delimiter, names, problem_type, name)
-        if name == "test" and unlabelled.all():
-            continue  # hidden labels, as in GLUE
-        if unlabelled.any():
-            raise ValueError(
-                f"Found {unlabelled.sum()} unlabelled rows (-1 or empty) in {name}, the first at row "
-                f"{int(np.argmax(unlabelled))}; expected a label in every row. Remove them, name another "
-                "--label_column, or write -1 as a name where it is a class."
-            )
-        texts = (
-            {text_column: "text"} if text_pair_column is None else {text_column: "text", text_pair_column: "text_pair"}
-        )
         form = split.select_columns(list(texts)).rename_columns(texts)
         for column, new in texts.items():
             _check_texts(form, new, column, name, keep_missing=keep_missing)
             if form.features[new].dtype != "string":  # csv gives large_string
                 form = form.cast_column(new, Value("string"))
-        feature = {SINGLE_LABEL: ClassLabel(names=names), MULTI_LABEL: List(ClassLabel(names=names))}
-        labelled = form.add_column("label", labels, feature=feature.get(problem_type, Value("float32")))
+        if labelled:
+            labels, unlabelled = _label_values(split, label_column, label_delimiter, names, problem_type, name)
+            if name == "test" and unlabelled.all():
+                continue  # hidden labels, as in GLUE
+            if unlabelled.any():
+                raise ValueError(
+                    f"Found {unlabelled.sum()} unlabelled rows (-1 or empty) in {name}, the first at row "
+                    f"{int(np.argmax(unlabelled))}; expected a label in every row. Remove them, name another "
+                    "--label_column, or write -1 as a name where it is a class."
+                )
+            form = form.add_column("label", labels, feature=feature)
         # datasets caches map() by the name of a function of a module: its fingerprint must see an edit of ours
-        fingerprint = Hasher.hash([labelled._fingerprint, first_id, code])
+        fingerprint = Hasher.hash([form._fingerprint, first_id, code])
         ids = np.arange(first_id, first_id + len(split))
-        result[name] = labelled.add_column("example_id", ids, new_fingerprint=fingerprint)
+        result[name] = form.add_column("example_id", ids, new_fingerprint=fingerprint)
         first_id += len(split)
     return result
+
+
+def check_task(splits: DatasetDict, *, pairs: bool = False) -> None:
+    """Refuses data that a recipe of single-label texts (or pairs) cannot train on.
+
+    Raises:
+        ValueError: several labels a row or numbers as labels; pairs where texts are expected, or texts for pairs.
+    """
+    found = problem_type_of(splits["train"])
+    if found != SINGLE_LABEL:
+        raise ValueError(
+            f"Found labels of a {found} task; expected one class a row in this recipe. Use recipes/csv_finetune.py, "
+            "or name another --label_column."
+        )
+    if ("text_pair" in splits["train"].column_names) != pairs:
+        raise ValueError(
+            f"Found {'single texts' if pairs else 'pairs of texts'}; expected {'pairs' if pairs else 'single texts'} "
+            f"in this recipe. {'Give' if pairs else 'Leave out'} --text_pair_column, or use recipes/csv_finetune.py."
+        )
 
 
 def load_newsgroups(categories: list[str], remove: list[str]) -> DatasetDict:
@@ -213,17 +249,21 @@ def balanced_class_weights(labels: np.ndarray | list, num_labels: int) -> list[f
         num_labels: number of classes.
 
     Raises:
-        ValueError: a class without a row.
+        ValueError: a class without a row, or labels of a regression.
 
     >>> balanced_class_weights([0, 0, 0, 1], num_labels=2)
     [0.6666666666666666, 2.0]
     """
     labels = np.asarray(labels)
+    if labels.dtype.kind == "f":
+        raise ValueError(
+            "Found --class_weights balanced with a regression, which has no classes; expected none. Leave it out."
+        )
     counts = labels.sum(0) if labels.ndim == 2 else np.bincount(labels, minlength=num_labels)
     if (counts == 0).any():
         raise ValueError(
-            f"Class {int(np.argmin(counts))} has no training row, so it has no balanced weight; add rows or use "
-            "--class_weights none."
+            f"Class number {int(np.argmin(counts))} has 0 training rows; expected at least 1 for a balanced weight. "
+            "Add rows, or use --class_weights none."
         )
     return (counts.sum() / (num_labels * counts)).tolist()
 
@@ -232,18 +272,17 @@ def draw_rows(dataset: Dataset, rows: int | None, *, seed: int) -> Dataset:
     """A random draw of `rows` rows that keeps the label shares; the whole data set for `None` or where it has no more.
 
     Raises:
-        ValueError: fewer rows than labels.
+        ValueError: fewer rows than labels with a share to keep.
     """
     if rows is None or rows >= len(dataset):
         return dataset
-    strata = _strata(dataset)
-    counts = np.unique(strata, return_counts=True)[1]
-    if rows < len(counts):
+    strata = _strata(dataset, np.arange(len(dataset)))
+    if rows < (least := len(np.unique(strata))):
         raise ValueError(
-            f"Asked for {rows} rows, but there are {len(counts)} labels; expected at least as many rows. Raise "
+            f"Asked for {rows} rows; expected at least {least}, since labels keep their shares. Raise "
             "--max_train_samples."
         )
-    in_proportion = counts.min() > 1 and len(dataset) - rows >= len(counts)
+    in_proportion = len(dataset) - rows >= least
     drawn, _ = train_test_split(
         np.arange(len(dataset)), train_size=rows, stratify=strata if in_proportion else None, random_state=seed
     )
@@ -257,7 +296,7 @@ def split_dataset(dataset: Dataset, ratio: str, *, seed: int = 42, together: boo
         dataset: rows with `text` and `label`.
         ratio: shares such as `8:1:1`.
         seed: of the draw; 8:1:1 with seed 42 is a split that is often reported for SST-2.
-        together: keep equal texts (case and blanks aside) in one part; without any the draw is that of `False`.
+        together: keep equal texts (see `comparison_key`) in one part; without any the draw is that of `False`.
 
     Raises:
         ValueError: a ratio that is not three positive numbers, or too few rows of a label.
@@ -271,6 +310,14 @@ def split_dataset(dataset: Dataset, ratio: str, *, seed: int = 42, together: boo
         raise ValueError(f"Found --split {ratio!r}; expected three positive shares such as 8:1:1.")
     shares = [float(share) for share in ratio.split(":")]
     groups = _equal_texts(dataset) if together else np.arange(len(dataset))
+    if problem_type_of(dataset) == SINGLE_LABEL:
+        counts = np.bincount(label_array(dataset)[np.unique(groups)], minlength=len(label_names_of(dataset)))
+        if counts.min() < 3:
+            raise ValueError(
+                f"Label {label_names_of(dataset)[counts.argmin()]} has {counts.min()} different texts; expected at "
+                "least 3 to be split into train, validation and test. Add rows, merge rare labels, or give your own "
+                "--validation_file and --test_file."
+            )
     train, rest = _split_groups(dataset, groups, None, 1 - shares[0] / sum(shares), seed)
     validation, test = _split_groups(dataset, groups, rest, shares[2] / (shares[1] + shares[2]), seed)
     parts = {"train": train, "validation": validation, "test": test}
@@ -313,7 +360,7 @@ def arrange_splits(
         return splits, "test"
     if len(splits) == 1:
         parts = split_dataset(splits["train"], "8:1:1", seed=seed)
-        logger.warning(
+        warn(
             f"No validation and no test split: train was split 8:1:1 at random (seed {seed}, label shares kept, equal "
             f"texts together) into {len(parts['train'])}, {len(parts['validation'])} and {len(parts['test'])} rows."
         )
@@ -325,7 +372,7 @@ def arrange_splits(
         groups = _equal_texts(splits["train"])
         parts = _split_groups(splits["train"], groups, None, _held_out(len(splits["train"])), seed)
         train, validation = (splits["train"].select(_rows_of(groups, part)) for part in parts)
-    logger.warning(
+    warn(
         f"No {'validation' if reported == 'test' else 'labelled test'} split: {reported} is reported, and "
         f"{len(validation)} rows to choose the model by were held out of train (seed {seed}, "
         f"{'whole texts with their parts' if phrases else 'label shares kept, equal texts together'})."
@@ -338,50 +385,65 @@ def _held_out(rows: int, share: float = 0.05, minimum: int = 500) -> int:
     return min(max(round(share * rows), minimum), max(rows // 10, 1))
 
 
-def _strata(dataset: Dataset) -> np.ndarray:
-    """A number per row `[rows]` whose shares a draw keeps: the label, the set of labels, or the decile of a value."""
-    labels = label_array(dataset)
-    kind = problem_type_of(dataset)
+def _strata(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """A number per row of `rows` whose shares a draw keeps: the label, the set of labels, or the decile of a value.
+
+    Rare ones are one stratum, and where that is still too small, a part of the largest.
+    """
+    labels, kind = label_array(dataset)[rows], problem_type_of(dataset)
     if kind == REGRESSION:
         ranks = labels.argsort(kind="stable").argsort(kind="stable")
         return ranks * min(10, max(len(labels) // 20, 1)) // len(labels)
-    if kind == MULTI_LABEL:
-        labels, counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)[1:]
-        return np.where(counts[labels] < 10, -1, labels)  # rare sets of labels are one stratum
-    return labels
+    strata, counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)[1:]
+    rare = counts[strata] < _RARE
+    if rare.sum() < _RARE:
+        return np.where(rare, counts.argmax(), strata)
+    return np.where(rare, -1, strata)
 
 
 def _equal_texts(dataset: Dataset) -> np.ndarray:
-    """Number of the first row with an equal text, case and blanks aside `[rows]`; an empty text equals none."""
+    """Number of the first row with an equal text as the audit compares them `[rows]`; an empty one equals none."""
     first: dict[str, int] = {}
-    return np.array([first.setdefault(text, row) if text else row for row, text in enumerate(_compared(dataset))])
+    return np.array(
+        [first.setdefault(text, row) if text.strip() else row for row, text in enumerate(_compared(dataset))]
+    )
 
 
 def _compared(dataset: Dataset) -> list[str]:
     """Texts as they are compared; the two of a pair in one."""
-    texts = [normalise(text or "") for text in dataset["text"][:]]
+    texts = [comparison_key(text or "") for text in dataset["text"][:]]
     if "text_pair" in dataset.column_names:
-        texts = [f"{a}\n{normalise(b or '')}" for a, b in zip(texts, dataset["text_pair"][:])]
+        texts = [f"{a}\n{comparison_key(b or '')}" for a, b in zip(texts, dataset["text_pair"][:])]
     return texts
 
 
 def _split_groups(
-    dataset: Dataset, groups: np.ndarray, among: np.ndarray | None, size: float | int, seed: int
+    dataset: Dataset, groups: np.ndarray, among: np.ndarray | None, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws groups (numbers of their first rows), all or those of `among`, into the rest and a part of `size`."""
-    strata = _strata(dataset)
-    among = np.unique(groups) if among is None else among
+    """Draws groups (numbers of their first rows), all or those of `among`, into the rest and a part.
+
+    `share` is that of the part, or its rows. Texts that stand in it often enough to fill a tenth of the part stay in
+    the rest.
+    """
+    firsts, sizes = np.unique(groups, return_counts=True)
+    if among is not None:
+        sizes, firsts = sizes[np.isin(firsts, among)], among[np.argsort(among)]
+    part_rows = share if share >= 1 else share * sizes.sum()
+    frequent = sizes > max(part_rows / 10, 1)
+    drawn_from = (among if among is not None else firsts)[
+        ~frequent if among is None else ~np.isin(among, firsts[frequent])
+    ]
+    strata = _strata(dataset, drawn_from)
+    wanted = int(share) if share >= 1 else share
     try:
-        return train_test_split(among, test_size=size, stratify=strata[among], random_state=seed)
+        rest, part = train_test_split(drawn_from, test_size=wanted, stratify=strata, random_state=seed)
     except ValueError as error:
-        values, counts = np.unique(strata[among], return_counts=True)
-        rarest = int(values[counts.argmin()])
-        name = label_names_of(dataset)[rarest] if problem_type_of(dataset) == SINGLE_LABEL else rarest
         raise ValueError(
-            f"{len(among)} different texts cannot be split with every label in every part: label {name} has "
-            f"{counts.min()} of them; expected at least 3 of each, and more rows than labels in each part. Add rows, "
-            "merge rare labels, or give your own --validation_file and --test_file."
+            f"{len(drawn_from)} different texts cannot be split with every label in every part ({error}); expected "
+            "more rows than labels in each part. Add rows, merge rare labels, or give your own --validation_file and "
+            "--test_file."
         ) from error
+    return np.concatenate([rest, firsts[frequent]]), part
 
 
 def _rows_of(groups: np.ndarray, drawn: np.ndarray) -> np.ndarray:
@@ -413,7 +475,7 @@ def hold_out_whole_texts(
     Raises:
         ValueError: the texts stand in one another so much that no row would stay in train.
     """
-    texts = [normalise(text) for text in dataset["text"][:]]
+    texts = [comparison_key(text) or text for text in dataset["text"][:]]
     whole = sorted(set(texts) - {text for text, found in zip(texts, containers(texts, texts)) if found - {text}})
     rank = {text: place for place, text in enumerate(np.random.default_rng(seed).permutation(whole))}
     ranks = [[rank[text] for text in found] for found in containers(texts, whole)]
@@ -428,23 +490,14 @@ def hold_out_whole_texts(
     return dataset.select(train), dataset.select(validation)
 
 
-def normalise(text: str) -> str:
-    """The form in which texts are compared: lower case, single blanks.
-
-    >>> normalise(" A fine  Film ")
-    'a fine film'
-    """
-    return " ".join(text.lower().split())
-
-
 def containers(needles: list[str], haystacks: list[str]) -> list[set[str]]:
     """The texts of `haystacks` in which each needle stands, word for word and without a gap.
 
     Time grows with the words of the haystacks, not with their square.
 
     Args:
-        needles: normalised texts.
-        haystacks: normalised texts; a needle that is among them contains itself.
+        needles: texts whose words are parted by single blanks.
+        haystacks: likewise; a needle that is among them contains itself.
 
     Returns:
         a set of haystacks per needle.
@@ -452,23 +505,27 @@ def containers(needles: list[str], haystacks: list[str]) -> list[set[str]]:
     >>> [sorted(found) for found in containers(["a fine", "fine a", "film"], ["a fine film", "film"])]
     [['a fine film'], [], ['a fine film', 'film']]
     """
-    lengths = defaultdict(set)  # first words of a needle -> numbers of words of the needles that begin so
     found: dict[str, set[str]] = {text: set() for text in needles}
+    counts = Counter(word for text in found for word in text.split(" "))
+    keys = defaultdict(
+        list
+    )  # some words of a needle, around its rarest -> needle, its words before them, all its words
     for text in found:
         words = text.split(" ")
-        lengths[" ".join(words[:_KEY_WORDS])].add(len(words))
-    sizes = sorted({min(length, _KEY_WORDS) for values in lengths.values() for length in values})
+        size = min(_KEY_WORDS, len(words))
+        rarest = min(range(len(words)), key=lambda place: counts[words[place]])
+        start = min(rarest, len(words) - size)
+        keys[" ".join(words[start : start + size])].append((text, start, len(words)))
+    sizes = sorted({key.count(" ") + 1 for key in keys})
     unique = set(haystacks)
     for haystack in tqdm(unique, desc="Searching texts in others", disable=len(unique) < 100_000):
         words = haystack.split(" ")
-        for start in range(len(words)):
-            for size in sizes:
-                for length in lengths.get(" ".join(words[start : start + size]), ()):
-                    if size < _KEY_WORDS and length > size:
-                        continue  # a longer needle with the same first words is looked up by more of them
-                    span = " ".join(words[start : start + length])
-                    if span in found:
-                        found[span].add(haystack)
+        for size in sizes:
+            for start in range(len(words) - size + 1):
+                for text, before, length in keys.get(" ".join(words[start : start + size]), ()):
+                    first = start - before
+                    if first >= 0 and (length == size or " ".join(words[first : first + length]) == text):
+                        found[text].add(haystack)
     return [found[text] for text in needles]
 
 
@@ -480,11 +537,24 @@ def _load(
     encoding: str | None,
     delimiter: str | None,
 ) -> tuple[dict[str, Dataset], str]:
-    """Splits as they are in the source, and what to call it in a message."""
-    if files:
-        return {name: _read(Path(path), encoding, delimiter) for name, path in files.items()}, ", ".join(
-            files.values()
-        )
+    """Splits as they are in the source, those of `files` in their place, and what to call it all in a message."""
+    if source is None and not files:
+        raise ValueError("Found no data; expected a data set or a file. Give --dataset_name or --train_file.")
+    raw, where = (
+        ({}, ", ".join(map(str, files.values())))
+        if source is None
+        else _load_source(source, config_name, revision, encoding, delimiter)
+    )
+    raw = {_SPLIT_OF.get(name, name): split for name, split in raw.items()}
+    unused = sorted(set(raw) - {*_SPLITS, "unsupervised"})
+    if unused and "train" in raw:
+        warn(f"The splits {', '.join(unused)} of {where} are not used; train, validation and test are.")
+    return raw | {name: _read(Path(path).expanduser(), encoding, delimiter) for name, path in files.items()}, where
+
+
+def _load_source(
+    source, config_name: str | None, revision: str | None, encoding: str | None, delimiter: str | None
+) -> tuple[dict[str, Dataset], str]:
     if isinstance(source, DatasetDict):
         return dict(source), "the data set"
     if isinstance(source, Dataset):
@@ -495,17 +565,16 @@ def _load(
             raise ValueError(
                 f"Found the column {twice[0]!r} twice in the DataFrame; expected different names. Rename one."
             )
-        columns = {str(name): [None if value is pd.NA else value for value in _plain(source[name])] for name in source}
-        return {"train": Dataset(columns_to_table(columns, "the DataFrame"))}, "the DataFrame"
-    if source is None:
-        raise ValueError("Found no data; expected a data set or a file. Give --dataset_name or --train_file.")
+        columns = {str(name): _plain(source[name]) for name in source}
+        table = columns_to_table(columns, "the DataFrame")
+        return {"train": with_refused(Dataset(table), table)}, "the DataFrame"
+    source = str(source)
     path = Path(source).expanduser()
     if path.is_file():
         return {"train": _read(path, encoding, delimiter)}, source
-    if path.is_dir():
-        named = _named_files(path)
-        if named or _class_folders(path):
-            named = named or {"train": path}
+    if path.is_dir() and not _declares_files(path):
+        named = _named_files(path) or ({"train": path} if _class_folders(path) else {})
+        if named:
             return {name: _read(file, encoding, delimiter) for name, file in named.items()}, source
     missing = (
         f"No data set found at {source!r}; expected a Hub id, a file ({', '.join(SUFFIXES)}) or a folder in the Hub's "
@@ -519,11 +588,18 @@ def _load(
         return load_dataset(source, config_name, revision=revision), source
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
         raise FileNotFoundError(f"{missing} ({str(error).splitlines()[0]})") from error
-    except (DatasetGenerationError, ValueError, StopIteration) as error:
+    except (DatasetGenerationError, ValueError, StopIteration, RuntimeError, YAMLError) as error:
         raise ValueError(
             f"{source} cannot be read ({error.__cause__ or error or 'an empty file'}); expected files with at least "
             "one row each, in the form that its README.md declares. Correct the file."
         ) from error
+
+
+def _declares_files(folder: Path) -> bool:
+    """Whether a README.md says which files make which split, in the Hub's way."""
+    card = folder / "README.md"
+    head = card.read_text(encoding="utf-8", errors="replace").split("\n---")[0] if card.is_file() else ""
+    return head.startswith("---") and ("configs:" in head or "dataset_info:" in head)
 
 
 def _plain(column: pd.Series) -> list:
@@ -545,16 +621,15 @@ def _read(path: Path, encoding: str | None, delimiter: str | None) -> Dataset:
 
 
 def _class_folders(folder: Path) -> dict[str, list[Path]]:
-    """txt files per class where a folder holds nothing but folders of them; otherwise nothing."""
-    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    """txt files per class of a folder of folders; without `unsup`, the unlabelled texts of IMDB's archive."""
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     files = {path.name: sorted(path.glob("*.txt"), key=lambda file: _natural(file.name)) for path in inside}
-    return files if inside and all(files.values()) else {}
+    files.pop("unsup", None)
+    return files if files and all(files.values()) else {}
 
 
 def _named_files(folder: Path) -> dict[str, Path]:
-    """Files or class folders that are named after a split, where no README.md says what belongs to what."""
-    if (folder / "README.md").is_file():
-        return {}
+    """Files or class folders of a folder that are named after a split."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         name = path.name.split(".")[0].lower()
@@ -588,8 +663,11 @@ def _find_column(split: Dataset, given: str | None, usual: tuple, flag: str, whe
             return found[0]
     elif given in columns:
         return given
+    for name in [given] if given else usual:
+        if name in (not_held := refused(split)):
+            raise ValueError(not_held[name])
     raise ValueError(
-        f"Found the columns {', '.join(columns)} in {where}; expected {given or ' or '.join(usual)}. "
+        f"Found the columns {', '.join(columns) or 'none'} in {where}; expected {given or ' or '.join(usual)}. "
         f"Name the right one with {flag}, or the character between columns with --delimiter."
     )
 
@@ -670,9 +748,7 @@ def _label_names(split: Dataset, column: str, delimiter: str | None, problem_typ
         raw = {str(label) for label in labels if isinstance(label, str)}
         merged = sorted(label for label in raw if label != label.strip() and label.strip() in raw)
         if merged:
-            logger.warning(
-                f"Labels that differ in blanks at their ends are taken as one: {', '.join(map(repr, merged))}"
-            )
+            warn(f"Labels that differ in blanks at their ends are taken as one: {', '.join(map(repr, merged))}")
     if len(seen) < 2:
         raise ValueError(
             f"Found {'only the label ' + str(next(iter(seen))) if seen else 'no label'} in column {column} of train; "
@@ -699,10 +775,16 @@ def _label_values(
     labels = split[column][:]
     if problem_type == REGRESSION:
         return _values(labels, column, split_name)
-    if isinstance(getattr(feature, "feature", feature), ClassLabel):
-        number = {str(i): i for i in range(len(names))}
-    else:
-        number = {name: i for i, name in enumerate(names)}
+    number = {name: i for i, name in enumerate(names)}
+    own = getattr(feature, "feature", feature)
+    if isinstance(own, ClassLabel):  # its numbers, which may stand for other names than in train
+        number = {str(i): number.get(name) for i, name in enumerate(own.names)}
+        missing = [own.names[int(key)] for key, value in number.items() if value is None]
+        if missing:
+            raise ValueError(
+                f"Found the class {missing[0]} in {split_name}; expected those of train, {', '.join(names[:20])}. "
+                "Declare the same classes in all splits."
+            )
     if isinstance(feature, List | datasets.LargeList) != (problem_type == MULTI_LABEL) and delimiter is None:
         raise ValueError(
             f"Found labels of another type in {split_name} than in train ({feature}); expected the same. Correct the "
@@ -717,6 +799,12 @@ def _label_values(
         )
     missing = np.array([row is None for row in keys])
     if problem_type == MULTI_LABEL:
+        twice = [row for row, found in enumerate(keys) if found and len(set(found)) < len(found)]
+        if twice:
+            raise ValueError(
+                f"Found the same label twice in row {twice[0]} of {split_name} ({keys[twice[0]]}); expected lists of "
+                "different names, not vectors of 0 and 1. Write the names of the labels."
+            )
         return pa.array([sorted({number[key] for key in row or ()}) for row in keys], pa.list_(pa.int64())), missing
     return pa.array([-1 if row is None else number[row[0]] for row in keys], pa.int64()), missing
 
@@ -733,6 +821,11 @@ def _values(labels: list, column: str, split_name: str) -> tuple[pa.Array, np.nd
                     f"Found the label {label!r} in row {row} of {split_name}; expected a number, since column "
                     f"{column} makes a regression. Correct it, or give --problem_type {SINGLE_LABEL}."
                 ) from error
+    if split_name == "train" and len(set(numbers.tolist())) == 1:
+        raise ValueError(
+            f"Found only the label {numbers[0]} in column {column} of train; expected different values. Name another "
+            "--label_column."
+        )
     if np.isinf(numbers).any():
         raise ValueError(
             f"Found an infinite label in row {int(np.isinf(numbers).argmax())} of {split_name}; expected finite "
@@ -756,7 +849,7 @@ def _check_texts(split: Dataset, column: str, given: str, split_name: str, *, ke
             f"Column {given} of {split_name} has {len(missing)} rows without a text, the first at row {missing[0]}; "
             "expected a string in every row. Remove or fill them."
         )
-    if all(text is None or _NUMBER.fullmatch(text) for text in texts):
+    if split_name == "train" and all(text is None or _NUMBER.fullmatch(text) for text in texts):
         raise ValueError(
             f"Column {given} of {split_name} holds nothing but numbers, such as {texts[0]}; expected texts. Name "
             "another --text_column."

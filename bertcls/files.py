@@ -7,11 +7,11 @@ import io
 import json
 import lzma
 import os
+import re
 import tempfile
 import warnings
 import zipfile
 import zlib
-from collections import Counter
 from pathlib import Path
 
 import datasets
@@ -29,6 +29,15 @@ SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
 _UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
 _ENCODINGS = ["gb18030", "big5", "shift_jis", "euc_kr", "cp1251", "cp1252"]  # told apart by the letters they give
 _DELIMITERS = ",;\t|"
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_REFUSED = b"bertcls.refused"  # columns that no table can hold, in an Arrow schema: {name: message}
+
+
+def warn(message: str) -> None:
+    """Logs a warning on the first process of a run."""
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning(message)
 
 
 def file_format(path: str | Path) -> str | None:
@@ -74,6 +83,8 @@ def read_table(path: str | Path, *, encoding: str | None = None, delimiter: str 
         table = _parquet(content, path)
     else:
         text = decode(content, path, encoding)
+        if not text.strip():
+            raise ValueError(f"{path} is empty; expected at least one row. Check the file.")
         if kind == ".txt":
             table = pa.table({"text": [line.rstrip("\r") for line in text.split("\n") if line.strip()]})
         elif kind in (".csv", ".tsv"):
@@ -96,7 +107,7 @@ def on_disk(table: pa.Table, state: list) -> Dataset:
             with pa.ipc.new_stream(file, table.schema) as writer:
                 writer.write_table(table)
         os.replace(file.name, path)  # whole or not at all, also with several processes
-    return Dataset.from_file(str(path))
+    return with_refused(Dataset.from_file(str(path)), table)
 
 
 def decode(content: bytes, path: Path, encoding: str | None = None) -> str:
@@ -142,11 +153,15 @@ def _encoding(content: bytes, path: Path) -> str:
     except UnicodeDecodeError as error:
         if b"\0" in content:
             return "latin-1"  # binary, which `decode` refuses
-        start = max(content.rfind(b"\n", 0, error.start), 0)
-        part = content[start : start + 1_000_000]  # from the first line that is not ASCII
+        text = content.decode("utf-8", errors="replace")
+        if text.count("\ufffd") * 10 < sum(ord(character) > 127 for character in text):
+            return "utf-8"  # but for a few bytes, which `decode` reports
+        start = content.rfind(b"\n", 0, error.start) + 1
+        part = content[start : start + 1_000_000]  # from the first line that is not UTF-8
+        part = part[: part.rfind(b"\n") + 1] or part  # whole lines: half a character fits no encoding
     found = from_bytes(part, cp_isolation=_ENCODINGS, enable_fallback=False).best()
     name = "latin-1" if found is None else found.encoding
-    logger.warning(f"{path} is not UTF-8; it is read as {name}, which its bytes look like (--encoding overrules).")
+    warn(f"{path} is not UTF-8; it is read as {name}, which its bytes look like (--encoding overrules).")
     return name
 
 
@@ -155,14 +170,15 @@ def _unpacked(path: Path) -> bytes:
     try:
         if suffix == ".zip":
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                names = [name for name in archive.namelist() if not name.endswith("/")]
+                names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX/" not in name]
                 if len(names) != 1:
                     raise ValueError(f"it holds {len(names)} files")
                 return archive.read(names[0])
         return _UNPACK[suffix](content) if suffix in _UNPACK else content
-    except (OSError, EOFError, ValueError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
-            f"{path} cannot be unpacked ({error}); expected a whole {suffix} file with one file in it. Get it anew."
+            f"{path} cannot be unpacked ({error}); expected a whole {suffix} file with one file in it, without a "
+            "password. Unpack it, or get it anew."
         ) from error
 
 
@@ -176,13 +192,19 @@ def _parquet(content: bytes, path: Path) -> pa.Table:
 
 def _csv(text: str, path: Path, delimiter: str | None) -> pa.Table:
     text = text.lstrip("\r\n")
+    if "\n" not in text:
+        text = text.replace("\r", "\n")
     if delimiter is None:
-        delimiter = max(_DELIMITERS, key=text.split("\n", 1)[0].count)
+        head = text.split("\n", 1)[0]
+        delimiter = max(_DELIMITERS, key=lambda character: len(next(csv.reader([head], delimiter=character))))
     elif len(delimiter) != 1:
         raise ValueError(f"Found --delimiter {delimiter!r}; expected one character. Correct it.")
+    # A tab stands in no text: where each line has its cells, a quotation mark is one of the text's own.
+    lines = [line for line in text.split("\n") if line.strip()]
+    plain = delimiter == "\t" and all(line.count("\t") == lines[0].count("\t") for line in lines)
+    quoting = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
     try:
-        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-        twice = [name for name, count in Counter(header).items() if count > 1]
+        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting))
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut
             frame = pd.read_csv(
@@ -192,6 +214,7 @@ def _csv(text: str, path: Path, delimiter: str | None) -> pa.Table:
                 keep_default_na=False,  # "NA" and "None" are words
                 na_values=[""],
                 index_col=False,
+                quoting=quoting,
             )
     except (csv.Error, pd.errors.ParserWarning, ValueError) as error:  # pandas' ParserError is a ValueError
         reason = " ".join(str(error).replace("Error tokenizing data. C error: ", "").split()).rstrip(".")
@@ -199,11 +222,28 @@ def _csv(text: str, path: Path, delimiter: str | None) -> pa.Table:
             f"{path} cannot be read ({reason}); expected a header line and as many cells in each row, separated by "
             f'{delimiter!r}, with texts that hold it in "quotes". Correct that line, or name another --delimiter.'
         ) from error
-    if twice:
-        raise ValueError(
-            f"{path} names the column {twice[0]!r} twice in its header line; expected different names. Rename one."
-        )
-    return columns_to_table({name: [None if pd.isna(v) else v for v in frame[name]] for name in frame}, path)
+    columns = {}
+    for number, name in enumerate(map(str.strip, header)):
+        values = [
+            None if missing else value for value, missing in zip(frame.iloc[:, number], frame.iloc[:, number].isna())
+        ]
+        if plain:
+            values = [_unquoted(value) for value in values]
+        if name == "" and not any(values):
+            continue  # a delimiter at the end of each line
+        if name in columns:
+            raise ValueError(
+                f"{path} names the column {name!r} twice in its header line; expected different names. Rename one."
+            )
+        columns[name] = values
+    return columns_to_table(columns, path)
+
+
+def _unquoted(value: str | None) -> str | None:
+    """A cell that was quoted as a whole, without its quotes."""
+    if value is not None and _QUOTED.fullmatch(value):
+        return value[1:-1].replace('""', '"')
+    return value
 
 
 def _json(text: str, path: Path) -> pa.Table:
@@ -212,7 +252,7 @@ def _json(text: str, path: Path) -> pa.Table:
     try:
         whole = json.loads(text)
     except RecursionError as error:
-        raise ValueError(f"{path} is not valid JSON (nested too deeply); expected a list of objects.") from error
+        raise _too_deep(path) from error
     except json.JSONDecodeError as error:
         if text.lstrip().startswith("["):
             raise ValueError(
@@ -236,6 +276,8 @@ def _json(text: str, path: Path) -> pa.Table:
                         f"{path} is not valid JSON in line {number} ({error.msg}); expected one object a line. "
                         "Correct that line."
                     ) from error
+                except RecursionError as error:
+                    raise _too_deep(path) from error
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
             raise ValueError(
@@ -246,27 +288,41 @@ def _json(text: str, path: Path) -> pa.Table:
     return columns_to_table({name: [row.get(name) for row in rows] for name in names}, path)
 
 
-def columns_to_table(columns: dict[str, list], source: str | Path) -> pa.Table:
-    """Columns to an Arrow table.
+def _too_deep(path: Path) -> ValueError:
+    return ValueError(f"{path} is not valid JSON (nested too deeply); expected flat objects. Correct it.")
 
-    Raises:
-        ValueError: a column of mixed types, or a lone surrogate, which no encoding can write.
-    """
-    arrays = {}
+
+def columns_to_table(columns: dict[str, list], source: str | Path) -> pa.Table:
+    """Columns to an Arrow table. One that it cannot hold is left out; `refused` says why, if it is asked for."""
+    arrays, refused = {}, {}
     for name, values in columns.items():
         try:
             arrays[name] = pa.array(values)
-        except (pa.ArrowException, TypeError, UnicodeEncodeError, OverflowError) as error:
-            if isinstance(error, UnicodeEncodeError):
-                row = next(row for row, value in enumerate(values) if "\\ud" in ascii(value).lower())
-                raise ValueError(
-                    f"Column {name} of {source} holds half of a character (a lone surrogate) in row {row}; expected "
-                    "whole characters. Export the file again as UTF-8."
-                ) from error
+        except UnicodeEncodeError:
+            row = next(row for row, value in enumerate(values) if _SURROGATE.search(str(value)))
+            refused[name] = (
+                f"Column {name} of {source} holds half of a character (a lone surrogate) in row {row}; expected whole "
+                "characters. Export the file again as UTF-8."
+            )
+        except (pa.ArrowException, TypeError, OverflowError) as error:
             first = {type(value).__name__: row for row, value in reversed([*enumerate(values)]) if value is not None}
             found = ", ".join(f"{kind} in row {row}" for kind, row in sorted(first.items(), key=lambda item: item[1]))
-            raise ValueError(
-                f"Column {name} of {source} mixes types ({found or error}); expected one type in all rows. Correct "
-                "the rows."
-            ) from error
-    return pa.table(arrays)
+            refused[name] = (
+                f"Column {name} of {source} mixes types ({found})"
+                if len(first) > 1
+                else f"Column {name} of {source} cannot be stored ({error})"
+            ) + "; expected texts or numbers of one type in all rows. Correct the rows."
+    table = pa.table(arrays)
+    return table.replace_schema_metadata({_REFUSED: json.dumps(refused)}) if refused else table
+
+
+def with_refused(dataset: Dataset, table: pa.Table) -> Dataset:
+    """The data set of a table of `columns_to_table`, which knows what the table could not hold."""
+    dataset.info.description = (table.schema.metadata or {}).get(_REFUSED, b"").decode()
+    return dataset
+
+
+def refused(dataset: Dataset) -> dict[str, str]:
+    """Columns of the source that the table could not hold, and what is wrong with each."""
+    description = dataset.info.description
+    return json.loads(description) if description.startswith('{"') else {}

@@ -240,7 +240,9 @@ def _encode_pairs(
         other = lengths[1 if truncation == "only_first" else 0]
         rows = [row for row, length in enumerate(other) if length < max_length - special]
         if rows:
-            part = tokenizer(*([text[row] for row in rows] for text in texts), truncation=truncation, max_length=max_length)
+            part = tokenizer(
+                *([text[row] for row in rows] for text in texts), truncation=truncation, max_length=max_length
+            )
             for name in part:
                 for row, ids in zip(rows, part[name]):
                     encoded[name][row] = ids

@@ -25,6 +25,7 @@ from bertcls import (
     audit_run,
     augment,
     balanced_class_weights,
+    check_task,
     check_window,
     clear_output,
     describe_windows,
@@ -85,6 +86,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
     # 1. Load: columns text, label, example_id
     splits = load_splits(**args.source)
+    check_task(splits)
 
     # 2. Split and audit: the model is chosen on validation rows that are not the reported ones
     splits, reported_split = arrange_splits(
@@ -95,7 +97,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         splits, tokenizer=tokenizer, training_args=training_args, run_dir=args.run_dir, on_leak=args.on_leak
     )
     splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
-    splits["train"] = augment(splits["train"], args.augment, seed=training_args.seed)
+    splits = augment(splits, args.augment, seed=training_args.seed)
     say("rows: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
 
     # 3. Clean and tokenize, batched and cached; the reported rows stay raw

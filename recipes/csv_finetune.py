@@ -98,6 +98,8 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     kind, names = problem_type_of(splits["train"]), label_names_of(splits["train"])
     if training_args.metric_for_best_model == "auto":
         training_args.metric_for_best_model = best_metric(kind)
+    if kind == "regression" and training_args.label_smoothing_factor:
+        raise ValueError("Found --label_smoothing_factor with a regression; expected classes to smooth. Leave it out.")
     say(f"{kind}: {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}")
 
     # 2. Split and audit: the model is chosen on validation rows that are not the reported ones
@@ -109,7 +111,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         splits, tokenizer=tokenizer, training_args=training_args, run_dir=args.run_dir, on_leak=args.on_leak
     )
     splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
-    splits["train"] = augment(splits["train"], args.augment, seed=training_args.seed)
+    splits = augment(splits, args.augment, seed=training_args.seed)
     say("rows: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
 
     # 3. Clean and tokenize, batched and cached; the reported rows stay raw

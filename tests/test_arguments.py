@@ -215,3 +215,9 @@ def test_errors_of_input_end_in_one_line_and_others_do_not(capsys, monkeypatch):
     monkeypatch.setenv("BERTCLS_TRACEBACK", "1")
     with pytest.raises(ValueError), one_line_errors():
         raise ValueError("shown")
+
+
+def test_errors_are_metrics_of_which_less_is_better(parsed):
+    assert parsed("--metric_for_best_model", "rmse")[1].greater_is_better is False
+    assert parsed("--metric_for_best_model", "eval_mae")[1].greater_is_better is False
+    assert parsed("--metric_for_best_model", "r2")[1].greater_is_better is True

@@ -3,7 +3,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +27,10 @@ ANY_TEXT = st.lists(WORDS, max_size=30).map(" ".join) | st.text(max_size=80)
 SEEDS = st.integers(0, 1000)
 
 
+def augmented(dataset, methods, *, seed):
+    return augment(DatasetDict(train=dataset), methods, seed=seed)["train"]
+
+
 def rows(texts=TEXTS, **columns):
     labels = [number % 3 for number in range(len(texts))]
     table = {"text": texts, "label": labels, "example_id": range(10, 10 + len(texts)), **columns}
@@ -44,13 +48,13 @@ def altered(method, text, seed):
 @pytest.mark.parametrize("methods", [None, []])
 def test_nothing_named_leaves_the_data_alone(methods):
     dataset = rows()
-    assert augment(dataset, methods, seed=0) is dataset
+    assert augmented(dataset, methods, seed=0) is dataset
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_copies_follow_the_originals_and_keep_the_rest(method):
     dataset = rows(text_pair=[f"great {text}" for text in TEXTS])
-    result = augment(dataset, [method], seed=0)
+    result = augmented(dataset, [method], seed=0)
     copies = result.to_list()[len(dataset) :]
     assert result.features == dataset.features and result.column_names == dataset.column_names
     assert result.to_list()[: len(dataset)] == dataset.to_list()
@@ -69,15 +73,15 @@ def test_labels_of_every_kind_are_kept(feature, labels):
     features = Features({"label": feature, "example_id": Value("int32"), "text": Value("large_string")})
     table = {"label": labels, "example_id": [7, 3], "text": ["a bad film", "a great film"]}
     dataset = Dataset.from_dict(table, features=features)
-    result = augment(dataset, ["contrast"], seed=0)
+    result = augmented(dataset, ["contrast"], seed=0)
     assert result.features == features and result["example_id"][:] == [7, 3, 8, 9]
     assert result["label"][2:] == result["label"][:2] == dataset["label"][:]
 
 
 def test_every_method_gives_its_own_copies():
     dataset = rows()
-    alone = [augment(dataset, [method], seed=0)["text"][len(dataset) :] for method in METHODS]
-    together = augment(dataset, list(METHODS), seed=0)
+    alone = [augmented(dataset, [method], seed=0)["text"][len(dataset) :] for method in METHODS]
+    together = augmented(dataset, list(METHODS), seed=0)
     assert together["text"][len(dataset) :] == sum(alone, [])  # whatever else is named
     assert len(set(together["example_id"])) == len(together)
 
@@ -85,30 +89,30 @@ def test_every_method_gives_its_own_copies():
 def test_the_seed_decides():
     dataset = rows()
     methods = ["swap", "delete", "typo", "sentiment", "contrast"]
-    first, again, other = (augment(dataset, methods, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (augmented(dataset, methods, seed=seed) for seed in (1, 1, 2))
     assert first.to_list() == again.to_list() and first._fingerprint == again._fingerprint  # so that map() is cached
     assert first["text"][:] != other["text"][:]
 
 
 def test_a_copy_does_not_depend_on_the_other_rows():
     dataset = rows()
-    whole, part = augment(dataset, ["typo"], seed=0), augment(dataset.select([7, 0]), ["typo"], seed=0)
+    whole, part = augmented(dataset, ["typo"], seed=0), augmented(dataset.select([7, 0]), ["typo"], seed=0)
     assert len(part) == 4 and set(part["text"]) <= set(whole["text"])
 
 
 def test_equal_texts_get_copies_of_their_own():
     dataset = rows([TEXTS[0]] * 5)
-    assert len(set(augment(dataset, ["typo"], seed=0)["text"][5:])) > 1
+    assert len(set(augmented(dataset, ["typo"], seed=0)["text"][5:])) > 1
 
 
 def test_a_method_named_twice_gives_two_copies():
     dataset = rows([TEXTS[0]])
-    assert len(set(augment(dataset, ["typo", "typo"], seed=0)["text"])) == 3
+    assert len(set(augmented(dataset, ["typo", "typo"], seed=0)["text"])) == 3
 
 
 def test_unknown_method_is_named():
     with pytest.raises(ValueError, match="'backtranslate'; expected one of swap, delete, typo, contrast, sentiment"):
-        augment(rows(), ["typo", "backtranslate"], seed=0)
+        augmented(rows(), ["typo", "backtranslate"], seed=0)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -208,3 +212,16 @@ def test_groups_are_apart_and_share_their_article():
         for group in _GROUPS
         if "hated" not in group and "loved" not in group
     )
+
+
+def test_copies_leak_nothing():
+    train, test = (
+        rows(["a superb film", "a film that is great and long"]),
+        rows(["a wonderful film", "is terrific and long"]),
+    )
+    splits = DatasetDict(train=train, test=test.map(lambda row: {"example_id": row["example_id"] + 50}))
+    texts = [augment(splits, ["sentiment"], seed=seed)["train"]["text"][2:] for seed in range(30)]
+    found = {text for copies in texts for text in copies}
+    assert len(found) > 4 and "a wonderful film" not in found and "a film that is terrific and long" not in found
+    ids = augment(splits, ["typo"], seed=0)["train"]["example_id"][2:]
+    assert min(ids) > max(splits["test"]["example_id"])

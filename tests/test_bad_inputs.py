@@ -11,6 +11,7 @@ import json
 import pandas as pd
 import pytest
 from conftest import TINY, load_recipe
+from datasets import ClassLabel, Dataset
 
 from bertcls import RecipeArguments, one_line_errors, parse
 
@@ -26,6 +27,14 @@ def jsonl(*rows: dict, good: int = 40) -> str:
 def parquet(tmp_path, frame: pd.DataFrame) -> bytes:
     frame.to_parquet(tmp_path / "made.parquet", index=False)
     return (tmp_path / "made.parquet").read_bytes()
+
+
+def classes(tmp_path, name: str, *names: str) -> bytes:
+    """A parquet file with declared classes; beside it a test file with others."""
+    for split, declared in (("test", ["no", "maybe"]), (name, list(names))):
+        rows = Dataset.from_dict({"text": TEXTS, "label": [i % 2 for i in range(40)]})
+        rows.cast_column("label", ClassLabel(names=declared)).to_parquet(tmp_path / f"{split}.parquet")
+    return (tmp_path / f"{name}.parquet").read_bytes()
 
 
 LABELS = [label for _, label in ROWS]
@@ -44,6 +53,21 @@ CASES = {
     ),
     "empty file": ("a.csv", "", [], "a.csv is empty; expected at least one row"),
     "blank file": ("a.jsonl", " \n\n", [], "a.jsonl is empty"),
+    "a byte order mark alone": ("a.csv", b"\xef\xbb\xbf", [], "a.csv is empty"),
+    "one bad byte": (
+        "a.csv",
+        CSV.replace("number", "número").encode() + b"caf\xe9,bad\n",
+        [],
+        "a.csv is not utf-8: byte e9 in line 42",
+    ),
+    "nested JSON lines": ("a.jsonl", JSONL + "[" * 100_000, [], "nested too deeply"),
+    "a README.md that is no YAML": (
+        "hub/README.md",
+        "---\nconfigs:\n- {a: [\n---\n",
+        ["--dataset_name", "hub"],
+        "hub cannot be read",
+    ),
+    "a data set script": ("hub/hub.py", "", ["--dataset_name", "hub"], "hub cannot be read"),
     "a header and no rows": ("a.csv", "text,label\n", [], "a.csv has columns but 0 rows"),
     "an empty JSON list": ("a.json", "[]", [], "0 rows; expected at least 1"),
     "another kind of file": ("a.xlsx", CSV, [], "a.xlsx is of an unknown kind; expected the ending .csv"),
@@ -122,7 +146,12 @@ CASES = {
     ),
     # its labels
     "one class only": ("a.csv", CSV.replace("bad", "good"), [], "Found only the label good in column label"),
-    "a class with one row": ("a.csv", CSV + "once,rare\n", [], "label rare has 1 of them; expected at least 3"),
+    "a class with one row": (
+        "a.csv",
+        CSV + "once,rare\n",
+        [],
+        "Label rare has 1 different texts; expected at least 3",
+    ),
     "mixed label types": ("a.jsonl", jsonl({"text": "x", "label": 1}), [], "Column label of"),
     "1-based labels of two classes": (
         "hub/README.md",
@@ -193,6 +222,24 @@ CASES = {
         [],
         "of type",
     ),
+    "vectors as labels": (
+        "a.jsonl",
+        "".join(jsonl({"text": k, "label": [0, 1, 1]}, good=0) for k in TEXTS),
+        [],
+        "not vectors",
+    ),
+    "one number only": (
+        "a.csv",
+        "text,label\n" + "a b,1.5\nc d,1.5\n" * 9,
+        [],
+        "Found only the label 1.5 in column label",
+    ),
+    "another class in the test file": (
+        "a.parquet",
+        lambda folder: classes(folder, "train", "no", "yes"),
+        ["--test_file", "test.parquet"],
+        "Found the class maybe in test",
+    ),
     # options
     "an unknown option": ("a.csv", CSV, ["--train_fil", "a.csv"], "Found the unknown option --train_fil; expected"),
     "an unknown cleaning step": (
@@ -206,6 +253,30 @@ CASES = {
         CSV,
         ["--augment", "translate"],
         "Found the augmentation 'translate'; expected",
+    ),
+    "two sources": (
+        "a.csv",
+        CSV,
+        ["--dataset_name", "x", "--train_file", "a.csv"],
+        "Found --dataset_name with --train_file",
+    ),
+    "weights of a regression": (
+        "a.csv",
+        "text,label\n" + "a b,1.5\nc d,2.5\n" * 30,
+        ["--class_weights", "balanced"],
+        "which has no classes",
+    ),
+    "smoothing of a regression": (
+        "a.csv",
+        "text,label\n" + "a b,1.5\nc d,2.5\n" * 30,
+        ["--label_smoothing_factor", "0.1"],
+        "Found --label_smoothing_factor with a regression",
+    ),
+    "votes of several labels": (
+        "a.csv",
+        CSV.replace("bad", "bad;good"),
+        ["--label_delimiter", ";", "--window_pooling", "vote"],
+        "window_pooling='vote' found with multi_label",
     ),
     "windows without room": (
         "a.csv",

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import SAMPLE, real_path
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
@@ -9,12 +10,13 @@ from hypothesis import strategies as st
 
 from bertcls import (
     arrange_splits,
+    audit_splits,
+    comparison_key,
     containers,
     draw_rows,
     hold_out_whole_texts,
     label_shares,
     load_splits,
-    normalise,
     split_dataset,
     tokenize_windows,
 )
@@ -40,7 +42,7 @@ def test_sample_has_the_promised_form():
     ids = [i for split in splits.values() for i in split["example_id"][:]]
     assert ids == list(range(len(ids)))
     assert label_shares(splits["test"]) == {"negative": 0.5, "positive": 0.5}
-    texts = [normalise(text) for split in splits.values() for text in split["text"][:]]
+    texts = [comparison_key(text) for split in splits.values() for text in split["text"][:]]
     assert len(set(texts)) == len(texts)
 
 
@@ -188,7 +190,7 @@ def test_draw_rows_keeps_the_shares():
     assert draw_rows(rows, 100, seed=1)["text"][:] != draw_rows(rows, 100, seed=2)["text"][:]
     assert len(draw_rows(rows, 5000, seed=1)) == 1000
     assert len(draw_rows(labelled({"a": 1, "b": 9}), 5, seed=1)) == 5  # a class of one row cannot keep its share
-    with pytest.raises(ValueError, match="Asked for 1 rows, but there are 2 labels"):
+    with pytest.raises(ValueError, match="Asked for 1 rows; expected at least 2"):
         draw_rows(rows, 1, seed=1)
 
 
@@ -220,7 +222,7 @@ def test_a_wrong_ratio_is_refused(ratio):
 
 
 def test_too_few_rows_to_split():
-    with pytest.raises(ValueError, match="with every label in every part: label b has 1 of them; expected at least 3"):
+    with pytest.raises(ValueError, match="Label b has 1 different texts; expected at least 3"):
         split_dataset(labelled({"a": 50, "b": 1}), "8:1:1")
 
 
@@ -244,5 +246,86 @@ def test_the_selection_split_of_sst2_does_not_leak():
     train = load_splits(real_path("BERTCLS_DATA") + "/sst2", text_column="sentence")["train"]
     kept, validation = hold_out_whole_texts(train)
     assert (len(kept), len(validation)) == (62925, 3367)
-    kept_texts, texts = ([normalise(text) for text in split["text"][:]] for split in (kept, validation))
+    kept_texts, texts = ([comparison_key(text) for text in split["text"][:]] for split in (kept, validation))
     assert not any(containers(kept_texts, texts)) and not any(containers(texts, kept_texts))
+
+
+def test_class_numbers_of_another_order_keep_their_names(tmp_path):
+    for name, names in (("train", ["neg", "pos"]), ("test", ["pos", "neg"])):
+        rows = Dataset.from_dict({"text": ["good one", "bad one"], "label": [names.index("pos"), names.index("neg")]})
+        rows.cast_column("label", ClassLabel(names=names)).to_parquet(tmp_path / f"{name}.parquet")
+    splits = load_splits(str(tmp_path))
+    assert splits["train"]["label"][:] == splits["test"]["label"][:] == [1, 0]
+
+
+def test_equal_texts_stay_on_one_side():
+    texts = [f"text number {i}{mark}" for i in range(100) for mark in ("", "!")] + [""] * 40
+    rows = Dataset.from_dict({"text": texts, "label": [i % 2 for i in range(240)], "example_id": range(240)})
+    rows = rows.cast_column("label", ClassLabel(names=["a", "b"]))
+    splits, _ = arrange_splits(DatasetDict(train=rows))
+    assert not audit_splits(splits)["leaked"]
+    assert sorted(i for split in splits.values() for i in split["example_id"][:]) == list(range(240))
+    assert all(20 <= len(splits[name]) <= 28 for name in ("validation", "test"))
+    plain = split_dataset(rows, "8:1:1", together=False)
+    assert audit_splits(plain)["leaked"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_text_that_fills_half_of_the_data_stays_in_train(seed):
+    texts = ["thanks"] * 200 + [f"text number {i}" for i in range(200)]
+    rows = Dataset.from_dict({"text": texts, "label": [i % 2 for i in range(400)]})
+    splits = split_dataset(rows.cast_column("label", ClassLabel(names=["a", "b"])), "8:1:1", seed=seed)
+    assert [len(split) for split in splits.values()] == [360, 20, 20]
+
+
+@pytest.mark.parametrize("ratio", [None, "6:2:2"])
+def test_rare_sets_of_labels_and_numbers_are_split(tmp_path, ratio):
+    sets = [["a"]] * 60 + [["b"]] * 60 + [["a", "b"]] + [[]] * 9
+    several = load_splits(pd.DataFrame({"text": [f"text {i}" for i in range(130)], "label": sets}))
+    numbers = load_splits(
+        pd.DataFrame({"text": [f"text {i}" for i in range(130)], "label": [i / 7 for i in range(130)]})
+    )
+    for splits in (several, numbers):
+        parts, _ = arrange_splits(splits, ratio=ratio)
+        assert sum(map(len, parts.values())) == 130
+        assert len(draw_rows(parts["train"], 30, seed=0)) == 30
+    assert several["train"].features["label"].feature.names == ["a", "b"]
+    assert label_shares(several["train"]) == {"a": 61 / 130, "b": 61 / 130}
+    mean = {name: sum(split["label"][:]) / len(split) for name, split in arrange_splits(numbers)[0].items()}
+    assert max(mean.values()) - min(mean.values()) < 2  # of 0 to 18: deciles keep their shares
+
+
+def test_a_draw_keeps_the_shares_beside_a_class_of_one_row():
+    drawn = label_shares(draw_rows(labelled({"a": 900, "b": 100, "c": 1}), 20, seed=0))
+    assert drawn["b"] == 0.1
+
+
+def test_texts_without_labels(tmp_path):
+    (tmp_path / "texts.txt").write_text("one\ntwo\n")
+    assert load_splits(str(tmp_path / "texts.txt"), labelled=False)["train"].to_list() == [
+        {"text": "one", "example_id": 0},
+        {"text": "two", "example_id": 1},
+    ]
+
+
+def test_names_of_splits_and_what_is_left_out(caplog):
+    rows = Dataset.from_dict({"text": ["a b", "c d"], "label": ["x", "y"]})
+    unlabelled = rows.remove_columns("label")
+    source = DatasetDict(train=rows, dev=rows, validation_matched=rows, test=unlabelled)
+    assert list(load_splits(source)) == ["train", "validation"]
+    assert "validation_matched of the data set are not used" in caplog.text
+    assert "The test split of the data set has no column label; it is left out" in caplog.text
+
+
+def test_files_stand_in_for_splits(tmp_path):
+    (tmp_path / "test.csv").write_text("text,label\nnew,x\n")
+    rows = Dataset.from_dict({"text": ["a b", "c d"], "label": ["x", "y"]})
+    splits = load_splits(DatasetDict(train=rows, test=rows), test_file=str(tmp_path / "test.csv"))
+    assert splits["train"]["text"][:] == ["a b", "c d"] and splits["test"]["text"][:] == ["new"]
+
+
+def test_templated_texts_are_searched_in_linear_work():
+    """Texts that share their first words, in which a search by first words alone would take minutes."""
+    texts = [f"this is my review of {'x ' * (i % 97)}number {i}" for i in range(3000)]
+    found = containers([comparison_key(text) for text in texts], [comparison_key(text) + " end" for text in texts])
+    assert all(len(containing) == 1 for containing in found)

@@ -155,3 +155,34 @@ def test_data_frames(tmp_path):
     frame.columns = ["text", "text"]
     with pytest.raises(ValueError, match="Found the column 'text' twice in the DataFrame"):
         load_splits(frame)
+
+
+def test_quotation_marks_of_a_tsv_are_its_texts(tmp_path):
+    (tmp_path / "a.tsv").write_text('text\tlabel\n"Hello there\tx\nplain\ty\n"said ""so"""\tx\n"end"\ty\n')
+    assert read_table(tmp_path / "a.tsv")["text"][:] == ['"Hello there', "plain", 'said "so"', "end"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["text, label,,\none,x,,\n", "text,label\rone,x\r", "\n\ntext,label\r\none,x\r\n", '"te,xt";a,b;label\n'],
+)
+def test_files_as_programs_write_them(tmp_path, content):
+    (tmp_path / "a.csv").write_text(content, newline="")
+    if ";" in content:
+        with pytest.raises(ValueError, match="has columns but 0 rows"):  # three columns parted by semicolons
+            read_table(tmp_path / "a.csv")
+    else:
+        assert read_table(tmp_path / "a.csv").to_list() == [{"text": "one", "label": "x"}]
+
+
+def test_an_odd_column_does_not_stop_the_others(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": "x", "n": 1}\n{"text": "b", "label": "y", "n": "one"}\n')
+    assert load_splits(str(tmp_path / "a.jsonl"))["train"]["text"][:] == ["a", "b"]
+    with pytest.raises(ValueError, match="Column n of .* mixes types .int in row 0, str in row 1."):
+        load_splits(str(tmp_path / "a.jsonl"), label_column="n")
+
+
+def test_a_long_gb18030_file_is_detected_wherever_it_is_cut(tmp_path):
+    for shift in range(3):
+        content = "text,label\n" + "x" * shift + "\n".join("酒店房间很干净服务也好,好" for _ in range(50_000))
+        assert decode(content.encode("gb18030"), tmp_path / "a.csv") == content

@@ -182,9 +182,10 @@ def test_multi_label_and_regression_loss_by_hand():
     plain = F.binary_cross_entropy_with_logits(LOGITS, labels)
     torch.testing.assert_close(multi._loss(LOGITS, labels, None), plain)
     torch.testing.assert_close(multi._loss(LOGITS, labels, 12), plain * 6 / 12)
-    weighted = build(problem_type="multi_label_classification", class_weights=[1.0, 2.0, 0.0])
+    weighted = build(problem_type="multi_label_classification", class_weights=[3.0, 2.0, 0.5])
+    positive = torch.where(labels == 1, torch.tensor([3.0, 2.0, 0.5]), 1.0)  # texts without the label keep weight 1
     element = F.binary_cross_entropy_with_logits(LOGITS, labels, reduction="none")
-    torch.testing.assert_close(weighted._loss(LOGITS, labels, None), (element * torch.tensor([1.0, 2.0, 0.0])).mean())
+    torch.testing.assert_close(weighted._loss(LOGITS, labels, None), (element * positive).mean())
     regression = build(problem_type="regression", num_labels=1)
     torch.testing.assert_close(
         regression._loss(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 0.0]), None), torch.tensor(5.0)

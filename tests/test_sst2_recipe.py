@@ -231,7 +231,7 @@ def test_push_to_hub_pushes_the_verified_folder_once(sst2_recipe, tmp_path, monk
 
 
 def test_overwriting_knows_every_file_of_a_run():
-    assert {*_RUN_FILES, CHECKPOINTS} == FILES
+    assert {*_RUN_FILES, CHECKPOINTS, "audit.json"} == FILES
 
 
 def test_overwriting_leaves_one_run(sst2_recipe, tmp_path):

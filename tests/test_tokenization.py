@@ -108,7 +108,9 @@ def test_pairs_cut_to_one_window(tokenizer, truncation, first, second, kept):
 
 def test_an_unknown_pair_truncation(tokenizer):
     with pytest.raises(ValueError, match="Found --pair_truncation only_both; expected none, longest_first"):
-        tokenize_windows({"text": ["a"], "text_pair": ["b"]}, tokenizer=tokenizer, max_length=10, pair_truncation="only_both")
+        tokenize_windows(
+            {"text": ["a"], "text_pair": ["b"]}, tokenizer=tokenizer, max_length=10, pair_truncation="only_both"
+        )
 
 
 def test_spans_cover_the_text(tokenizer):
