@@ -71,9 +71,9 @@ SAMPLE_DEFAULTS = dict(
     early_stopping_patience=0,
     max_length=96,
     learning_rate=2e-3,
-    num_train_epochs=24,
+    num_train_epochs=40,
     per_device_train_batch_size=8,
-    logging_steps=1 / 24,
+    logging_steps=1 / 40,
 )
 SPLIT_SEED = 42  # the same validation rows for every training seed
 # -------------------------------------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ def test_the_command(splits, tmp_path):
     assert bad.returncode == 2 and len(bad.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("sample", ["reviews", "pairs", "chinese"])
+@pytest.mark.parametrize("sample", ["reviews", "pairs", "chinese", "long"])
 def test_our_samples_are_clean(sample):
     columns = {"text_column": "sentence1", "text_pair_column": "sentence2"} if sample == "pairs" else {}
     found = audit_splits(load_splits(str(SAMPLE.parent / sample), **columns))

@@ -262,13 +262,13 @@ CASES = {
     ),
     "weights of a regression": (
         "a.csv",
-        "text,label\n" + "a b,1.5\nc d,2.5\n" * 30,
+        "text,label\n" + "".join(f"a {i},{i}.5\n" for i in range(40)),
         ["--class_weights", "balanced"],
         "which has no classes",
     ),
     "smoothing of a regression": (
         "a.csv",
-        "text,label\n" + "a b,1.5\nc d,2.5\n" * 30,
+        "text,label\n" + "".join(f"a {i},{i}.5\n" for i in range(40)),
         ["--label_smoothing_factor", "0.1"],
         "Found --label_smoothing_factor with a regression",
     ),

@@ -5,7 +5,7 @@ import random
 
 import pandas as pd
 import pytest
-from conftest import ROOT, SAMPLE, TINY, load_recipe
+from conftest import ROOT, SAMPLE, TINY, load_recipe, real_path
 
 from bertcls import RecipeArguments, TextClassifier, audit_splits, augment, load_splits, parse
 from bertcls.augmentation import METHODS
@@ -26,9 +26,8 @@ def recipe():
 
 def run(recipe, folder, *words):
     words = [*words, "--output_dir", str(folder / "run")]
-    return recipe.main(
-        *parse(RecipeArguments, words, defaults=recipe.DEFAULTS, sample_defaults=recipe.SAMPLE_DEFAULTS)
-    )
+    arguments = getattr(recipe, "Arguments", RecipeArguments)  # of a recipe with flags of its own
+    return recipe.main(*parse(arguments, words, defaults=recipe.DEFAULTS, sample_defaults=recipe.SAMPLE_DEFAULTS))
 
 
 def headlines(rows: int, topics: int = 1, seed: int = 0) -> list[dict]:
@@ -115,16 +114,66 @@ def test_the_sample_and_the_four_places(recipe, tmp_path):
     assert [source.count(f"EDIT {number}:") for number in range(1, 6)] == [1, 1, 1, 1, 0]
 
 
-@pytest.mark.parametrize("name", ["mrpc_finetune", "chnsenticorp_finetune"])
-def test_the_other_samples(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [("mrpc_finetune", 50), ("chnsenticorp_finetune", 40), ("imdb_finetune", 9), ("newsgroups_finetune", 9)],
+)
+def test_the_other_samples(name, rows, tmp_path):
     other = load_recipe(name)
     results = run(other, tmp_path, "--sample")
-    assert results["eval_log_loss"] != results["before_log_loss"] and results["test_samples"] in (40, 50)
+    assert results["test_samples"] == rows
+    history = json.loads(next((tmp_path / "run").glob("checkpoints/*/trainer_state.json")).read_text())["log_history"]
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    assert losses[-1] < 0.8 * losses[0]  # it learns its rows; of so few it need not do well on others
+    classifier = TextClassifier.from_pretrained(str(tmp_path / "run"))
     if name == "chnsenticorp_finetune":
         assert results["test_accuracy"] >= 0.5 + 2 * (0.25 / 40) ** 0.5  # two standard errors above the majority share
-        classifier = TextClassifier.from_pretrained(str(tmp_path / "run"))
         wide, narrow = classifier.probabilities(["房间Ｗｉｆｉ很快", "房间Wifi很快"])
         assert wide.tolist() == narrow.tolist()
+    if rows == 9:
+        assert 0 <= results["test_window_accuracy"] <= 1 and 0 <= results["test_vote_accuracy"] <= 1
+        texts = load_splits(str(SAMPLE.parent / "long"))["test"]["text"][:]
+        windows = [len(answer.windows) for answer in classifier.predict(texts, windows=True)]
+        assert min(windows) >= 3
+
+
+def test_windows_as_training_examples_and_truncation(tmp_path):
+    recipe = load_recipe("imdb_finetune")
+    words = ["--sample", "--num_train_epochs", "1"]
+    documents = run(recipe, tmp_path / "a", *words)
+    windows = run(recipe, tmp_path / "b", *words, "--train_on", "windows")
+    head = run(recipe, tmp_path / "c", *words, "--truncation", "head_tail")
+    assert documents["train_samples"] == windows["train_samples"] == head["train_samples"] == 22
+    assert windows["train_steps_per_second"] * windows["train_runtime"] > 3 * (
+        documents["train_steps_per_second"] * documents["train_runtime"]
+    )
+    assert head["test_window_accuracy"] == head["test_accuracy"]  # one window a document
+    classifier = TextClassifier.from_pretrained(str(tmp_path / "c" / "run"))
+    assert classifier.model.config.truncation == "head_tail"
+    assert len(classifier.predict("film " * 900, windows=True)[0].windows) == 1
+
+
+@pytest.mark.parametrize("sample", ["reviews", "chinese", "long"])
+def test_the_tfidf_baseline_writes_the_same_report(sample, tmp_path):
+    words = ["--dataset_name", str(SAMPLE.parent / sample), *(["--analyzer", "char"] if sample == "chinese" else [])]
+    results = run(load_recipe("tfidf_baseline"), tmp_path, *words)
+    table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    assert (table["label"] == table["prediction"]).mean() == pytest.approx(results["test_accuracy"])
+    assert results["test_accuracy"] > {"reviews": 0.75, "chinese": 0.7, "long": 0.5}[sample]
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "all_results.json",
+        "audit.json",
+        "checkpoints",
+        "predictions.parquet",
+    }
+
+
+@pytest.mark.real
+def test_the_tfidf_baseline_on_newsgroups(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCIKIT_LEARN_DATA", real_path("BERTCLS_DATA") + "/scikit_learn_data")
+    results = run(load_recipe("tfidf_baseline"), tmp_path, "--dataset_name", "20newsgroups", "--remove", "none")
+    assert results["test_samples"] == 1502 and results["train_samples"] == 2257 - 225
+    assert results["test_accuracy"] == pytest.approx(0.919, abs=0.01)  # on all of train; here a tenth is held out
 
 
 def test_augmented_rows_are_trained_on_and_leak_nothing(recipe, tmp_path):

@@ -27,7 +27,7 @@ def test_every_recipe_command_is_understood(command, tmp_path):
     if "--output_dir" in rest:
         rest[rest.index("--output_dir") + 1] = str(tmp_path / "run")
     parse(
-        RecipeArguments,
+        getattr(recipe, "Arguments", RecipeArguments),
         [*rest, *([] if "--output_dir" in rest else ["--output_dir", str(tmp_path / "run")])],
         defaults=recipe.DEFAULTS,
         sample_defaults=recipe.SAMPLE_DEFAULTS,
