@@ -25,6 +25,7 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "format_audit": "audit",
     "augment": "augmentation",
     "LongestBatchFirst": "callbacks",
+    "PaddingShare": "callbacks",
     "arrange_splits": "data",
     "balanced_class_weights": "data",
     "containers": "data",

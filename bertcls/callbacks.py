@@ -10,6 +10,8 @@ from accelerate.utils import DistributedType
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import TrainerCallback
 
+from bertcls.tokenization import WindowCollator
+
 
 class LongestBatchFirst(TrainerCallback):
     """Runs one step on the longest batch before training, then says what the run will take.
@@ -79,6 +81,26 @@ class LongestBatchFirst(TrainerCallback):
                 "model's weights, or train without --fp16."
             )
         return seconds
+
+
+class PaddingShare(TrainerCallback):
+    """Adds `padding_share` to what Trainer logs of a stretch of training: padding as a share of all places in batches.
+
+    Args:
+        collator: counts tokens and places.
+    """
+
+    def __init__(self, collator: WindowCollator):
+        self.collator = collator
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        tokens, places = self.collator.counts.tolist()
+        if places and "loss" in logs:
+            logs["padding_share"] = state.log_history[-1]["padding_share"] = round(1 - tokens / places, 4)
+            self.collator.counts.zero_()
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.collator.counts.zero_()  # the batches of an evaluation do not count
 
 
 def format_seconds(seconds: float) -> str:

@@ -329,6 +329,7 @@ class WindowCollator:
     The call returns `labels` `[batch]` (int64, or float `[batch]` or `[batch, num_labels]`) and `example_ids`
     `[batch]` where the examples have them, `input_ids`, `attention_mask` and `token_type_ids`
     `[num_windows, seq_len]`, and `window_example` `[num_windows]`, the row of the batch that a window belongs to.
+    `counts` adds up the tokens and the places of all batches, for `PaddingShare`.
     """
 
     def __init__(
@@ -342,6 +343,7 @@ class WindowCollator:
         self.max_length = tokenizer.model_max_length
         self.pad_to_multiple_of = pad_to_multiple_of
         self.num_labels = num_labels
+        self.counts = torch.zeros(2, dtype=torch.int64).share_memory_()  # tokens and places, workers' batches included
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
         batch = {}  # labels first: Trainer and accelerate take the batch size from the first tensor
@@ -360,6 +362,7 @@ class WindowCollator:
         multiple = self.pad_to_multiple_of
         seq_len = max(max(lengths), min(-(-max(lengths) // multiple) * multiple, self.max_length))
         real = np.arange(seq_len) < np.array(lengths)[:, None]  # [num_windows, seq_len]
+        self.counts += torch.tensor([sum(lengths), real.size])
         for name, value in self.padding.items():
             if name in features[0]:
                 padded = np.full(real.shape, value, dtype=np.int64)

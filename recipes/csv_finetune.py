@@ -18,6 +18,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_
 from bertcls import (
     BertClsForSequenceClassification,
     LongestBatchFirst,
+    PaddingShare,
     RecipeArguments,
     TextClassifier,
     WindowCollator,
@@ -147,17 +148,18 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     say(f"{trainable:,} of {parameters:,} parameters train; pooling: {model.config.pooling}")
 
     # 5. Train; the best model by validation is loaded at the end
-    callbacks = [LongestBatchFirst()]
+    multi_label = kind == "multi_label_classification"
+    collator = WindowCollator(tokenizer, num_labels=len(names) if multi_label else None)
+    callbacks = [LongestBatchFirst(), PaddingShare(collator)]
     if args.early_stopping_patience and training_args.metric_for_best_model:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
-    multi_label = kind == "multi_label_classification"
     trainer = Trainer(
         model=model,
         args=training_args,
         train_dataset=tokenized["train"],
         eval_dataset=tokenized["validation"],
         processing_class=tokenizer,
-        data_collator=WindowCollator(tokenizer, num_labels=len(names) if multi_label else None),
+        data_collator=collator,
         compute_metrics=make_compute_metrics(names, training_args.metric_for_best_model, problem_type=kind),
         callbacks=callbacks,
         optimizer_cls_and_kwargs=layerwise_optimizer(training_args, args.layer_decay, args.head_learning_rate),

@@ -17,6 +17,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_
 from bertcls import (
     BertClsForSequenceClassification,
     LongestBatchFirst,
+    PaddingShare,
     RecipeArguments,
     TextClassifier,
     WindowCollator,
@@ -128,7 +129,8 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     say(f"{trainable:,} of {parameters:,} parameters train; pooling: {model.config.pooling}")
 
     # 5. Train; the best model by validation is loaded at the end
-    callbacks = [LongestBatchFirst()]
+    collator = WindowCollator(tokenizer)
+    callbacks = [LongestBatchFirst(), PaddingShare(collator)]
     if args.early_stopping_patience and training_args.metric_for_best_model:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     trainer = Trainer(
@@ -137,7 +139,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         train_dataset=tokenized["train"],
         eval_dataset=tokenized["validation"],
         processing_class=tokenizer,
-        data_collator=WindowCollator(tokenizer),
+        data_collator=collator,
         compute_metrics=make_compute_metrics(labels.names, training_args.metric_for_best_model),
         callbacks=callbacks,
         optimizer_cls_and_kwargs=layerwise_optimizer(training_args, args.layer_decay, args.head_learning_rate),
