@@ -1,0 +1,170 @@
+"""Paired statistics between the prediction files of runs on the same examples."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bertcls.report import PREDICTIONS, RESULTS
+
+RESAMPLES = 2000  # of a bootstrap: an end of a 95 % interval moves by some 3 % of its width from seed to seed
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training: a run, or the runs of several seeds.
+
+    Args:
+        name: of the folder.
+        results: `all_results.json` of each run.
+        table: `example_id`, `text` and `label` of the reported examples, the same in all runs.
+        right: `[runs, examples]`, 1.0 where the prediction is the label (of several labels: all of them).
+    """
+
+    name: str
+    results: list[dict]
+    table: pd.DataFrame
+    right: np.ndarray
+
+
+def load_arm(folder: str) -> Arm:
+    """Reads a run, or a folder with the runs of several seeds.
+
+    Raises:
+        FileNotFoundError: no prediction file in it.
+        ValueError: runs on different examples, or of numbers.
+    """
+    found = sorted(Path(folder).glob(PREDICTIONS)) or sorted(Path(folder).glob(f"*/{PREDICTIONS}"))
+    if not found:
+        raise FileNotFoundError(
+            f"No {PREDICTIONS} in {folder} or the folders in it; expected a finished run. Check the path."
+        )
+    tables = [pd.read_parquet(path) for path in found]
+    for path, table in zip(found[1:], tables[1:]):
+        check_same_examples(tables[0], table, str(found[0].parent), str(path.parent))
+    if pd.api.types.is_float_dtype(tables[0]["label"]):
+        raise ValueError(f"{folder} holds a regression; expected classes, whose predictions are right or wrong.")
+    order = tables[0]["example_id"]
+    tables = [table.set_index("example_id").loc[order] for table in tables]
+    right = [[_key(a) == _key(b) for a, b in zip(table["label"], table["prediction"])] for table in tables]
+    results = [json.loads((path.parent / RESULTS).read_text()) for path in found]
+    columns = [name for name in ("text", "text_pair", "label") if name in tables[0]]
+    return Arm(Path(folder).name, results, tables[0][columns].reset_index(), np.array(right, dtype=np.float64))
+
+
+def _key(label) -> str | tuple:
+    return label if isinstance(label, str) else tuple(label)
+
+
+def check_same_examples(one: pd.DataFrame, other: pd.DataFrame, name: str, other_name: str) -> None:
+    """Refuses to compare scores of different examples.
+
+    Raises:
+        ValueError: other ids, texts or labels.
+    """
+    one, other = (table.sort_values("example_id", ignore_index=True) for table in (one, other))
+    same_ids = one["example_id"].equals(other["example_id"])
+    differing = None
+    if same_ids:
+        differing = next(
+            (
+                row
+                for row in range(len(one))
+                if one["text"][row] != other["text"][row] or _key(one["label"][row]) != _key(other["label"][row])
+            ),
+            None,
+        )
+    if not same_ids or differing is not None:
+        common = len({*one["example_id"]} & {*other["example_id"]})
+        what = f"{len(one)} and {len(other)} examples, {common} in common"
+        if same_ids:
+            what = f"example {one['example_id'][differing]} has another text or label"
+        raise ValueError(
+            f"Found runs on different examples in {name} and {other_name} ({what}); expected the same reported split. "
+            "Run both on the same data with the same --split."
+        )
+
+
+def mcnemar(one: np.ndarray, other: np.ndarray) -> float:
+    """Exact two-sided p-value (McNemar, 1947) that two runs err equally often, from 0 and 1 `[examples]` each.
+
+    Only examples that one gets right and the other wrong say anything; under equality each falls either way with
+    probability one half.
+
+    >>> round(mcnemar(np.array([1] * 8 + [0]), np.array([0] * 8 + [1])), 4)
+    0.0391
+    """
+    wins, losses = int(((one == 1) & (other == 0)).sum()), int(((one == 0) & (other == 1)).sum())
+    trials, fewer = wins + losses, min(wins, losses)
+    return min(1.0, 2 * sum(math.comb(trials, k) for k in range(fewer + 1)) / 2**trials)
+
+
+def bootstrap_difference(
+    one: np.ndarray, other: np.ndarray, *, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Interval of the difference of two arms' accuracies, `other` minus `one`, each `[runs, examples]`.
+
+    Examples are drawn anew, the same ones for both arms (paired), and where an arm has several runs its runs are, too,
+    so that the interval holds for other examples and other seeds.
+
+    >>> low, high = bootstrap_difference(np.zeros((1, 50)), np.ones((1, 50)))
+    >>> low, high
+    (1.0, 1.0)
+    """
+    draw = np.random.default_rng(seed)
+    differences = np.empty(RESAMPLES)
+    for number in range(RESAMPLES):
+        examples = draw.integers(one.shape[1], size=one.shape[1])
+        means = [arm[draw.integers(len(arm), size=len(arm))][:, examples].mean() for arm in (one, other)]
+        differences[number] = means[1] - means[0]
+    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def compare_arms(arms: list[Arm]) -> list[dict]:
+    """Each arm beside the first: difference of the mean accuracies, its interval, and whether these data can tell.
+
+    With one run each the p-value is McNemar's exact one; with several it is left out and the interval decides. With
+    more than two arms intervals and levels are Bonferroni's, so that all statements together hold at 95 %.
+
+    Raises:
+        ValueError: arms on different examples, or fewer than two.
+    """
+    if len(arms) < 2:
+        raise ValueError(f"Found {len(arms)} run; expected at least two to compare. Name another folder.")
+    first, level = arms[0], 0.05 / (len(arms) - 1)
+    rows = []
+    for arm in arms[1:]:
+        check_same_examples(first.table, arm.table, first.name, arm.name)
+        order = pd.Index(arm.table["example_id"]).get_indexer(first.table["example_id"])
+        right = arm.right[:, order]
+        low, high = bootstrap_difference(first.right, right, confidence=1 - level)
+        p_value = mcnemar(first.right[0], right[0]) if len(first.right) == len(right) == 1 else None
+        differs = p_value < level if p_value is not None else not low <= 0 <= high
+        rows.append(
+            {
+                "name": arm.name,
+                "difference": float(right.mean() - first.right.mean()),
+                "low": low,
+                "high": high,
+                "p_value": p_value,
+                "differs": bool(differs),
+            }
+        )
+    return rows
+
+
+def verdict(arms: list[Arm], rows: list[dict]) -> str:
+    """One sentence for each arm beside the first."""
+    sentences = []
+    for row in rows:
+        points = f"{100 * row['difference']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+        better, worse = (row["name"], arms[0].name) if row["difference"] > 0 else (arms[0].name, row["name"])
+        if row["differs"]:
+            sentences.append(f"{better} is better than {worse}: {row['name']} has {points}.")
+        else:
+            sentences.append(f"These data cannot tell {row['name']} from {arms[0].name}: {points}.")
+    return " ".join(sentences)

@@ -1,0 +1,91 @@
+"""Two or more runs side by side: scores with intervals, a paired test, and one sentence that says what it means.
+
+A run is the folder of a finished recipe, or a folder that holds the runs of several seeds; all must have been scored
+on the same examples. The first one is what the others are compared with.
+Run:  python recipes/compare_runs.py runs/direct runs/pretrained
+      python recipes/compare_runs.py runs/direct runs/decay --output_dir runs/comparison
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from bertcls import compare_arms, load_arm, one_line_errors, verdict, wilson_interval
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  (after the choice of a backend that needs no screen)
+
+
+def main(folders: list[str], output_dir: str | None = None) -> list[dict]:
+    # 1. Read, and refuse what cannot be compared
+    arms = [load_arm(folder) for folder in folders]
+    rows = compare_arms(arms)
+
+    # 2. A line a run, and the sentence
+    width = max(len(arm.name) for arm in arms)
+    print(f"{'run'.ljust(width)}  seeds  accuracy (sd over seeds)  95 % interval    seconds of training")
+    for arm in arms:
+        accuracies = arm.right.mean(1)
+        spread = f"{accuracies.std(ddof=1):.4f}" if len(accuracies) > 1 else "-"
+        low, high = wilson_interval(round(accuracies.mean() * arm.right.shape[1]), arm.right.shape[1])
+        seconds = np.mean([result.get("train_runtime", np.nan) for result in arm.results])
+        print(
+            f"{arm.name.ljust(width)}  {len(accuracies):5d}  {accuracies.mean():.4f} ({spread})".ljust(width + 34)
+            + f"  {low:.4f} to {high:.4f}  {seconds:10.0f}"
+        )
+    for row in rows:
+        if row["p_value"] is not None:
+            print(f"McNemar, {row['name']} and {arms[0].name}: p = {row['p_value']:.4f}")
+    print(verdict(arms, rows))
+
+    # 3. Figures and numbers
+    if output_dir is not None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        Path(output_dir, "comparison.json").write_text(json.dumps(rows, indent=2) + "\n")
+        draw_scores([arm.name for arm in arms], [arm.right.mean(1) for arm in arms], Path(output_dir, "scores.png"))
+        draw_curves(folders, Path(output_dir, "curves.png"))
+    return rows
+
+
+def draw_scores(names: list[str], accuracies: list[np.ndarray], path: Path) -> None:
+    """The mean of each arm as a bar, its runs as points."""
+    figure, axes = plt.subplots(figsize=(2 + 1.4 * len(names), 4), layout="constrained")
+    axes.bar(names, [values.mean() for values in accuracies], color="#9ecae1")
+    for place, values in enumerate(accuracies):
+        axes.plot([place] * len(values), values, "o", color="#08519c")
+    lowest = min(values.min() for values in accuracies)
+    axes.set(ylabel="accuracy on the reported split", ylim=(max(0, lowest - 0.1), 1))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_curves(folders: list[str], path: Path) -> None:
+    """Loss of training and accuracy of validation over the epochs, a colour a run."""
+    figure, (losses, scores) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for number, folder in enumerate(folders):
+        states = sorted(
+            Path(folder).glob("**/checkpoint-*/trainer_state.json"), key=lambda state: state.stat().st_mtime
+        )
+        if not states:
+            continue
+        history = json.loads(states[-1].read_text())["log_history"]
+        for axes, key in ((losses, "loss"), (scores, "eval_accuracy")):
+            points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
+            axes.plot(*zip(*points) if points else ([], []), ".-", color=f"C{number}", label=Path(folder).name)
+    losses.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    scores.set(xlabel="epoch", ylabel="validation accuracy")
+    scores.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", help="folders; the first is what the others are compared with")
+    parser.add_argument("--output_dir", help="folder for comparison.json, scores.png and curves.png; none: print only")
+    arguments = parser.parse_args()
+    with one_line_errors():
+        main(arguments.runs, arguments.output_dir)

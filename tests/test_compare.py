@@ -1,0 +1,129 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from bertcls import bootstrap_difference, compare_arms, load_arm, mcnemar, verdict
+
+
+def write_run(folder, right, *, texts=None, ids=None):
+    """A finished run whose predictions are right or wrong as `right` says."""
+    folder.mkdir(parents=True)
+    rows = len(right)
+    labels = ["no" if i % 3 else "yes" for i in range(rows)]
+    other = {"no": "yes", "yes": "no"}
+    table = {
+        "example_id": list(range(rows)) if ids is None else ids,
+        "text": [f"text {i}" for i in range(rows)] if texts is None else texts,
+        "label": labels,
+        "prediction": [label if good else other[label] for label, good in zip(labels, right)],
+    }
+    pd.DataFrame(table).to_parquet(folder / "predictions.parquet")
+    (folder / "all_results.json").write_text(
+        json.dumps({"test_accuracy": float(np.mean(right)), "train_runtime": 60.0})
+    )
+    return str(folder)
+
+
+def correlated(draw, rows, one, other, shared=0.7):
+    """Two runs with these accuracies that mostly err on the same examples."""
+    common, own = draw.random(rows), draw.random((2, rows))
+    scores = np.where(draw.random(rows) < shared, common, own)
+    return scores[0] < one, scores[1] < other
+
+
+def test_mcnemar_by_hand():
+    right = np.array([1] * 20 + [0] * 5)
+    assert mcnemar(right, right) == 1.0
+    assert mcnemar(np.array([1, 1, 1, 0]), np.array([0, 0, 0, 0])) == 2 * 0.5**3
+    one, other = np.array([1] * 30 + [0] * 10), np.array([0] * 30 + [1] * 10)
+    from scipy.stats import binomtest
+
+    assert mcnemar(one, other) == pytest.approx(binomtest(10, 40).pvalue)
+
+
+def test_equal_runs_are_called_different_as_rarely_as_promised():
+    draw = np.random.default_rng(0)
+    p_values = [mcnemar(*correlated(draw, 400, 0.85, 0.85)) for _ in range(400)]
+    assert (
+        np.mean(np.array(p_values) < 0.05) <= 0.05 + 2 * (0.05 * 0.95 / 400) ** 0.5
+    )  # the exact test is conservative
+
+
+def test_five_points_on_a_thousand_rows_are_found():
+    draw = np.random.default_rng(1)
+    p_values = [mcnemar(*correlated(draw, 1000, 0.83, 0.88)) for _ in range(100)]
+    assert np.mean(np.array(p_values) < 0.05) > 0.9
+
+
+def test_the_bootstrap_interval_holds_the_true_difference():
+    draw, held = np.random.default_rng(2), 0
+    for number in range(60):
+        one, other = correlated(draw, 500, 0.80, 0.84)
+        low, high = bootstrap_difference(one[None].astype(float), other[None].astype(float), seed=number)
+        held += low <= 0.04 <= high
+    assert held >= 52  # of 60 at 95 %: fewer has a probability below 0.01
+
+
+def test_runs_that_differ_and_runs_that_do_not(tmp_path):
+    draw = np.random.default_rng(3)
+    one, other = correlated(draw, 1000, 0.80, 0.88)
+    arms = [load_arm(write_run(tmp_path / name, right)) for name, right in (("direct", one), ("better", other))]
+    rows = compare_arms(arms)
+    assert rows[0]["differs"] and rows[0]["low"] < rows[0]["difference"] < rows[0]["high"]
+    assert verdict(arms, rows).startswith("better is better than direct: better has +")
+    same = [arms[0], load_arm(write_run(tmp_path / "again", one ^ (np.arange(1000) % 200 == 0)))]
+    assert verdict(same, compare_arms(same)).startswith("These data cannot tell again from direct:")
+
+
+def test_several_seeds_are_one_arm(tmp_path):
+    draw = np.random.default_rng(4)
+    for seed in (1, 2, 3):
+        one, other = correlated(draw, 600, 0.80, 0.90)
+        write_run(tmp_path / "a" / f"seed-{seed}", one)
+        write_run(tmp_path / "b" / f"seed-{seed}", other)
+    arms = [load_arm(str(tmp_path / name)) for name in ("a", "b")]
+    assert arms[0].right.shape == (3, 600)
+    row = compare_arms(arms)[0]
+    assert row["p_value"] is None and row["differs"] and 0.05 < row["difference"] < 0.15
+
+
+@pytest.mark.parametrize("change", ["texts", "ids", "rows"])
+def test_runs_on_different_examples_are_refused(tmp_path, change):
+    right = np.ones(10, dtype=bool)
+    options = {"texts": {"texts": [f"other {i}" for i in range(10)]}, "ids": {"ids": list(range(5, 15))}, "rows": {}}
+    one = load_arm(write_run(tmp_path / "one", right))
+    other = load_arm(write_run(tmp_path / "other", right[: 8 if change == "rows" else 10], **options[change]))
+    with pytest.raises(ValueError, match="Found runs on different examples in one and other"):
+        compare_arms([one, other])
+
+
+def test_rows_in_another_order_are_joined(tmp_path):
+    right = np.arange(12) % 2 == 0
+    one = write_run(tmp_path / "one", right)
+    table = pd.read_parquet(tmp_path / "one" / "predictions.parquet").sample(frac=1, random_state=0)
+    write_run(tmp_path / "other", right)
+    table.to_parquet(tmp_path / "other" / "predictions.parquet")
+    assert compare_arms([load_arm(one), load_arm(str(tmp_path / "other"))])[0]["difference"] == 0
+    assert mcnemar(*(load_arm(str(tmp_path / name)).right[0] for name in ("one", "one"))) == 1.0
+
+
+def test_the_command_prints_and_draws(tmp_path):
+    draw = np.random.default_rng(5)
+    one, other = correlated(draw, 300, 0.7, 0.9)
+    write_run(tmp_path / "one", one)
+    write_run(tmp_path / "two", other)
+    state = {"log_history": [{"epoch": 1, "loss": 0.7}, {"epoch": 1, "eval_accuracy": 0.8}]}
+    (tmp_path / "two" / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    (tmp_path / "two" / "checkpoints" / "checkpoint-1" / "trainer_state.json").write_text(json.dumps(state))
+    command = [sys.executable, str(ROOT / "recipes" / "compare_runs.py"), str(tmp_path / "one"), str(tmp_path / "two")]
+    done = subprocess.run([*command, "--output_dir", str(tmp_path / "out")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "McNemar, two and one: p = 0.0000" in done.stdout and "two is better than one: two has +" in done.stdout
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"comparison.json", "scores.png", "curves.png"}
+    alone = subprocess.run(command[:3], capture_output=True, text=True)
+    assert alone.returncode == 2 and "Found 1 run; expected at least two" in alone.stderr
