@@ -19,6 +19,7 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "clear_output": "arguments",
     "one_line_errors": "arguments",
     "parse": "arguments",
+    "parse_runs": "arguments",
     "audit_run": "audit",
     "audit_splits": "audit",
     "drop_leaked": "audit",

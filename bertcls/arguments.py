@@ -135,6 +135,9 @@ class RecipeArguments:
         default=None, metadata={"help": "Threads per process without an accelerator; none: cores by processes."}
     )
     overwrite_output: bool = field(default=False, metadata={"help": "Write into a folder that is not empty."})
+    seeds: list[int] = field(
+        default_factory=list, metadata={"help": "One run a seed, in the folders seed-N of --output_dir."}
+    )
     run_dir: str = field(init=False, default="")  # what --output_dir names; Trainer's checkpoints lie below it
     hub: dict | None = field(init=False, default=None, repr=False)  # with --push_to_hub: arguments of push_folder
 
@@ -245,6 +248,34 @@ def parse(
     return args, training_args
 
 
+def parse_runs(
+    arguments_class: type[Arguments], argv: list[str] | None = None, **kwargs
+) -> Iterator[tuple[Arguments, TrainingArguments]]:
+    """`parse`, once for each of `--seeds`: the same options, a folder `seed-N` of its own. Without it, once.
+
+    Raises:
+        ValueError: as `parse`, or `--seeds` with `--seed`.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    finder = _Parser(allow_abbrev=False, add_help=False)
+    finder.add_argument("--seeds", nargs="+", type=int, default=[])
+    finder.add_argument("--output_dir", default=str(_unnamed_run()))
+    found, rest = finder.parse_known_args(argv)
+    if not found.seeds:
+        yield parse(arguments_class, argv, **kwargs)
+        return
+    if any(word.split("=")[0] == "--seed" for word in rest):
+        raise ValueError("Found --seeds with --seed; expected one of them. Leave one out.")
+    for seed in found.seeds:
+        folder = str(Path(found.output_dir, f"seed-{seed}"))
+        yield parse(arguments_class, [*rest, "--seed", str(seed), "--output_dir", folder], **kwargs)
+
+
+def _unnamed_run() -> Path:
+    """The folder of a run that `--output_dir` does not name."""
+    return Path("runs") / f"{Path(sys.argv[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
 def _dependent_defaults(first: argparse.Namespace, given: set[str]) -> dict:
     """Defaults that depend on the machine or on other options, from a first reading of the command line.
 
@@ -340,6 +371,8 @@ def _check(args: RecipeArguments, training_args: TrainingArguments, given: set[s
     for name in ("max_samples", "max_train_samples", "max_train_windows", "cpu_threads"):
         if (number := getattr(args, name)) is not None and number < 1:
             raise ValueError(f"Found --{name} {number}; expected at least 1. Raise it.")
+    if args.seeds:
+        raise ValueError("Found --seeds here; expected --seed, since this program makes one run. Use --seed.")
     if {"dataset_name", "train_file"} <= given:
         raise ValueError(
             "Found --dataset_name with --train_file; expected one of them. Leave one out (--validation_file and "
@@ -380,7 +413,7 @@ def _make_output_dir(
     if named:
         output_dir = Path(training_args.output_dir)
     elif checkpoint is None:
-        output_dir = Path("runs") / f"{Path(sys.argv[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        output_dir = _unnamed_run()
         while output_dir.exists():  # another run of this second
             output_dir = output_dir.with_name(output_dir.name + "-2")
     elif checkpoint == _LAST:

@@ -4,7 +4,8 @@ Data: ChnSentiCorp, 9,600 training rows and 1,200 validation rows, half of each 
 where there is no test split, validation is reported. Its card on the Hub states no licence.
 Run:  accelerate launch recipes/chnsenticorp_finetune.py           (from the Hub; on a GPU, not measured yet)
       accelerate launch recipes/chnsenticorp_finetune.py --sample  (no network, a tiny model, 15 s on two cores)
-SCORE
+Score: a tiny encoder from scratch (recipes/sample/tiny-bert-zh, 8 epochs) reaches 0.898 on two CPU cores in 10
+minutes, TF-IDF over characters 0.909; the pretrained encoder was not measured.
 
 To use it for Chinese texts of yours, copy this file and edit the block below; every value is also an option. Chinese
 needs no word segmentation here: BERT's Chinese tokenizers read single characters, so no blank is put between words.
@@ -38,7 +39,7 @@ from bertcls import (
     load_tokenizer,
     make_compute_metrics,
     one_line_errors,
-    parse,
+    parse_runs,
     push_folder,
     score_reported,
     scores_before,
@@ -167,4 +168,6 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
 if __name__ == "__main__":
     with one_line_errors():
-        main(*parse(RecipeArguments, defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, description=__doc__))
+        options = {"defaults": DEFAULTS, "sample_defaults": SAMPLE_DEFAULTS, "description": __doc__}
+        for arguments in parse_runs(RecipeArguments, **options):  # one run, or one for each of --seeds
+            main(*arguments)

