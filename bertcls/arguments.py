@@ -110,7 +110,7 @@ class RecipeArguments:
     )
     phrases: bool = field(
         default=False,
-        metadata={"help": "Rows are parts of one another, as in SST-2: hold out whole texts with their parts."},
+        metadata={"help": "Rows are parts of one another, as in SST-2: hold out whole texts (without --split)."},
     )
     max_samples: int | None = field(default=None, metadata={"help": "With --split: first rows of the joined data."})
     max_train_samples: int | None = field(
@@ -184,6 +184,7 @@ def parse(
     defaults: dict,
     sample_defaults: dict | None = None,
     description: str | None = None,
+    without: tuple[str, ...] = (),
 ) -> tuple[Arguments, TrainingArguments]:
     """Command line to arguments. What the command line says wins over the recipe's defaults, and these over the rest.
 
@@ -196,6 +197,7 @@ def parse(
         defaults: of this recipe, for both classes.
         sample_defaults: on top of them with `--sample`.
         description: shown by `--help`.
+        without: options that have no effect in this recipe, and are refused.
 
     Returns:
         the recipe's arguments, with `run_dir` set to the folder of the run, and `TrainingArguments`, whose
@@ -210,7 +212,14 @@ def parse(
     for action in parser._actions:
         if action.dest == "resume_from_checkpoint":
             action.nargs, action.const = "?", _LAST
+        if action.dest in without:
+            action.help = argparse.SUPPRESS
     given = {word.split("=")[0].lstrip("-").replace("-", "_") for word in argv if word.startswith("--")}
+    if nothing := given & set(without):
+        raise ValueError(
+            f"Found the option --{min(nothing)}, which has no effect in this recipe; expected it left out. Leave it "
+            "out, or use recipes/csv_finetune.py."
+        )
     parser.set_defaults(**_COMMON_DEFAULTS)
     parser.set_defaults(**defaults)
     if parser.parse_known_args(argv)[0].sample:

@@ -34,7 +34,13 @@ _WIDE_CHARACTER = re.compile(f"([{_WIDE}])")
 _HTML = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:#\d+|#x[0-9a-fA-F]+|[a-zA-Z]{2,8});")
 
 
-def audit_splits(splits: DatasetDict, *, tokenizer: PreTrainedTokenizerBase | None = None, seed: int = 0) -> dict:
+def audit_splits(
+    splits: DatasetDict,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    lengths: tuple[int, ...] = LENGTHS,
+    seed: int = 0,
+) -> dict:
     """Everything that the module's first line names. Time grows with the words of all texts.
 
     A text counts once: as equal to the letter, else as equal after normalisation (`comparison_key`), else as
@@ -43,7 +49,8 @@ def audit_splits(splits: DatasetDict, *, tokenizer: PreTrainedTokenizerBase | No
 
     Args:
         splits: as `load_splits` gives them, missing texts included where they were kept.
-        tokenizer: counts the tokens that `LENGTHS` would cut, on 2,000 rows drawn from a split; `None`: not counted.
+        tokenizer: counts the tokens that a cut would lose, on 2,000 rows drawn from a split; `None`: not counted.
+        lengths: where to cut, in tokens.
         seed: of that draw.
 
     Returns:
@@ -77,7 +84,7 @@ def audit_splits(splits: DatasetDict, *, tokenizer: PreTrainedTokenizerBase | No
     findings["leaked"] = bool(dropped)
     findings["dropped"] = sorted(dropped)
     if tokenizer is not None:
-        findings["cut"] = {name: _cut(rows, tokenizer, seed) for name, rows in texts.items()}
+        findings["cut"] = {name: _cut(rows, tokenizer, lengths, seed) for name, rows in texts.items()}
     return findings
 
 
@@ -98,6 +105,7 @@ def audit_run(
     training_args: TrainingArguments,
     run_dir: str,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    max_length: int | None = None,
     on_leak: Literal["warn", "drop", "error"] = "warn",
 ) -> DatasetDict:
     """Audits the splits of a run on its first process: prints the table, writes `audit.json`, and acts on a leak.
@@ -107,6 +115,7 @@ def audit_run(
         training_args: which process this is.
         run_dir: where `audit.json` goes.
         tokenizer: of the encoder, to count the tokens that would be cut.
+        max_length: of the run's windows, at which a cut is counted, too.
         on_leak: go on with a warning, drop the leaking rows of train, or stop.
 
     Returns:
@@ -117,7 +126,8 @@ def audit_run(
     """
     answer: list = [None]
     if training_args.process_index == 0:
-        findings = audit_splits(splits, tokenizer=tokenizer)
+        lengths = tuple(sorted({*LENGTHS, max_length or LENGTHS[0]}))
+        findings = audit_splits(splits, tokenizer=tokenizer, lengths=lengths)
         print(format_audit(findings))
         Path(run_dir, AUDIT).write_text(json.dumps(findings, indent=2) + "\n")
         answer = [findings["dropped"]]
@@ -165,8 +175,8 @@ def format_audit(findings: dict) -> str:
         ("texts with HTML", [findings["texts"][name]["html"] for name in names]),
     ]
     rows += [(title, [f"{number:,}" for number in numbers]) for title, numbers in shown]
-    for length in LENGTHS if "cut" in findings else ():
-        cut = [findings["cut"][name][str(length)] for name in names]
+    for length in list(findings["cut"]["train"])[1:] if "cut" in findings else ():
+        cut = [findings["cut"][name][length] for name in names]
         rows.append((f"cut by {length} tokens: texts, tokens", [f"{c['texts']:.1%}, {c['tokens']:.1%}" for c in cut]))
     width = max(len(title) for title, _ in rows)
     columns = [max([len(name), *(len(cells[i]) for _, cells in rows)]) for i, name in enumerate(names)]
@@ -278,17 +288,17 @@ def _long_enough(key: str) -> bool:
     return len(_words(key).split()) >= (MIN_CHARACTERS if wide else MIN_WORDS)
 
 
-def _cut(texts: list, tokenizer: PreTrainedTokenizerBase, seed: int) -> dict:
-    """Share of texts, and of their tokens, beyond each of `LENGTHS`."""
+def _cut(texts: list, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, ...], seed: int) -> dict:
+    """Share of texts, and of their tokens, beyond each of `lengths`."""
     rows = np.arange(len(texts))
     if len(rows) > _TOKENIZED_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _TOKENIZED_ROWS, replace=False))
     drawn = [texts[row] for row in rows]
     encoded = tokenizer(*(map(list, zip(*drawn)) if isinstance(drawn[0], tuple) else [drawn]), verbose=False)
-    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-    beyond = {length: np.maximum(lengths - length, 0) for length in LENGTHS}
+    tokens = np.array([len(ids) for ids in encoded["input_ids"]])
+    beyond = {length: np.maximum(tokens - length, 0) for length in lengths}
     return {"rows": len(rows)} | {
-        str(length): {"texts": float((over > 0).mean()), "tokens": float(over.sum() / lengths.sum())}
+        str(length): {"texts": float((over > 0).mean()), "tokens": float(over.sum() / tokens.sum())}
         for length, over in beyond.items()
     }
 

@@ -177,6 +177,8 @@ def augment(splits: DatasetDict, methods: list[str] | None, *, seed: int) -> Dat
     {'text': 'Terrific!', 'label': 1, 'example_id': 2}
     """
     check_methods(methods)
+    if not methods:
+        return splits
     dataset = splits["train"]
     texts, ids = dataset["text"][:], dataset["example_id"][:]
     rows, copies = [], []

@@ -86,21 +86,32 @@ class LongestBatchFirst(TrainerCallback):
 class PaddingShare(TrainerCallback):
     """Adds `padding_share` to what Trainer logs of a stretch of training: padding as a share of all places in batches.
 
+    Batches are counted when they are made, one ahead of the step or, with loader workers, more. Trackers that Trainer
+    calls first do not see the value; `log_history` has it.
+
     Args:
         collator: counts tokens and places.
     """
 
     def __init__(self, collator: WindowCollator):
         self.collator = collator
+        self.trained = collator.counts.clone()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.collator.counts.zero_()  # of the longest batch, tried before
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trained.copy_(self.collator.counts)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         tokens, places = self.collator.counts.tolist()
         if places and "loss" in logs:
             logs["padding_share"] = state.log_history[-1]["padding_share"] = round(1 - tokens / places, 4)
             self.collator.counts.zero_()
+            self.trained.zero_()
 
     def on_evaluate(self, args, state, control, **kwargs):
-        self.collator.counts.zero_()  # the batches of an evaluation do not count
+        self.collator.counts.copy_(self.trained)  # the batches of an evaluation do not count
 
 
 def format_seconds(seconds: float) -> str:

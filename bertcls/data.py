@@ -103,7 +103,7 @@ def load_splits(
     if labelled:
         label_column = _find_column(splits["train"], label_column, LABEL_COLUMNS, "--label_column")
         flags[label_column] = "--label_column"
-        if "test" in splits and label_column not in splits["test"].column_names:
+        if "test" in splits and label_column not in {*splits["test"].column_names, *refused(splits["test"])}:
             warn(f"The test split of {where} has no column {label_column}; it is left out.")
             del splits["test"]
     if len({*texts, label_column} if labelled else texts) < 1 + labelled + (text_pair_column is not None):
@@ -130,8 +130,9 @@ def load_splits(
                 form = form.cast_column(new, Value("string"))
         if labelled:
             labels, unlabelled = _label_values(split, label_column, label_delimiter, names, problem_type, name)
-            if name == "test" and unlabelled.all():
-                continue  # hidden labels, as in GLUE
+            hidden = unlabelled.all() or (problem_type == MULTI_LABEL and not any(labels.to_pylist()))
+            if name == "test" and hidden:
+                continue  # as in GLUE
             if unlabelled.any():
                 raise ValueError(
                     f"Found {unlabelled.sum()} unlabelled rows (-1 or empty) in {name}, the first at row "
@@ -182,9 +183,10 @@ def load_newsgroups(categories: list[str], remove: list[str]) -> DatasetDict:
         "remove": () if remove == ["none"] else tuple(remove),
         "shuffle": False,
     }
-    unknown = set(options["remove"]) - {"headers", "footers", "quotes"}
-    if unknown:
-        raise ValueError(f"Found --remove {unknown.pop()}; expected headers, footers, quotes, or none.")
+    if set(options["remove"]) - {"headers", "footers", "quotes"}:
+        raise ValueError(
+            f"Found --remove {' '.join(remove)}; expected some of headers, footers and quotes, or none alone."
+        )
     try:
         parts = {name: fetch_20newsgroups(subset=name, **options) for name in ("train", "test")}
     except OSError as error:
@@ -358,6 +360,14 @@ def arrange_splits(
         return split_dataset(joined, ratio, seed=seed), "test"
     if "validation" in splits and "test" in splits:
         return splits, "test"
+    if len(splits) == 1 and phrases:
+        train, test = hold_out_whole_texts(splits["train"], share=0.1, seed=seed)
+        train, validation = hold_out_whole_texts(train, share=0.1, seed=seed)
+        warn(
+            f"No validation and no test split: {len(validation)} and {len(test)} rows were held out of train (seed "
+            f"{seed}, whole texts with their parts)."
+        )
+        return DatasetDict(train=train, validation=validation, test=test), "test"
     if len(splits) == 1:
         parts = split_dataset(splits["train"], "8:1:1", seed=seed)
         warn(
@@ -434,7 +444,8 @@ def _split_groups(
         ~frequent if among is None else ~np.isin(among, firsts[frequent])
     ]
     strata = _strata(dataset, drawn_from)
-    wanted = int(share) if share >= 1 else share
+    # of rows as many groups as bring them; a share is left to scikit-learn, whose rounding gives the usual sizes
+    wanted = max(round(share / sizes.sum() * len(drawn_from)), 1) if share >= 1 else share
     try:
         rest, part = train_test_split(drawn_from, test_size=wanted, stratify=strata, random_state=seed)
     except ValueError as error:
@@ -545,7 +556,12 @@ def _load(
         if source is None
         else _load_source(source, config_name, revision, encoding, delimiter)
     )
-    raw = {_SPLIT_OF.get(name, name): split for name, split in raw.items()}
+    renamed = {name: _SPLIT_OF.get(name, name) for name in raw}
+    if len(set(renamed.values())) < len(raw):
+        raise ValueError(
+            f"Found the splits {', '.join(raw)} in {where}; expected one for validation. Remove one, or rename it."
+        )
+    raw = {renamed[name]: split for name, split in raw.items()}
     unused = sorted(set(raw) - {*_SPLITS, "unsupervised"})
     if unused and "train" in raw:
         warn(f"The splits {', '.join(unused)} of {where} are not used; train, validation and test are.")
@@ -656,15 +672,11 @@ def _cache_dir(folder: Path) -> str:
 
 
 def _find_column(split: Dataset, given: str | None, usual: tuple, flag: str, where: str = "the data") -> str:
-    columns = split.column_names
-    if given is None:
-        found = [name for name in usual if name in columns]
-        if found:
-            return found[0]
-    elif given in columns:
-        return given
-    for name in [given] if given else usual:
-        if name in (not_held := refused(split)):
+    columns, not_held = split.column_names, refused(split)
+    for name in usual if given is None else [given]:
+        if name in columns:
+            return name
+        if name in not_held:
             raise ValueError(not_held[name])
     raise ValueError(
         f"Found the columns {', '.join(columns) or 'none'} in {where}; expected {given or ' or '.join(usual)}. "

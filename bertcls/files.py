@@ -30,6 +30,7 @@ _UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompres
 _ENCODINGS = ["gb18030", "big5", "shift_jis", "euc_kr", "cp1251", "cp1252"]  # told apart by the letters they give
 _DELIMITERS = ",;\t|"
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_OPEN = re.compile(r'\t"[^"\t]*$')  # a quoted cell that goes on in the next line
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REFUSED = b"bertcls.refused"  # columns that no table can hold, in an Arrow schema: {name: message}
 
@@ -91,6 +92,8 @@ def read_table(path: str | Path, *, encoding: str | None = None, delimiter: str 
             table = _csv(text, path, delimiter or ("\t" if kind == ".tsv" else None))
         else:
             table = _json(text, path)
+    if table.num_columns == 0 and table.schema.metadata:
+        raise ValueError(next(iter(json.loads(table.schema.metadata[_REFUSED]).values())))
     if table.num_rows == 0:
         raise ValueError(f"{path} has columns but 0 rows; expected at least 1. Check the file.")
     stat = path.stat()
@@ -200,8 +203,9 @@ def _csv(text: str, path: Path, delimiter: str | None) -> pa.Table:
     elif len(delimiter) != 1:
         raise ValueError(f"Found --delimiter {delimiter!r}; expected one character. Correct it.")
     # A tab stands in no text: where each line has its cells, a quotation mark is one of the text's own.
-    lines = [line for line in text.split("\n") if line.strip()]
-    plain = delimiter == "\t" and all(line.count("\t") == lines[0].count("\t") for line in lines)
+    lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+    tabs = lines[0].count("\t") if delimiter == "\t" else 0
+    plain = tabs > 0 and all(line.count("\t") == tabs and not _OPEN.search(line) for line in lines)
     quoting = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
     try:
         header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting))
@@ -223,7 +227,8 @@ def _csv(text: str, path: Path, delimiter: str | None) -> pa.Table:
             f'{delimiter!r}, with texts that hold it in "quotes". Correct that line, or name another --delimiter.'
         ) from error
     columns = {}
-    for number, name in enumerate(map(str.strip, header)):
+    for number, name in enumerate(_unquoted(cell.strip()) if plain else cell.strip() for cell in header):
+        name = name or ""
         values = [
             None if missing else value for value, missing in zip(frame.iloc[:, number], frame.iloc[:, number].isna())
         ]
@@ -242,7 +247,7 @@ def _csv(text: str, path: Path, delimiter: str | None) -> pa.Table:
 def _unquoted(value: str | None) -> str | None:
     """A cell that was quoted as a whole, without its quotes."""
     if value is not None and _QUOTED.fullmatch(value):
-        return value[1:-1].replace('""', '"')
+        return value[1:-1].replace('""', '"') or None
     return value
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:  # a server that labels texts does not import datasets
 TOKENS_PER_BATCH = 8192  # padded tokens in a forward: fills two cores and is small for any GPU
 
 
-TEXTS_AT_A_TIME = 4096  # tokenized together, which bounds memory
+TEXTS_AT_A_TIME = 4096  # tokenized together
+CHARACTERS_AT_A_TIME = 4_000_000  # of them, which bounds memory: their tokens take some 0.16 KiB a character
 Text = str | tuple[str, str]  # a text, or a pair for a model of pairs
 
 
@@ -31,7 +32,7 @@ class WindowPrediction:
     Args:
         start: of the window in the cleaned text (of a pair, the second one), in characters.
         end: behind its last character.
-        text: what stands there.
+        text: what stands there; with `--truncation head_tail` its middle was not read.
         label: as in `Prediction`.
         score: as in `Prediction`.
         probabilities: as in `Prediction`.
@@ -208,8 +209,15 @@ class TextClassifier:
     def _slices(self, texts: list[Text], progress: bool) -> Iterator[dict[str, list]]:
         """Tokenized texts, some at a time."""
         with tqdm(total=len(texts), desc="Predicting", disable=not progress) as bar:
-            for start in range(0, len(texts), TEXTS_AT_A_TIME):
-                part = texts[start : start + TEXTS_AT_A_TIME]
+            part, size = [], 0
+            for text in texts:
+                part.append(text)
+                size += sum(map(len, text)) if isinstance(text, tuple) else len(text)
+                if len(part) == TEXTS_AT_A_TIME or size > CHARACTERS_AT_A_TIME:
+                    yield self._tokenize(part)
+                    bar.update(len(part))
+                    part, size = [], 0
+            if part:
                 yield self._tokenize(part)
                 bar.update(len(part))
 

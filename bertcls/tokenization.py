@@ -13,6 +13,10 @@ if TYPE_CHECKING:  # a server that labels texts does not import datasets
     from datasets import Dataset, DatasetDict
 
 
+_TRUNCATIONS = ("none", "head", "tail", "head_tail")
+_PAIR_TRUNCATIONS = ("none", "longest_first", "only_first", "only_second")
+
+
 def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The fast tokenizer of a model, with `model_max_length` lowered to what the encoder can take.
 
@@ -31,6 +35,7 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
         ) from error
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} has no fast version; expected one with a tokenizer.json.")
+    tokenizer.truncation_side = "right"  # else windows come from the end
     tokenizer.model_max_length = min(tokenizer.model_max_length, encoder_max_length(config))
     return tokenizer
 
@@ -72,7 +77,8 @@ def check_window(
         )
     if max_length <= special + first:
         raise ValueError(
-            f"Found --max_length {max_length}; expected more than the {special} special tokens of a window. Raise it."
+            f"Found --max_length {max_length}; expected more than the {special + first} tokens that stand in every "
+            "window, special ones and of a pair those of its first text. Raise it."
         )
     if overlap is None:
         return min(max_length // 5, max_length - special - first - 1)
@@ -99,7 +105,8 @@ def tokenize_windows(
 ) -> dict[str, list]:
     """Raw texts to windows, for `datasets.map(..., batched=True)`. A document stays one example and loses no token.
 
-    Of a pair the second text is read in windows, and the first stands before each of them, cut to half a window.
+    A pair that is longer than a window has its second text read in windows, and before each of them its first text,
+    cut to half a window.
 
     Args:
         batch: a list of texts under `text` and, for pairs, one under `text_pair`.
@@ -127,6 +134,18 @@ def tokenize_windows(
     pairs = "text_pair" in batch
     overlap = check_window(tokenizer, max_length=max_length, overlap=overlap, pair=pairs)
     texts = [[clean(text, cleaning) for text in batch[name]] for name in ("text", "text_pair")[: 1 + pairs]]
+    if truncation not in _TRUNCATIONS:
+        raise ValueError(f"Found --truncation {truncation}; expected {', '.join(_TRUNCATIONS)}. Correct it.")
+    if pair_truncation not in (None, *_PAIR_TRUNCATIONS):
+        raise ValueError(
+            f"Found --pair_truncation {pair_truncation}; expected {', '.join(_PAIR_TRUNCATIONS)}. Correct it."
+        )
+    if truncation != "none" and pairs or pair_truncation is not None and not pairs:
+        raise ValueError(
+            f"Found --truncation {truncation} and --pair_truncation {pair_truncation} with "
+            f"{'pairs' if pairs else 'single texts'}; expected the first for texts and the second for pairs. Leave "
+            "the other out."
+        )
     if pairs:
         result = _encode_pairs(texts, tokenizer, max_length, overlap, pair_truncation or "none", spans)
     elif truncation == "none":
@@ -183,8 +202,6 @@ def _encode_truncated(
     """Texts to one window each: the tokens at the head, at the tail, or some of both."""
     room = max_length - tokenizer.num_special_tokens_to_add()
     heads = {"head": room, "tail": 0, "head_tail": room // 4}  # a quarter: as Sun et al. (2019) found best
-    if truncation not in heads:
-        raise ValueError(f"Found --truncation {truncation}; expected none, {', '.join(heads)}.")
     head, tail = heads[truncation], room - heads[truncation]
     encoded = tokenizer(texts, return_special_tokens_mask=True, return_offsets_mapping=spans, verbose=False)
     masks, offsets = encoded.pop("special_tokens_mask"), encoded.pop("offset_mapping", None)
@@ -222,51 +239,65 @@ def _encode_pairs(
     ]
     lengths = [[len(ids) for ids in column["input_ids"]] for column in plain]
     tokens = [a + b for a, b in zip(*lengths)]
-    if truncation == "none":
-        half = max_length // 2
-        first = [
-            text if length <= half else text[: offsets[half - 1][1]]
-            for text, length, offsets in zip(texts[0], lengths[0], plain[0]["offset_mapping"])
-        ]
-        result = _encode_windows([first, texts[1]], tokenizer, max_length, overlap, spans, truncation="only_second")
-        return result | {"tokens": tokens, "cut": [max(length - half, 0) for length in lengths[0]]}
     special = tokenizer.num_special_tokens_to_add(pair=True)
-    if truncation not in ("longest_first", "only_first", "only_second"):
-        raise ValueError(
-            f"Found --pair_truncation {truncation}; expected none, longest_first, only_first or only_second."
-        )
-    encoded = tokenizer(*texts, truncation="longest_first", max_length=max_length)
+    if truncation == "none":
+        room = max_length - special
+        limits = [max(max_length // 2, room - second) for second in lengths[1]]  # both whole where they fit
+        first, held = list(texts[0]), list(lengths[0])
+        keep = [min(limit, length) for limit, length in zip(limits, lengths[0])]
+        while rows := [row for row in range(len(first)) if held[row] > limits[row]]:
+            for row in rows:  # cut as a string: its tokens alone may be more than those it had, so look again
+                first[row] = texts[0][row][: plain[0]["offset_mapping"][row][keep[row] - 1][1]] if keep[row] else ""
+                keep[row] -= 1
+            again = tokenizer([first[row] for row in rows], add_special_tokens=False, verbose=False)["input_ids"]
+            for row, ids in zip(rows, again):
+                held[row] = len(ids)
+        result = _encode_windows([first, texts[1]], tokenizer, max_length, overlap, spans, truncation="only_second")
+        return result | {"tokens": tokens, "cut": [length - now for length, now in zip(lengths[0], held)]}
+    options = {"max_length": max_length, "return_offsets_mapping": spans}
+    encoded = tokenizer(*texts, truncation="longest_first", **options)
+    seconds = _second_spans(encoded) if spans else None
     if truncation != "longest_first":  # where the other text alone fills the window, both are cut after all
         other = lengths[1 if truncation == "only_first" else 0]
         rows = [row for row, length in enumerate(other) if length < max_length - special]
         if rows:
-            part = tokenizer(
-                *([text[row] for row in rows] for text in texts), truncation=truncation, max_length=max_length
-            )
+            part = tokenizer(*([text[row] for row in rows] for text in texts), truncation=truncation, **options)
+            for row, span in zip(rows, _second_spans(part) if spans else ()):
+                seconds[row] = span
             for name in part:
                 for row, ids in zip(rows, part[name]):
                     encoded[name][row] = ids
     names = ("input_ids", "attention_mask", "token_type_ids")
     result = {name: [[ids] for ids in encoded[name]] for name in names if name in encoded}
     if spans:
-        result["spans"] = [[(0, len(text))] for text in texts[1]]
+        result["spans"] = [[span] for span in seconds]
     kept = [len(ids) - special for ids in encoded["input_ids"]]
     return result | {"tokens": tokens, "cut": [all_of - held for all_of, held in zip(tokens, kept)]}
 
 
-def describe_windows(dataset: "Dataset", *, max_length: int) -> str:
+def _second_spans(encoded) -> list[tuple[int, int]]:
+    """Where the second text of each pair begins and ends, as far as it was kept."""
+    result = []
+    for row, offsets in enumerate(encoded["offset_mapping"]):
+        kept = [offset for offset, text in zip(offsets, encoded.sequence_ids(row)) if text == 1]
+        result.append((kept[0][0], kept[-1][1]) if kept else (0, 0))
+    return result
+
+
+def describe_windows(dataset: "Dataset", *, max_length: int, special: int = 2) -> str:
     """How many texts of a tokenized split are longer than one window, what was cut, and what one window would cut.
 
     Args:
         dataset: with the columns of `tokenize_windows`, untruncated or not.
-        max_length: tokens per window, two special ones among them.
+        max_length: tokens per window.
+        special: special tokens among them.
 
     >>> from datasets import Dataset
     >>> describe_windows(Dataset.from_dict({"tokens": [10, 300], "cut": [0, 0]}), max_length=128)[:73]
     '1 of 2 texts are longer than a window of 128 tokens, the longest has 300;'
     """
     tokens, cut = np.array(dataset["tokens"][:]), np.array(dataset["cut"][:])
-    beyond = np.maximum(tokens - (max_length - 2), 0)
+    beyond = np.maximum(tokens - (max_length - special), 0)
     total = max(tokens.sum(), 1)
     share_cut = 100 * cut.sum() / total
     lost = f"{(cut > 0).sum():,} are cut, {share_cut:.1f} % of the tokens" if cut.any() else "none is cut"

@@ -109,7 +109,12 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     )
     tokenizer = load_tokenizer(args.model_name_or_path)
     splits = audit_run(
-        splits, tokenizer=tokenizer, training_args=training_args, run_dir=args.run_dir, on_leak=args.on_leak
+        splits,
+        tokenizer=tokenizer,
+        max_length=args.max_length,
+        training_args=training_args,
+        run_dir=args.run_dir,
+        on_leak=args.on_leak,
     )
     splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
     splits = augment(splits, args.augment, seed=training_args.seed)
@@ -127,7 +132,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     with training_args.main_process_first(desc="tokenizing"):
         tokenized = tokenize_splits(splits, tokenizer=tokenizer, max_train_windows=args.max_train_windows, **contract)
         for name, split in tokenized.items():
-            say(f"{name}: {describe_windows(split, max_length=args.max_length)}")
+            say(f"{name}: {describe_windows(split, max_length=args.max_length, special=2 + pairs)}")
         if args.train_on == "windows":
             tokenized["train"] = tokenized["train"].map(explode_windows, batched=True)
 
@@ -139,7 +144,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         args.model_name_or_path,
         id2label=dict(enumerate(names)),
         problem_type=kind,
-        class_weights=balanced_class_weights(labels, len(names)) if balanced else None,
+        class_weights=balanced_class_weights(label_array(tokenized["train"]), len(names)) if balanced else None,
         **scale,
         **args.head,
         **contract,

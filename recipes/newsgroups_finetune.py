@@ -98,10 +98,10 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
     set_seed(training_args.seed)  # before the head gets its random weights
 
     # 1. Load: columns text, label, example_id
-    if args.dataset_name == "20newsgroups":
-        splits = load_splits(load_newsgroups(args.categories, args.remove))
-    else:
-        splits = load_splits(**args.source)
+    source = args.source
+    if source["source"] == "20newsgroups":
+        source["source"] = load_newsgroups(args.categories, args.remove)
+    splits = load_splits(**source)
     check_task(splits)
 
     # 2. Split and audit: the model is chosen on validation rows that are not the reported ones
@@ -110,13 +110,18 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
     )
     tokenizer = load_tokenizer(args.model_name_or_path)
     splits = audit_run(
-        splits, tokenizer=tokenizer, training_args=training_args, run_dir=args.run_dir, on_leak=args.on_leak
+        splits,
+        tokenizer=tokenizer,
+        max_length=args.max_length,
+        training_args=training_args,
+        run_dir=args.run_dir,
+        on_leak=args.on_leak,
     )
     splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
     splits = augment(splits, args.augment, seed=training_args.seed)
     say("rows: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
 
-    # 3. Clean and tokenize, batched and cached; the reported rows stay raw
+    # 3. Clean and tokenize, batched; the reported rows stay raw
     contract = {
         "cleaning": args.cleaning,
         "max_length": args.max_length,
@@ -137,7 +142,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         args.model_name_or_path,
         id2label=dict(enumerate(labels.names)),
         problem_type="single_label_classification",
-        class_weights=balanced_class_weights(splits["train"]["label"][:], labels.num_classes) if balanced else None,
+        class_weights=balanced_class_weights(tokenized["train"]["label"][:], labels.num_classes) if balanced else None,
         **args.head,
         **contract,
     )
@@ -182,7 +187,18 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
 
 
 if __name__ == "__main__":
+    without = (
+        "text_pair_column",
+        "pair_truncation",
+        "label_delimiter",
+        "problem_type",
+    )  # for those there is csv_finetune.py
     with one_line_errors():
-        options = {"defaults": DEFAULTS, "sample_defaults": SAMPLE_DEFAULTS, "description": __doc__}
+        options = {
+            "defaults": DEFAULTS,
+            "sample_defaults": SAMPLE_DEFAULTS,
+            "description": __doc__,
+            "without": without,
+        }
         for arguments in parse_runs(Arguments, **options):  # one run, or one for each of --seeds
             main(*arguments)

@@ -96,7 +96,12 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     )
     tokenizer = load_tokenizer(args.model_name_or_path)
     splits = audit_run(
-        splits, tokenizer=tokenizer, training_args=training_args, run_dir=args.run_dir, on_leak=args.on_leak
+        splits,
+        tokenizer=tokenizer,
+        max_length=args.max_length,
+        training_args=training_args,
+        run_dir=args.run_dir,
+        on_leak=args.on_leak,
     )
     splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
     splits = augment(splits, args.augment, seed=training_args.seed)
@@ -123,7 +128,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         args.model_name_or_path,
         id2label=dict(enumerate(labels.names)),
         problem_type="single_label_classification",
-        class_weights=balanced_class_weights(splits["train"]["label"][:], labels.num_classes) if balanced else None,
+        class_weights=balanced_class_weights(tokenized["train"]["label"][:], labels.num_classes) if balanced else None,
         **args.head,
         **contract,
     )
@@ -167,7 +172,18 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
 
 if __name__ == "__main__":
+    without = (
+        "text_pair_column",
+        "pair_truncation",
+        "label_delimiter",
+        "problem_type",
+    )  # for those there is csv_finetune.py
     with one_line_errors():
-        options = {"defaults": DEFAULTS, "sample_defaults": SAMPLE_DEFAULTS, "description": __doc__}
+        options = {
+            "defaults": DEFAULTS,
+            "sample_defaults": SAMPLE_DEFAULTS,
+            "description": __doc__,
+            "without": without,
+        }
         for arguments in parse_runs(RecipeArguments, **options):  # one run, or one for each of --seeds
             main(*arguments)

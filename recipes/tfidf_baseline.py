@@ -65,9 +65,10 @@ class Arguments(RecipeArguments):
 class Tfidf:
     """scikit-learn's pipeline with the method that `score_reported` calls."""
 
-    def __init__(self, args: Arguments):
+    def __init__(self, args: Arguments, num_labels: int):
         vectorizer = TfidfVectorizer(analyzer=args.analyzer, ngram_range=(1, 2), min_df=args.min_df, sublinear_tf=True)
         regression = LogisticRegression(C=args.C, max_iter=2000, class_weight=CLASS_WEIGHT[args.class_weights])
+        self.num_labels = num_labels
         self.pipeline, self.cleaning = make_pipeline(vectorizer, regression), args.cleaning
 
     def read(self, texts: list[str | tuple[str, str]]) -> list[str]:
@@ -75,15 +76,17 @@ class Tfidf:
         return [clean(text, self.cleaning) for text in joined]
 
     def probabilities(self, texts: list[str | tuple[str, str]], *, progress: bool = False) -> np.ndarray:
-        return self.pipeline.predict_proba(self.read(texts))
+        result = np.zeros((len(texts), self.num_labels))
+        result[:, self.pipeline.classes_] = self.pipeline.predict_proba(self.read(texts))  # those seen in train
+        return result
 
 
 def main(args: Arguments, training_args: TrainingArguments) -> dict:
     # 1. The same splits as in a recipe
-    if args.dataset_name == "20newsgroups":
-        splits = load_splits(load_newsgroups(args.categories, args.remove))
-    else:
-        splits = load_splits(**args.source)
+    source = args.source
+    if source["source"] == "20newsgroups":
+        source["source"] = load_newsgroups(args.categories, args.remove)
+    splits = load_splits(**source)
     if problem_type_of(splits["train"]) != "single_label_classification":
         raise ValueError(
             f"Found a {problem_type_of(splits['train'])} task; expected one label a text. Leave out "
@@ -98,8 +101,14 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
     # 2. Fit, score once, write what the recipes write
     if args.overwrite_output:
         clear_output(args.run_dir)
-    classifier = Tfidf(args)
-    classifier.pipeline.fit(classifier.read(texts_of(train)), train["label"][:])
+    classifier = Tfidf(args, train.features["label"].num_classes)
+    try:
+        classifier.pipeline.fit(classifier.read(texts_of(train)), train["label"][:])
+    except ValueError as error:
+        raise ValueError(
+            f"Found no words to count in {len(train)} training texts ({error}); expected words in --min_df "
+            f"{args.min_df} texts or more. Lower it."
+        ) from error
     results = score_reported(classifier, splits["test"], run_dir=args.run_dir)
     results |= {"reported_split": reported_split, "seed": training_args.seed, "train_samples": len(train)}
     print(write_results(results, run_dir=args.run_dir, model=False))

@@ -2,10 +2,13 @@
 
 import json
 import random
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 from conftest import ROOT, SAMPLE, TINY, load_recipe, real_path
+from datasets import ClassLabel, Dataset
 
 from bertcls import RecipeArguments, TextClassifier, audit_splits, augment, load_splits, parse
 from bertcls.augmentation import METHODS
@@ -182,3 +185,33 @@ def test_augmented_rows_are_trained_on_and_leak_nothing(recipe, tmp_path):
     for sample in (SAMPLE, SAMPLE.parent / "chinese"):
         splits = load_splits(str(sample))
         assert not audit_splits(augment(splits, list(METHODS), seed=1))["leaked"]
+
+
+def test_the_newsgroups_recipe_reads_the_file_that_is_given(tmp_path, monkeypatch):
+    other = load_recipe("newsgroups_finetune")
+    monkeypatch.setattr(other, "load_newsgroups", lambda *_: pytest.fail("loaded newsgroups"))
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({**row, "topic": row["topic"][0]}) + "\n" for row in headlines(60)))
+    words = ["--train_file", str(path), "--text_column", "headline_body", "--label_column", "topic"]
+    assert run(other, tmp_path, *words, *QUICK, "--num_train_epochs", "1")["test_samples"] == 6
+
+
+def test_a_class_that_no_training_row_has(tmp_path):
+    names = ["unused", "pos", "neg"]
+    rows = Dataset.from_dict({"text": ["good film", "bad film"] * 30, "label": [1, 2] * 30})
+    rows = rows.map(lambda row, i: {"text": f"{row['text']} {i}"}, with_indices=True)
+    rows.cast_column("label", ClassLabel(names=names)).to_parquet(tmp_path / "train.parquet")
+    rows.cast_column("label", ClassLabel(names=names)).to_parquet(tmp_path / "test.parquet")
+    results = run(load_recipe("tfidf_baseline"), tmp_path, "--dataset_name", str(tmp_path))
+    assert results["test_accuracy"] == 1.0 and results["test_support_unused"] == 0
+
+
+def test_options_without_effect_are_refused():
+    for name, option in (
+        ("mrpc", "--truncation head"),
+        ("sst2", "--pair_truncation none"),
+        ("imdb", "--label_delimiter ;"),
+    ):
+        command = [sys.executable, str(ROOT / "recipes" / f"{name}_finetune.py"), "--sample", *option.split()]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 2 and f"Found the option {option.split()[0]}, which has no" in done.stderr

@@ -245,7 +245,7 @@ def test_the_lab_protocol_on_sst2():
 def test_the_selection_split_of_sst2_does_not_leak():
     train = load_splits(real_path("BERTCLS_DATA") + "/sst2", text_column="sentence")["train"]
     kept, validation = hold_out_whole_texts(train)
-    assert (len(kept), len(validation)) == (62925, 3367)
+    assert (len(kept), len(validation)) == (62800, 3370)
     kept_texts, texts = ([comparison_key(text) for text in split["text"][:]] for split in (kept, validation))
     assert not any(containers(kept_texts, texts)) and not any(containers(texts, kept_texts))
 
@@ -329,3 +329,39 @@ def test_templated_texts_are_searched_in_linear_work():
     texts = [f"this is my review of {'x ' * (i % 97)}number {i}" for i in range(3000)]
     found = containers([comparison_key(text) for text in texts], [comparison_key(text) + " end" for text in texts])
     assert all(len(containing) == 1 for containing in found)
+
+
+@pytest.mark.parametrize(("different", "times"), [(1000, 4), (400, 25), (4000, 1)])
+def test_a_twentieth_of_the_rows_is_held_out_however_often_texts_repeat(different, times):
+    texts = [f"text number {i}" for i in range(different) for _ in range(times)]
+    rows = Dataset.from_dict({"text": texts, "label": [i % 2 for i in range(len(texts))]})
+    rows = rows.cast_column("label", ClassLabel(names=["a", "b"]))
+    splits, _ = arrange_splits(DatasetDict(train=rows, test=rows.select(range(9))))
+    expected = min(max(len(texts) // 20, 500), len(texts) // 10)
+    assert abs(len(splits["validation"]) - expected) <= times
+
+
+def test_an_unreadable_column_is_named_and_not_replaced(tmp_path):
+    good = [{"text": f"text {i}", "label": i % 2, "content": "c"} for i in range(10)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in good))
+    mixed = [{**row, "label": row["label"] if i % 2 else "one"} for i, row in enumerate(good)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in mixed))
+    with pytest.raises(ValueError, match="Column label of .*test.jsonl mixes types"):
+        load_splits(str(tmp_path))
+    (tmp_path / "test.jsonl").unlink()
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*good, {**good[0], "text": 3}]))
+    with pytest.raises(ValueError, match="Column text of .*train.jsonl mixes types"):
+        load_splits(str(tmp_path))
+
+
+def test_phrases_of_a_lone_split_stay_together():
+    sentences = [f"the {i} film is a {i} joy" for i in range(200)]
+    rows = Dataset.from_dict(
+        {"text": [*sentences, *(f"{i} film is a {i}" for i in range(200))], "label": [0, 1] * 200}
+    )
+    splits, reported = arrange_splits(
+        DatasetDict(train=rows.cast_column("label", ClassLabel(names=["a", "b"]))), phrases=True
+    )
+    assert reported == "test" and len(splits["validation"]) >= 30 and len(splits["test"]) >= 30
+    for one, other in (("test", "train"), ("validation", "train"), ("test", "validation")):
+        assert not any(containers(splits[one]["text"][:], splits[other]["text"][:]))

@@ -186,3 +186,21 @@ def test_a_long_gb18030_file_is_detected_wherever_it_is_cut(tmp_path):
     for shift in range(3):
         content = "text,label\n" + "x" * shift + "\n".join("酒店房间很干净服务也好,好" for _ in range(50_000))
         assert decode(content.encode("gb18030"), tmp_path / "a.csv") == content
+
+
+def test_a_tsv_that_is_quoted_throughout(tmp_path):
+    frame = pd.DataFrame({"text": ['say "so"', "two\nlines", None], "label": ["x", "y", "x"]})
+    frame.to_csv(tmp_path / "a.tsv", sep="\t", index=False, quoting=1)
+    assert plain(tmp_path / "a.tsv") == [
+        {"text": 'say "so"', "label": "x"},
+        {"text": "two\nlines", "label": "y"},
+        {"text": None, "label": "x"},
+    ]
+    frame.iloc[[0, 2]].to_csv(tmp_path / "b.tsv", sep="\t", index=False, quoting=1)
+    assert plain(tmp_path / "b.tsv") == [{"text": 'say "so"', "label": "x"}, {"text": None, "label": "x"}]
+
+
+def test_a_file_of_which_nothing_can_be_stored(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": 1}\n')
+    with pytest.raises(ValueError, match="Column text of .* mixes types"):
+        read_table(tmp_path / "a.jsonl")

@@ -4,7 +4,15 @@ from conftest import TINY
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, DebertaV2Config, DistilBertConfig, ModernBertConfig, RobertaConfig
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ModernBertConfig,
+    RobertaConfig,
+    TokenizersBackend,
+)
 
 from bertcls import (
     WindowCollator,
@@ -49,7 +57,8 @@ def test_windows_of_a_pair_repeat_the_first_text_and_lose_nothing_of_the_second(
     other = " ".join(["dull", "and", "never"][i % 3] for i in range(second))
     options = {"tokenizer": tokenizer, "max_length": max_length, "overlap": overlap, "pair_truncation": "none"}
     result = tokenize_windows({"text": [one], "text_pair": [other]}, **options)
-    head = plain_ids(tokenizer, one)[: max_length // 2]
+    limit = max(max_length // 2, max_length - 3 - second)  # both whole where they fit
+    head = plain_ids(tokenizer, one)[:limit]
     content = []
     for ids, types in zip(result["input_ids"][0], result["token_type_ids"][0]):
         assert len(ids) <= max_length
@@ -58,7 +67,7 @@ def test_windows_of_a_pair_repeat_the_first_text_and_lose_nothing_of_the_second(
         content.append(ids[len(head) + 2 : -1])
     joined = content[0] + [token for window in content[1:] for token in window[overlap:]]
     assert joined == plain_ids(tokenizer, other)
-    assert result["tokens"] == [first + second] and result["cut"] == [max(first - max_length // 2, 0)]
+    assert result["tokens"] == [first + second] and result["cut"] == [max(first - limit, 0)]
 
 
 @pytest.mark.parametrize(
@@ -104,6 +113,47 @@ def test_pairs_cut_to_one_window(tokenizer, truncation, first, second, kept):
         assert (ids.count(good), ids.count(dull)) == kept
     assert len(types) == len(ids) <= 10
     assert result["cut"] == [first + second - sum(kept), 0] and result["tokens"] == [first + second, 2]
+
+
+@pytest.mark.parametrize("max_length", [16, 33, 64])
+def test_a_pair_that_fits_is_one_whole_window(tokenizer, max_length):
+    for first in range(max_length - 3):
+        batch = {"text": ["good " * first], "text_pair": ["dull " * (max_length - 3 - first)]}
+        result = tokenize_windows(batch, tokenizer=tokenizer, max_length=max_length, pair_truncation="none")
+        assert result["cut"] == [0] and [len(ids) for ids in result["input_ids"][0]] == [max_length]
+
+
+def test_spans_of_a_cut_pair_end_where_reading_ends(tokenizer):
+    batch = {"text": ["good"], "text_pair": ["dull film " * 20]}
+    options = {"tokenizer": tokenizer, "max_length": 14, "overlap": 0, "spans": True}
+    assert tokenize_windows(batch, pair_truncation="only_second", **options)["spans"] == [[(0, 49)]]  # ten words
+    windows = tokenize_windows(batch, pair_truncation="none", **options)["spans"][0]
+    assert windows[0] == (0, 49) and windows[-1][1] == 199
+
+
+def test_byte_level_pairs_keep_their_limit():
+    """Tokens of bytes: a first text that is cut within a character has other tokens than it had."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.train_from_iterator(
+        ["low lower lowest new newer"] * 9, trainers.BpeTrainer(special_tokens=["<s>", "</s>", "<pad>"])
+    )
+    trained.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0))
+    tokenizer = TokenizersBackend(tokenizer_object=trained, cls_token="<s>", sep_token="</s>", pad_token="<pad>")
+    tokenizer.model_max_length = 512
+    for first in ("x" + "😀" * 100, "lowest " * 40, "newer" * 50):
+        batch = {"text": [first], "text_pair": ["lower new " * 40]}
+        result = tokenize_windows(batch, tokenizer=tokenizer, max_length=64, overlap=10, pair_truncation="none")
+        assert all(len(ids) <= 64 for ids in result["input_ids"][0])
+
+
+@pytest.mark.parametrize(
+    ("columns", "options"),
+    [(("text", "text_pair"), {"truncation": "head"}), (("text",), {"pair_truncation": "only_first"})],
+)
+def test_cuts_that_mean_nothing_are_refused(tokenizer, columns, options):
+    with pytest.raises(ValueError, match="expected the first for texts and the second for pairs"):
+        tokenize_windows({name: ["a"] for name in columns}, tokenizer=tokenizer, max_length=10, **options)
 
 
 def test_an_unknown_pair_truncation(tokenizer):
@@ -166,7 +216,7 @@ def test_map_leaves_exactly_the_columns_of_the_contract(tokenizer):
     ("max_length", "overlap", "message"),
     [
         (129, None, "Found --max_length 129; the encoder takes at most 128 tokens"),
-        (2, None, "expected more than the 2 special tokens"),
+        (2, None, "expected more than the 2 tokens that stand in every"),
         (16, 14, "Found --overlap 14 with --max_length 16; expected 0 to 13"),
         (16, -1, "expected 0 to 13"),
     ],
