@@ -116,6 +116,9 @@ class RecipeArguments:
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Rows drawn from train with the seed, label shares kept."}
     )
+    max_test_samples: int | None = field(
+        default=None, metadata={"help": "Rows drawn from the reported split, the same for every seed."}
+    )
     freeze_encoder: bool = field(default=False, metadata={"help": "Train the head alone."})
     freeze_layers: int = field(default=0, metadata={"help": "Freeze the embeddings and this many lowest layers."})
     layer_decay: float = field(default=1.0, metadata={"help": "Factor on the learning rate per layer downwards."})
@@ -377,7 +380,7 @@ def _check(args: RecipeArguments, training_args: TrainingArguments, given: set[s
         raise ValueError(
             f"Found --early_stopping_patience {args.early_stopping_patience}; expected 0 (never) or more. Raise it."
         )
-    for name in ("max_samples", "max_train_samples", "max_train_windows", "cpu_threads"):
+    for name in ("max_samples", "max_train_samples", "max_test_samples", "max_train_windows", "cpu_threads"):
         if (number := getattr(args, name)) is not None and number < 1:
             raise ValueError(f"Found --{name} {number}; expected at least 1. Raise it.")
     if args.seeds:

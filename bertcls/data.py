@@ -282,7 +282,7 @@ def draw_rows(dataset: Dataset, rows: int | None, *, seed: int) -> Dataset:
     if rows < (least := len(np.unique(strata))):
         raise ValueError(
             f"Asked for {rows} rows; expected at least {least}, since labels keep their shares. Raise "
-            "--max_train_samples."
+            "--max_train_samples or --max_test_samples."
         )
     in_proportion = len(dataset) - rows >= least
     drawn, _ = train_test_split(

@@ -118,6 +118,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         on_leak=args.on_leak,
     )
     splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
+    splits["test"] = draw_rows(splits["test"], args.max_test_samples, seed=SPLIT_SEED)
     splits = augment(splits, args.augment, seed=training_args.seed)
     say("rows: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
 

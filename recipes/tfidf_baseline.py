@@ -97,6 +97,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
     )
     splits = audit_run(splits, training_args=training_args, run_dir=args.run_dir, on_leak=args.on_leak)
     train = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
+    test = draw_rows(splits["test"], args.max_test_samples, seed=SPLIT_SEED)
 
     # 2. Fit, score once, write what the recipes write
     if args.overwrite_output:
@@ -109,7 +110,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
             f"Found no words to count in {len(train)} training texts ({error}); expected words in --min_df "
             f"{args.min_df} texts or more. Lower it."
         ) from error
-    results = score_reported(classifier, splits["test"], run_dir=args.run_dir)
+    results = score_reported(classifier, test, run_dir=args.run_dir)
     results |= {"reported_split": reported_split, "seed": training_args.seed, "train_samples": len(train)}
     print(write_results(results, run_dir=args.run_dir, model=False))
     return results
