@@ -154,6 +154,16 @@ class RecipeArguments:
         }
 
     @property
+    def arrangement(self) -> dict:
+        """The arguments of `bertcls.arrange_splits` that the command line gives."""
+        return {"ratio": self.split, "max_samples": self.max_samples, "phrases": self.phrases}
+
+    @property
+    def audit(self) -> dict:
+        """The arguments of `bertcls.audit_run` that the command line gives."""
+        return {"max_length": self.max_length, "run_dir": self.run_dir, "on_leak": self.on_leak}
+
+    @property
     def head(self) -> dict:
         """The arguments of `BertClsForSequenceClassification.from_encoder` that the command line gives."""
         names = ("from_scratch", "pooling", "window_pooling", "max_train_windows")

@@ -91,18 +91,9 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     check_task(splits)
 
     # 2. Split and audit: the model is chosen on validation rows that are not the reported ones
-    splits, reported_split = arrange_splits(
-        splits, ratio=args.split, max_samples=args.max_samples, seed=SPLIT_SEED, phrases=args.phrases
-    )
+    splits, reported_split = arrange_splits(splits, seed=SPLIT_SEED, **args.arrangement)
     tokenizer = load_tokenizer(args.model_name_or_path)
-    splits = audit_run(
-        splits,
-        tokenizer=tokenizer,
-        max_length=args.max_length,
-        training_args=training_args,
-        run_dir=args.run_dir,
-        on_leak=args.on_leak,
-    )
+    splits = audit_run(splits, tokenizer=tokenizer, training_args=training_args, **args.audit)
     splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
     splits["test"] = draw_rows(splits["test"], args.max_test_samples, seed=SPLIT_SEED)
     splits = augment(splits, args.augment, seed=training_args.seed)

@@ -92,10 +92,8 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
             f"Found a {problem_type_of(splits['train'])} task; expected one label a text. Leave out "
             "--label_delimiter, or name another --label_column."
         )
-    splits, reported_split = arrange_splits(
-        splits, ratio=args.split, max_samples=args.max_samples, seed=SPLIT_SEED, phrases=args.phrases
-    )
-    splits = audit_run(splits, training_args=training_args, run_dir=args.run_dir, on_leak=args.on_leak)
+    splits, reported_split = arrange_splits(splits, seed=SPLIT_SEED, **args.arrangement)
+    splits = audit_run(splits, training_args=training_args, **args.audit)
     train = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
     test = draw_rows(splits["test"], args.max_test_samples, seed=SPLIT_SEED)
 
