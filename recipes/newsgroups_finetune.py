@@ -7,7 +7,7 @@ accuracy per window, which tutorials report, and that of documents by a vote of 
 Run:  accelerate launch recipes/newsgroups_finetune.py             (bert-base; on a GPU, not measured yet)
       accelerate launch recipes/newsgroups_finetune.py --categories all
       accelerate launch recipes/newsgroups_finetune.py --sample    (no network, a tiny model, 20 s on two cores)
-SCORE
+Score: not measured yet; TF-IDF on the same rows (tfidf_baseline.py) reaches 0.800, and 0.916 with --remove none.
 
 To use it for long texts of yours, copy this file and edit the block below; every value is also an option.
 """

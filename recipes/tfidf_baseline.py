@@ -4,7 +4,6 @@ Data: of any recipe, by its options; --dataset_name 20newsgroups takes --categor
 Run:  python recipes/tfidf_baseline.py --dataset_name stanfordnlp/sst2 --text_column sentence --phrases
       python recipes/tfidf_baseline.py --dataset_name 20newsgroups --remove none
       python recipes/tfidf_baseline.py --sample       (no network, seconds)
-SCORE
 
 Options of TrainingArguments have no effect here but --output_dir and --seed.
 """
