@@ -66,18 +66,19 @@ def draw_curves(folders: list[str], path: Path) -> None:
     """Loss of training and accuracy of validation over the epochs, a colour a run."""
     figure, (losses, scores) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for number, folder in enumerate(folders):
-        states = sorted(
-            Path(folder).glob("**/checkpoint-*/trainer_state.json"), key=lambda state: state.stat().st_mtime
-        )
+        pattern = "checkpoints/checkpoint-*/trainer_state.json"
+        states = [*Path(folder).glob(pattern), *Path(folder).glob(f"*/{pattern}")]
         if not states:
             continue
-        history = json.loads(states[-1].read_text())["log_history"]
+        last = max(states, key=lambda state: state.stat().st_mtime)
+        history = json.loads(last.read_text())["log_history"]
         for axes, key in ((losses, "loss"), (scores, "eval_accuracy")):
             points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
             axes.plot(*zip(*points) if points else ([], []), ".-", color=f"C{number}", label=Path(folder).name)
     losses.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     scores.set(xlabel="epoch", ylabel="validation accuracy")
-    scores.legend()
+    if scores.lines:
+        scores.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
