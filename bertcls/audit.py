@@ -122,7 +122,7 @@ def audit_run(
         the splits to use.
 
     Raises:
-        ValueError: a leak with `on_leak="error"`, or `drop` would leave no row in a split.
+        ValueError: a leak with `on_leak="error"`, or `drop` would leave no row in a split or of a label in train.
     """
     answer: list = [None]
     if training_args.process_index == 0:
@@ -311,14 +311,12 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("text_column", "text_pair_column", "label_column", "label_delimiter", "problem_type"):
         parser.add_argument(f"--{name}", help="as in the recipes")
     for name in ("validation_file", "test_file", "encoding", "delimiter"):
-        parser.add_argument(f"--{name}", help="as in the recipes; DATASET is the training file then")
+        parser.add_argument(f"--{name}", help="as in the recipes")
     parser.add_argument("--model_name_or_path", help="encoder whose tokens are counted; without it none are")
     parser.add_argument("--output_dir", default=".", help=f"folder for {AUDIT}")
     args = vars(parser.parse_args(argv))
     source, output, model = args.pop("dataset"), Path(args.pop("output_dir")), args.pop("model_name_or_path")
     config_name = args.pop("dataset_config_name")
-    if args["validation_file"] or args["test_file"]:
-        source, args["train_file"] = None, source
     splits = load_splits(source, config_name, keep_missing=True, **args)
     findings = audit_splits(splits, tokenizer=None if model is None else load_tokenizer(model))
     output.mkdir(parents=True, exist_ok=True)

@@ -130,9 +130,8 @@ def load_splits(
                 form = form.cast_column(new, Value("string"))
         if labelled:
             labels, unlabelled = _label_values(split, label_column, label_delimiter, names, problem_type, name)
-            hidden = unlabelled.all() or (problem_type == MULTI_LABEL and not any(labels.to_pylist()))
-            if name == "test" and hidden:
-                continue  # as in GLUE
+            if name == "test" and (unlabelled.all() or problem_type == MULTI_LABEL and not any(labels.to_pylist())):
+                continue  # hidden, as in GLUE
             if unlabelled.any():
                 raise ValueError(
                     f"Found {unlabelled.sum()} unlabelled rows (-1 or empty) in {name}, the first at row "
@@ -436,13 +435,11 @@ def _split_groups(
     the rest.
     """
     firsts, sizes = np.unique(groups, return_counts=True)
-    if among is not None:
-        sizes, firsts = sizes[np.isin(firsts, among)], among[np.argsort(among)]
+    among = firsts if among is None else among
+    sizes, firsts = sizes[np.isin(firsts, among)], np.sort(among)
     part_rows = share if share >= 1 else share * sizes.sum()
     frequent = sizes > max(part_rows / 10, 1)
-    drawn_from = (among if among is not None else firsts)[
-        ~frequent if among is None else ~np.isin(among, firsts[frequent])
-    ]
+    drawn_from = among[~np.isin(among, firsts[frequent])]
     strata = _strata(dataset, drawn_from)
     # of rows as many groups as bring them; a share is left to scikit-learn, whose rounding gives the usual sizes
     wanted = max(round(share / sizes.sum() * len(drawn_from)), 1) if share >= 1 else share
@@ -625,9 +622,9 @@ def _plain(column: pd.Series) -> list:
 
 def _read(path: Path, encoding: str | None, delimiter: str | None) -> Dataset:
     """A file, or a folder with a folder of txt files per class."""
-    folders = _class_folders(path) if path.is_dir() else {}
     if not path.is_dir():
         return read_table(path, encoding=encoding, delimiter=delimiter)
+    folders = _class_folders(path)
     if not folders:
         raise ValueError(f"{path} is a folder without classes; expected a file, or a folder of txt files per class.")
     rows = [(file, name) for name, files in folders.items() for file in files]

@@ -63,7 +63,7 @@ def read_table(path: str | Path, *, encoding: str | None = None, delimiter: str 
     Args:
         path: the file; `.gz`, `.bz2`, `.xz` and `.zip` (of one file) are unpacked.
         encoding: `None` takes that of a byte order mark, UTF-8, or what the bytes look like, which is then said.
-        delimiter: of a csv file; `None` takes the one that is most frequent in the header line.
+        delimiter: of a csv file; `None` takes the one that parts the header line into most columns.
 
     Raises:
         FileNotFoundError: no such file.

@@ -133,7 +133,6 @@ def tokenize_windows(
     """
     pairs = "text_pair" in batch
     overlap = check_window(tokenizer, max_length=max_length, overlap=overlap, pair=pairs)
-    texts = [[clean(text, cleaning) for text in batch[name]] for name in ("text", "text_pair")[: 1 + pairs]]
     if truncation not in _TRUNCATIONS:
         raise ValueError(f"Found --truncation {truncation}; expected {', '.join(_TRUNCATIONS)}. Correct it.")
     if pair_truncation not in (None, *_PAIR_TRUNCATIONS):
@@ -146,6 +145,7 @@ def tokenize_windows(
             f"{'pairs' if pairs else 'single texts'}; expected the first for texts and the second for pairs. Leave "
             "the other out."
         )
+    texts = [[clean(text, cleaning) for text in batch[name]] for name in ("text", "text_pair")[: 1 + pairs]]
     if pairs:
         result = _encode_pairs(texts, tokenizer, max_length, overlap, pair_truncation or "none", spans)
     elif truncation == "none":
