@@ -161,6 +161,7 @@ class BertClsForSequenceClassification(PreTrainedModel):
         num_labels: int | None = None,
         pooling: str = "auto",
         from_scratch: bool = False,
+        attention_dropout: float | None = None,
         attn_implementation: str | None = None,
         revision: str | None = None,
         **config_kwargs,
@@ -172,17 +173,24 @@ class BertClsForSequenceClassification(PreTrainedModel):
             num_labels: classes; may be left out when `id2label` is given.
             pooling: as in `BertClsConfig`, or `auto`: `pooler` where the checkpoint holds pooler weights, else `cls`.
             from_scratch: build the encoder from its configuration with random weights.
+            attention_dropout: dropout of the encoder's attention weights in training; `None` keeps the checkpoint's.
+                torch has no fused attention with dropout on a CPU: with 0 instead of BERT's 0.1 a training step of
+                MiniLM is 1.8 times as fast at 256 tokens and 2.5 times at 512 (measured on two cores, bf16).
             attn_implementation: as in `from_pretrained`; `None` takes SDPA.
             revision: Hub revision.
             **config_kwargs: further fields of `BertClsConfig` (`id2label`, `problem_type`, `class_weights`, ...).
 
         Raises:
             FileNotFoundError: no such model, or a folder without weights.
-            ValueError: `pooling="pooler"` and the checkpoint has no pooler weights, no weight fits the encoder, or
-                neither or contradicting `num_labels` and `id2label`.
+            ValueError: `pooling="pooler"` and the checkpoint has no pooler weights, no weight fits the encoder, the
+                encoder knows no attention dropout, or neither or contradicting `num_labels` and `id2label`.
         """
         encoder, missing = _load_encoder(
-            name_or_path, from_scratch=from_scratch, attn_implementation=attn_implementation, revision=revision
+            name_or_path,
+            from_scratch=from_scratch,
+            attention_dropout=attention_dropout,
+            attn_implementation=attn_implementation,
+            revision=revision,
         )
         has_pooler = getattr(encoder, "pooler", None) is not None
         pooler_found = has_pooler and not from_scratch and not any(key.startswith("pooler.") for key in missing)
@@ -330,7 +338,14 @@ class BertClsForSequenceClassification(PreTrainedModel):
         return loss.sum() / (loss.numel() if num_items_in_batch is None else num_items_in_batch)
 
 
-def _load_encoder(name_or_path: str, *, from_scratch: bool, attn_implementation: str | None, revision: str | None):
+def _load_encoder(
+    name_or_path: str,
+    *,
+    from_scratch: bool,
+    attention_dropout: float | None,
+    attn_implementation: str | None,
+    revision: str | None,
+):
     """The encoder in fp32, and the names of its weights that the checkpoint does not hold."""
     try:
         config = AutoConfig.from_pretrained(name_or_path, revision=revision)
@@ -340,11 +355,14 @@ def _load_encoder(name_or_path: str, *, from_scratch: bool, attn_implementation:
             f"model.safetensors. Check the spelling, or download it once where there is a network. "
             f"({str(error).splitlines()[0]})"
         ) from error
+    if attention_dropout is not None:
+        _set_attention_dropout(config.encoder if isinstance(config, BertClsConfig) else config, attention_dropout)
     if from_scratch:
         return AutoModel.from_config(config, attn_implementation=attn_implementation), []
     if isinstance(config, BertClsConfig):
         model, info = BertClsForSequenceClassification.from_pretrained(
             name_or_path,
+            config=config,
             dtype=torch.float32,
             attn_implementation=attn_implementation,
             revision=revision,
@@ -355,6 +373,7 @@ def _load_encoder(name_or_path: str, *, from_scratch: bool, attn_implementation:
     try:
         encoder, info = AutoModel.from_pretrained(
             name_or_path,
+            config=config,
             dtype=torch.float32,  # the default is the dtype of the checkpoint, which may be bf16
             attn_implementation=attn_implementation,
             revision=revision,
@@ -374,6 +393,16 @@ def _load_encoder(name_or_path: str, *, from_scratch: bool, attn_implementation:
             "the model_type in its config.json."
         )
     return encoder, missing
+
+
+def _set_attention_dropout(config: PreTrainedConfig, attention_dropout: float) -> None:
+    names = [name for name in ("attention_probs_dropout_prob", "attention_dropout") if hasattr(config, name)]
+    if not names:
+        raise ValueError(
+            f"attention_dropout {attention_dropout} found, but a {config.model_type} encoder has no such setting; "
+            "leave it out."
+        )
+    setattr(config, names[0], attention_dropout)
 
 
 def _without_unused_pooler(encoder: nn.Module, pooling: str) -> nn.Module:

@@ -1,3 +1,4 @@
+import copy
 import json
 import logging
 import shutil
@@ -338,3 +339,28 @@ def test_a_saved_folder_loads_in_a_fresh_process(how, encoder_folder, tmp_path):
     for file in (tmp_path / "saved").iterdir():
         assert encoder_folder.encode() not in file.read_bytes()
         assert str(tmp_path).encode() not in file.read_bytes()
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_attention_dropout_reaches_the_attention(family, tmp_path):
+    """With every other dropout at 0, training mode is deterministic if and only if attention dropout is 0."""
+    config = copy.deepcopy(ENCODERS[family])
+    for name in ("hidden_dropout_prob", "dropout", "embedding_dropout", "mlp_dropout"):
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    for probability, same in ((0.0, True), (0.5, False)):
+        model = BertClsForSequenceClassification.from_encoder(
+            str(tmp_path), num_labels=2, pooling="mean", attention_dropout=probability
+        )
+        batch = {"input_ids": torch.arange(5, 25).view(2, 10), "attention_mask": torch.ones(2, 10, dtype=torch.long)}
+        first, second = (model.train().encoder(**batch).last_hidden_state for _ in range(2))
+        assert torch.equal(first, second) is same
+
+
+def test_an_encoder_without_attention_dropout_is_refused(tmp_path):
+    AutoConfig.for_model("fnet", **{k: v for k, v in SMALL.items() if "heads" not in k}).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="attention_dropout 0.1 found, but a fnet encoder has no such setting"):
+        BertClsForSequenceClassification.from_encoder(
+            str(tmp_path), num_labels=2, from_scratch=True, attention_dropout=0.1
+        )
