@@ -36,8 +36,8 @@ _LAST = "last"  # --resume_from_checkpoint without a value
 
 
 @dataclass
-class RecipeArguments:
-    """The flags that all fine-tuning recipes share, beside all of `TrainingArguments`."""
+class TextArguments:
+    """The flags that all trainings share, beside all of `TrainingArguments`."""
 
     sample: bool = field(
         default=False, metadata={"help": "Train a tiny model on the texts in recipes/sample: no network, one minute."}
@@ -51,10 +51,72 @@ class RecipeArguments:
         default=None, metadata={"help": "csv, tsv, json, jsonl, parquet or txt in place of a data set."}
     )
     validation_file: str | None = field(default=None, metadata={"help": "Beside --train_file; none: held out of it."})
-    test_file: str | None = field(default=None, metadata={"help": "Beside --train_file; none: held out of it."})
     encoding: str | None = field(default=None, metadata={"help": "Of the files, such as gb18030; none: detected."})
     delimiter: str | None = field(default=None, metadata={"help": "Between the cells of a csv; none: detected."})
     text_column: str | None = field(default=None, metadata={"help": "Column with the texts."})
+    cleaning: list[str] = field(
+        default_factory=list, metadata={"help": "Steps of bertcls.text in order, stored with the model; or none."}
+    )
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Encoder: Hub id or local folder."})
+    from_scratch: bool = field(default=False, metadata={"help": "Start the encoder from random weights."})
+    max_length: int = field(default=128, metadata={"help": "Tokens per window, special tokens included."})
+    attention_dropout: float | None = field(
+        default=None,
+        metadata={"help": "Dropout of attention weights; none: the encoder's. With 0 a CPU is faster on long texts."},
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Rows drawn from train with the seed, label shares kept."}
+    )
+    early_stopping_patience: int = field(
+        default=3,
+        metadata={
+            "help": "Evaluations without a better metric before training stops; 0: never. A resumed run keeps its own."
+        },
+    )
+    cpu_threads: int | None = field(
+        default=None, metadata={"help": "Threads per process without an accelerator; none: cores by processes."}
+    )
+    overwrite_output: bool = field(default=False, metadata={"help": "Write into a folder that is not empty."})
+    seeds: list[int] = field(
+        default_factory=list, metadata={"help": "One run a seed, in the folders seed-N of --output_dir."}
+    )
+    run_dir: str = field(init=False, default="")  # what --output_dir names; Trainer's checkpoints lie below it
+    hub: dict | None = field(init=False, default=None, repr=False)  # with --push_to_hub: arguments of push_folder
+
+    @property
+    def source(self) -> dict:
+        """The arguments of `bertcls.load_splits`."""
+        names = ("train_file", "validation_file", "encoding", "delimiter", "text_column")
+        return {"source": None if self.train_file else self.dataset_name, "config_name": self.dataset_config_name} | {
+            name: getattr(self, name) for name in names
+        }
+
+    def check(self) -> None:
+        """Refuses values out of range, before anything is read or written.
+
+        Raises:
+            ValueError: what was found and expected.
+        """
+        if self.early_stopping_patience < 0:
+            raise ValueError(
+                f"Found --early_stopping_patience {self.early_stopping_patience}; expected 0 (never) or more. "
+                "Raise it."
+            )
+        for name in ("max_samples", "max_train_samples", "max_test_samples", "max_train_windows", "cpu_threads"):
+            if (number := getattr(self, name, None)) is not None and number < 1:
+                raise ValueError(f"Found --{name} {number}; expected at least 1. Raise it.")
+        if self.seeds:
+            raise ValueError("Found --seeds here; expected --seed, since this program makes one run. Use --seed.")
+        if self.cleaning == ["none"]:
+            self.cleaning = []
+        check_steps(self.cleaning)
+
+
+@dataclass
+class RecipeArguments(TextArguments):
+    """The flags that all fine-tuning recipes share."""
+
+    test_file: str | None = field(default=None, metadata={"help": "Beside --train_file; none: held out of it."})
     text_pair_column: str | None = field(default=None, metadata={"help": "Column with the second texts of pairs."})
     label_column: str | None = field(default=None, metadata={"help": "Column with the labels."})
     label_delimiter: str | None = field(
@@ -64,9 +126,6 @@ class RecipeArguments:
         default=None,
         metadata={"help": "None: lists of labels are multi-label, fractions a regression, all else classes."},
     )
-    cleaning: list[str] = field(
-        default_factory=list, metadata={"help": "Steps of bertcls.text in order, stored with the model; or none."}
-    )
     on_leak: Literal["warn", "drop", "error"] = field(
         default="warn",
         metadata={"help": "Where train texts stand in test: go on, drop them from train, or stop."},
@@ -75,9 +134,6 @@ class RecipeArguments:
         default_factory=list,
         metadata={"help": "Altered copies of training rows: swap, delete, typo, contrast, sentiment."},
     )
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Encoder: Hub id or local folder."})
-    from_scratch: bool = field(default=False, metadata={"help": "Start the encoder from random weights."})
-    max_length: int = field(default=128, metadata={"help": "Tokens per window, special tokens included."})
     overlap: int | None = field(
         default=None, metadata={"help": "Tokens that neighbouring windows share; none: 20 %% of max_length."}
     )
@@ -105,10 +161,6 @@ class RecipeArguments:
     classifier_hidden_size: int | None = field(
         default=None, metadata={"help": "Units of a hidden layer in the head; none: no such layer."}
     )
-    attention_dropout: float | None = field(
-        default=None,
-        metadata={"help": "Dropout of attention weights; none: the encoder's. With 0 a CPU is faster on long texts."},
-    )
     split: str | None = field(
         default=None, metadata={"help": "Join train and validation and split them anew, such as 8:1:1, stratified."}
     )
@@ -117,9 +169,6 @@ class RecipeArguments:
         metadata={"help": "Rows are parts of one another, as in SST-2: hold out whole texts (without --split)."},
     )
     max_samples: int | None = field(default=None, metadata={"help": "With --split: first rows of the joined data."})
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Rows drawn from train with the seed, label shares kept."}
-    )
     max_test_samples: int | None = field(
         default=None, metadata={"help": "Rows drawn from the reported split, the same for every seed."}
     )
@@ -132,30 +181,12 @@ class RecipeArguments:
     class_weights: Literal["none", "balanced"] = field(
         default="none", metadata={"help": "balanced: weigh classes inversely to their row counts."}
     )
-    early_stopping_patience: int = field(
-        default=3,
-        metadata={
-            "help": "Evaluations without a better metric before training stops; 0: never. A resumed run keeps its own."
-        },
-    )
-    cpu_threads: int | None = field(
-        default=None, metadata={"help": "Threads per process without an accelerator; none: cores by processes."}
-    )
-    overwrite_output: bool = field(default=False, metadata={"help": "Write into a folder that is not empty."})
-    seeds: list[int] = field(
-        default_factory=list, metadata={"help": "One run a seed, in the folders seed-N of --output_dir."}
-    )
-    run_dir: str = field(init=False, default="")  # what --output_dir names; Trainer's checkpoints lie below it
-    hub: dict | None = field(init=False, default=None, repr=False)  # with --push_to_hub: arguments of push_folder
 
     @property
     def source(self) -> dict:
         """The arguments of `bertcls.load_splits`."""
-        names = ("train_file", "validation_file", "test_file", "encoding", "delimiter", "text_column")
-        names += ("text_pair_column", "label_column", "label_delimiter", "problem_type")
-        return {"source": None if self.train_file else self.dataset_name, "config_name": self.dataset_config_name} | {
-            name: getattr(self, name) for name in names
-        }
+        names = ("test_file", "text_pair_column", "label_column", "label_delimiter", "problem_type")
+        return super().source | {name: getattr(self, name) for name in names}
 
     @property
     def arrangement(self) -> dict:
@@ -173,6 +204,20 @@ class RecipeArguments:
         names = ("from_scratch", "pooling", "window_pooling", "max_train_windows", "attention_dropout")
         return {name: getattr(self, name) for name in (*names, "classifier_dropout", "classifier_hidden_size")}
 
+    def check(self) -> None:
+        """Refuses values out of range and what contradicts itself, before anything is read or written.
+
+        Raises:
+            ValueError: what was found and expected.
+        """
+        super().check()
+        check_methods(self.augment)
+        if self.max_samples is not None and self.split is None:
+            raise ValueError(
+                "Found --max_samples without --split; it takes the first rows of train and validation joined. Add "
+                "--split 8:1:1, or use --max_train_samples."
+            )
+
 
 # Ours in place of Trainer's, each because it is faster or loses nothing.
 _COMMON_DEFAULTS = {
@@ -186,7 +231,7 @@ _COMMON_DEFAULTS = {
     "hub_private_repo": True,
 }
 
-Arguments = TypeVar("Arguments", bound=RecipeArguments)
+Arguments = TypeVar("Arguments", bound=TextArguments)
 
 
 class _Parser(HfArgumentParser):
@@ -209,7 +254,7 @@ def parse(
     choice of the best model; bf16 is on where it is native; the CPU is used where there is no accelerator.
 
     Args:
-        arguments_class: `RecipeArguments` or a subclass.
+        arguments_class: `TextArguments`, `RecipeArguments` or a subclass.
         argv: words of the command line; `None` takes those of the process.
         defaults: of this recipe, for both classes.
         sample_defaults: on top of them with `--sample`.
@@ -355,7 +400,7 @@ def _cpu_threads() -> int:
     return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
-def _check(args: RecipeArguments, training_args: TrainingArguments, given: set[str]) -> None:
+def _check(args: TextArguments, training_args: TrainingArguments, given: set[str]) -> None:
     """Refuses what contradicts itself, before anything is read or written."""
     if training_args.n_gpu > 1:
         raise ValueError(
@@ -375,7 +420,7 @@ def _check(args: RecipeArguments, training_args: TrainingArguments, given: set[s
             f"Found --{option}; expected it left out, since a recipe computes its metrics from all logits, labels and "
             "example ids of the evaluation at once. Leave it out."
         )
-    if training_args.label_smoothing_factor and args.class_weights != "none":
+    if training_args.label_smoothing_factor and getattr(args, "class_weights", "none") != "none":
         raise ValueError(
             "Found --label_smoothing_factor with --class_weights; expected one of them, since smoothing ignores the "
             "weights. Leave one out."
@@ -390,32 +435,15 @@ def _check(args: RecipeArguments, training_args: TrainingArguments, given: set[s
             "Found --overwrite_output with --resume_from_checkpoint; expected one of them, since overwriting removes "
             "the checkpoints. Leave out --overwrite_output."
         )
-    if args.early_stopping_patience < 0:
-        raise ValueError(
-            f"Found --early_stopping_patience {args.early_stopping_patience}; expected 0 (never) or more. Raise it."
-        )
-    for name in ("max_samples", "max_train_samples", "max_test_samples", "max_train_windows", "cpu_threads"):
-        if (number := getattr(args, name)) is not None and number < 1:
-            raise ValueError(f"Found --{name} {number}; expected at least 1. Raise it.")
-    if args.seeds:
-        raise ValueError("Found --seeds here; expected --seed, since this program makes one run. Use --seed.")
+    args.check()
     if {"dataset_name", "train_file"} <= given:
         raise ValueError(
             "Found --dataset_name with --train_file; expected one of them. Leave one out (--validation_file and "
             "--test_file go with either)."
         )
-    if args.cleaning == ["none"]:
-        args.cleaning = []
-    check_steps(args.cleaning)
-    check_methods(args.augment)
-    if args.max_samples is not None and args.split is None:
-        raise ValueError(
-            "Found --max_samples without --split; it takes the first rows of train and validation joined. Add --split "
-            "8:1:1, or use --max_train_samples."
-        )
 
 
-def _choose_output_dir(args: RecipeArguments, training_args: TrainingArguments, *, named: bool) -> None:
+def _choose_output_dir(args: TextArguments, training_args: TrainingArguments, *, named: bool) -> None:
     """Makes the run's folder on rank 0 and tells the other ranks."""
     answer: list = [None, None, None]
     if training_args.process_index == 0:
@@ -431,9 +459,7 @@ def _choose_output_dir(args: RecipeArguments, training_args: TrainingArguments, 
     training_args.output_dir = str(Path(args.run_dir, CHECKPOINTS))
 
 
-def _make_output_dir(
-    args: RecipeArguments, training_args: TrainingArguments, *, named: bool
-) -> tuple[str, str | None]:
+def _make_output_dir(args: TextArguments, training_args: TrainingArguments, *, named: bool) -> tuple[str, str | None]:
     """The folder of the run, and the checkpoint to resume from."""
     checkpoint = _chosen_checkpoint(training_args.resume_from_checkpoint)
     if named:

@@ -56,6 +56,7 @@ def load_splits(
     encoding: str | None = None,
     delimiter: str | None = None,
     revision: str | None = None,
+    train_split: str = "train",
     labelled: bool = True,
     keep_missing: bool = False,
 ) -> DatasetDict:
@@ -73,6 +74,8 @@ def load_splits(
         problem_type: `None` reads it from the labels: lists are multi-label, fractions a regression, all else classes.
         encoding, delimiter: of the files; `None` detects them.
         revision: Hub revision.
+        train_split: the split of the source that becomes train, such as IMDB's `unsupervised`; its own train is left
+            out then.
         labelled: `False` for texts alone; no column `label` is made then.
         keep_missing: leave missing texts in, for an audit.
 
@@ -89,10 +92,11 @@ def load_splits(
     files = {"train": train_file, "validation": validation_file, "test": test_file}
     files = {name: path for name, path in files.items() if path}
     raw, where = _load(source, files, config_name, revision, encoding, delimiter)
-    if "train" not in raw:
+    if train_split not in raw:
         raise ValueError(
-            f"Found the splits {', '.join(raw)} in {where}; expected one named train. Rename a split or file."
+            f"Found the splits {', '.join(raw)} in {where}; expected one named {train_split}. Rename a split or file."
         )
+    raw["train"] = raw[train_split]
     splits = {name: raw[name] for name in _SPLITS if name in raw}
     for name, split in splits.items():
         if len(split) == 0:
@@ -378,15 +382,32 @@ def arrange_splits(
     if phrases:
         train, validation = hold_out_whole_texts(splits["train"], seed=seed)
     else:
-        groups = _equal_texts(splits["train"])
-        parts = _split_groups(splits["train"], groups, None, _held_out(len(splits["train"])), seed)
-        train, validation = (splits["train"].select(_rows_of(groups, part)) for part in parts)
+        train, validation = hold_out(splits["train"], rows=_held_out(len(splits["train"])), seed=seed)
     warn(
         f"No {'validation' if reported == 'test' else 'labelled test'} split: {reported} is reported, and "
         f"{len(validation)} rows to choose the model by were held out of train (seed {seed}, "
         f"{'whole texts with their parts' if phrases else 'label shares kept, equal texts together'})."
     )
     return DatasetDict(train=train, validation=validation, test=splits[reported]), reported
+
+
+def hold_out(dataset: Dataset, *, rows: int, seed: int = 42) -> tuple[Dataset, Dataset]:
+    """Draws about `rows` rows, equal texts together, label shares kept where there are labels.
+
+    Returns:
+        the rest, and what was drawn.
+
+    Raises:
+        ValueError: too few different texts.
+
+    >>> rest, drawn = hold_out(Dataset.from_dict({"text": list("abcdefgh")}), rows=2)
+    >>> len(rest), len(drawn), set(rest["text"]) & set(drawn["text"])
+    (6, 2, set())
+    """
+    groups = _equal_texts(dataset)
+    parts = _split_groups(dataset, groups, None, rows, seed)
+    rest, drawn = (dataset.select(_rows_of(groups, part)) for part in parts)
+    return rest, drawn
 
 
 def _held_out(rows: int, share: float = 0.05, minimum: int = 500) -> int:
@@ -399,6 +420,8 @@ def _strata(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
 
     Rare ones are one stratum, and where that is still too small, a part of the largest.
     """
+    if "label" not in dataset.column_names:
+        return np.zeros(len(rows), dtype=np.int64)
     labels, kind = label_array(dataset)[rows], problem_type_of(dataset)
     if kind == REGRESSION:
         ranks = labels.argsort(kind="stable").argsort(kind="stable")

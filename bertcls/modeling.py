@@ -356,7 +356,7 @@ def _load_encoder(
             f"({str(error).splitlines()[0]})"
         ) from error
     if attention_dropout is not None:
-        _set_attention_dropout(config.encoder if isinstance(config, BertClsConfig) else config, attention_dropout)
+        set_attention_dropout(config.encoder if isinstance(config, BertClsConfig) else config, attention_dropout)
     if from_scratch:
         return AutoModel.from_config(config, attn_implementation=attn_implementation), []
     if isinstance(config, BertClsConfig):
@@ -395,7 +395,7 @@ def _load_encoder(
     return encoder, missing
 
 
-def _set_attention_dropout(config: PreTrainedConfig, attention_dropout: float) -> None:
+def set_attention_dropout(config: PreTrainedConfig, attention_dropout: float) -> None:
     names = [name for name in ("attention_probs_dropout_prob", "attention_dropout") if hasattr(config, name)]
     if not names:
         raise ValueError(

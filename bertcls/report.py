@@ -122,3 +122,33 @@ def write_results(results: dict, *, run_dir: str, pairs: bool = False, model: bo
         f'  python -c "from bertcls import TextClassifier; '
         f"print(TextClassifier.from_pretrained('{Path(run_dir).as_posix()}').predict({example!r}))\""
     )
+
+
+def write_pretraining(results: dict, *, run_dir: str) -> str:
+    """Writes all scores of a further pretraining to `all_results.json`.
+
+    Args:
+        results: of the whole run; `random_head_weights` and `head_warmup_steps` say what "before" means.
+        run_dir: where the file goes.
+
+    Returns:
+        what to tell the user: loss and perplexity before and after, and what the saved encoder is good for.
+    """
+    Path(run_dir, RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+    lines = [
+        f"{when}: loss {results[f'{prefix}_masked_loss']:.4f}, perplexity {results[f'{prefix}_perplexity']:.2f}, "
+        f"accuracy {results[f'{prefix}_masked_accuracy']:.4f}"
+        for when, prefix in (("before", "before"), ("after", "eval"))
+        if f"{prefix}_masked_loss" in results
+    ]
+    if results["random_head_weights"]:
+        steps = results["head_warmup_steps"]
+        lines[0] += f" (the head was random and was trained alone for {steps} steps first)"
+    return "\n".join(
+        [
+            f"{results['eval_masked_tokens']} masked tokens of validation, the same before and after:",
+            *lines,
+            f"The encoder is in {run_dir}, {'with' if results['pooler_kept'] else 'without'} a pooler. Fine-tune it:",
+            f"  accelerate launch recipes/sst2_finetune.py --model_name_or_path {Path(run_dir).as_posix()}",
+        ]
+    )

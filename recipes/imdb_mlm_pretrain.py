@@ -1,0 +1,214 @@
+"""Further pretraining: masked language modelling on unlabelled IMDB reviews, before an encoder is fine-tuned.
+
+Data: the 50,000 unlabelled reviews of the Large Movie Review Dataset (no licence stated on its card), laid end to end
+in blocks of `max_length` tokens, so that all of each review is used. 500 whole reviews are held out and masked once:
+the losses before, after each epoch and of other runs are of the same positions.
+Run:  accelerate launch recipes/imdb_mlm_pretrain.py                    (bert-base; on a GPU, not measured yet)
+      accelerate launch recipes/imdb_mlm_pretrain.py --whole_word_mask  (all pieces of a word or none)
+      accelerate launch recipes/imdb_mlm_pretrain.py --sample           (no network, a tiny model, 20 s on two cores)
+      accelerate launch recipes/sst2_finetune.py --model_name_or_path runs/...   (then fine-tune what it saved)
+Score: not measured yet.
+
+To use it for texts of yours, copy this file and edit the block below; every value is also an option.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from accelerate import PartialState
+from transformers import (
+    DataCollatorForLanguageModeling,
+    EarlyStoppingCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from bertcls import (
+    LongestBatchFirst,
+    MaskedBatches,
+    MaskingCheck,
+    TextArguments,
+    check_window,
+    clear_output,
+    draw_rows,
+    hold_out,
+    load_masked_lm,
+    load_splits,
+    load_tokenizer,
+    mask_once,
+    masked_metrics,
+    one_line_errors,
+    pack_blocks,
+    parse_runs,
+    push_folder,
+    save_encoder,
+    scores_before,
+    write_pretraining,
+)
+
+# ------------------------------------------------------------------------------------------------ what to edit
+DEFAULTS = dict(
+    dataset_name="stanfordnlp/imdb",  # Hub id, file or folder
+    train_split="unsupervised",  # which of its splits holds the texts
+    model_name_or_path="google-bert/bert-base-uncased",
+    cleaning=["strip_tags", "unescape_entities", "collapse_blanks"],  # IMDB is full of <br />
+    max_length=128,  # tokens per block
+    mlm_probability=0.15,  # of the tokens are scored, as BERT was trained
+    learning_rate=5e-5,
+    num_train_epochs=2,
+    per_device_train_batch_size=32,
+    per_device_eval_batch_size=64,
+    warmup_steps=0.06,  # share of all steps
+    weight_decay=0.01,
+    attention_dropout=0.0,  # a step on a CPU is the faster for it
+    early_stopping_patience=0,
+    metric_for_best_model="masked_loss",
+    train_sampling_strategy="random",  # all blocks have one length
+    logging_steps=10,  # a point of loss.png is the mean of so many steps
+)
+SAMPLE = Path(__file__).parent / "sample"
+SAMPLE_DEFAULTS = dict(
+    dataset_name=str(SAMPLE / "reviews"),
+    train_split="train",
+    model_name_or_path=str(SAMPLE / "tiny-bert"),
+    from_scratch=True,
+    learning_rate=3e-3,
+    num_train_epochs=20,
+    per_device_train_batch_size=8,
+    validation_samples=40,
+    logging_steps=4,
+)
+SPLIT_SEED = 42  # the same validation texts and masks for every training seed
+HEAD_LEARNING_RATE = 1e-3  # of the warm-up of a random head
+# -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Arguments(TextArguments):
+    train_split: str = field(default="train", metadata={"help": "Split of the data set with the texts to train on."})
+    validation_samples: int = field(
+        default=500,
+        metadata={"help": "Texts held out of train (at most a tenth) where there is no --validation_file."},
+    )
+    mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens that are masked and scored."})
+    whole_word_mask: bool = field(default=False, metadata={"help": "Mask all pieces of a word or none."})
+    head_warmup_steps: int = field(
+        default=200, metadata={"help": "Where the head is random: steps on it alone, before anything is measured."}
+    )
+
+    def check(self) -> None:
+        super().check()
+        if not 0 < self.mlm_probability < 1:
+            raise ValueError(f"Found --mlm_probability {self.mlm_probability}; expected more than 0 and less than 1.")
+        if self.head_warmup_steps < 0:
+            raise ValueError(f"Found --head_warmup_steps {self.head_warmup_steps}; expected 0 or more.")
+        if self.validation_samples < 1:
+            raise ValueError(f"Found --validation_samples {self.validation_samples}; expected at least 1.")
+
+
+def main(args: Arguments, training_args: TrainingArguments) -> dict:
+    say = PartialState().print  # rank 0 only
+    set_seed(training_args.seed)  # before a head gets its random weights
+
+    # 1. Load: a column text
+    splits = load_splits(**args.source, train_split=args.train_split, labelled=False)
+    train, validation = splits["train"], splits.get("validation")
+    if validation is None:
+        validation_rows = min(args.validation_samples, max(len(train) // 10, 1))
+        train, validation = hold_out(train, rows=validation_rows, seed=SPLIT_SEED)
+    train = draw_rows(train, args.max_train_samples, seed=SPLIT_SEED)
+    say(f"texts: train {len(train)}, validation {len(validation)}")
+
+    # 2. Clean, tokenize and pack into full blocks, batched; mask the validation blocks once
+    tokenizer = load_tokenizer(args.model_name_or_path)
+    check_window(tokenizer, max_length=args.max_length, overlap=0)
+    masking = DataCollatorForLanguageModeling(
+        tokenizer, mlm_probability=args.mlm_probability, whole_word_mask=args.whole_word_mask
+    )
+    packing = {
+        "tokenizer": tokenizer,
+        "max_length": args.max_length,
+        "cleaning": args.cleaning,
+        "whole_word_mask": args.whole_word_mask,
+    }
+    with training_args.main_process_first(desc="tokenizing"):
+        train_blocks, validation_blocks = (
+            split.map(pack_blocks, batched=True, remove_columns=split.column_names, fn_kwargs=packing)
+            for split in (train, validation)
+        )
+        validation_blocks = mask_once(validation_blocks, masking, seed=SPLIT_SEED)
+    say(f"blocks of {args.max_length} tokens: train {len(train_blocks)}, validation {len(validation_blocks)}")
+
+    # 3. Encoder and head; a head that the checkpoint lacks is trained alone first, else it would spoil the encoder
+    model, random_head = load_masked_lm(
+        args.model_name_or_path, from_scratch=args.from_scratch, attention_dropout=args.attention_dropout
+    )
+    batches, masked = MaskedBatches(masking), MaskingCheck(args.mlm_probability)
+    training_args.label_names = ["labels"]
+    if random_head and args.head_warmup_steps and not training_args.resume_from_checkpoint:
+        say(f"the head starts at random ({len(random_head)} weights): {args.head_warmup_steps} steps on it alone")
+        model.base_model.requires_grad_(False)
+        warmup_args = copy.deepcopy(training_args)
+        warmup_args.max_steps, warmup_args.learning_rate = args.head_warmup_steps, HEAD_LEARNING_RATE
+        warmup_args.eval_strategy = warmup_args.save_strategy = "no"
+        warmup_args.eval_on_start = warmup_args.load_best_model_at_end = False
+        Trainer(model, warmup_args, data_collator=batches, train_dataset=train_blocks, callbacks=[masked]).train()
+        model.base_model.requires_grad_(True)
+
+    # 4. Train; the best model by validation is loaded at the end
+    callbacks = [masked, LongestBatchFirst()]
+    if args.early_stopping_patience and training_args.metric_for_best_model:
+        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+    trainer = Trainer(
+        model=model,
+        args=training_args,
+        train_dataset=train_blocks,
+        eval_dataset=validation_blocks,
+        processing_class=tokenizer,
+        data_collator=batches,
+        compute_metrics=masked_metrics,
+        callbacks=callbacks,
+    )
+    if args.overwrite_output and trainer.is_world_process_zero():
+        clear_output(args.run_dir)
+    results = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
+    results |= scores_before(trainer.state.log_history) | trainer.evaluate()
+
+    # 5. Save the encoder with the pooler it came with, load it afresh, and say what was gained
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    if trainer.is_world_process_zero():
+        pooler_from = None if args.from_scratch else args.model_name_or_path
+        unwrapped = trainer.accelerator.unwrap_model(trainer.model)
+        results["pooler_kept"] = bool(save_encoder(state, unwrapped, tokenizer, args.run_dir, pooler_from=pooler_from))
+        results |= {"seed": training_args.seed, "train_samples": len(train), "train_blocks": len(train_blocks)}
+        results |= {"random_head_weights": random_head, "head_warmup_steps": args.head_warmup_steps}
+        draw_loss(trainer.state.log_history, Path(args.run_dir, "loss.png"))
+        say(write_pretraining(results, run_dir=args.run_dir))
+        if args.hub is not None:
+            say(push_folder(args.run_dir, **args.hub))
+    return results
+
+
+def draw_loss(history: list[dict], path: Path) -> None:
+    """Training loss over the steps, and the validation loss with its fixed masks."""
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for key, label, style in (("loss", "training", "-"), ("eval_masked_loss", "validation, fixed masks", "o-")):
+        points = [(entry["step"], entry[key]) for entry in history if key in entry]
+        axes.plot(*zip(*points) if points else ([], []), style, label=label, markersize=4)
+    axes.set(xlabel="step", ylabel="loss per masked token (nats)", ylim=(0, None))
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        options = {"defaults": DEFAULTS, "sample_defaults": SAMPLE_DEFAULTS, "description": __doc__}
+        for arguments in parse_runs(Arguments, **options):  # one run, or one for each of --seeds
+            main(*arguments)
