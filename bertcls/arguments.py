@@ -26,9 +26,11 @@ _RUN_FILES = (  # beside them and audit.json, which each run writes anew before 
     # --overwrite_output touches nothing of the user's
     "all_results.json",
     "config.json",
+    "loss.png",
     "model.safetensors",
     "modeling.py",
     "predictions.parquet",
+    "run.json",
     "tokenizer.json",
     "tokenizer_config.json",
 )

@@ -10,6 +10,7 @@ from accelerate.utils import DistributedType
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import TrainerCallback
 
+from bertcls.optim import check_rates
 from bertcls.tokenization import WindowCollator
 
 
@@ -112,6 +113,22 @@ class PaddingShare(TrainerCallback):
 
     def on_evaluate(self, args, state, control, **kwargs):
         self.collator.counts.copy_(self.trained)  # the batches of an evaluation do not count
+
+
+class RatesTable(TrainerCallback):
+    """Checks the optimizer before the first step: every trainable parameter in it once, lower layers not faster.
+
+    Prints the table of `check_rates` where rates differ. Skipped under FSDP and DeepSpeed, whose optimizers hold
+    shards.
+    """
+
+    def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
+        if AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            return
+        table = check_rates(model, optimizer)
+        rates = {group.get("initial_lr", group["lr"]) for group in optimizer.param_groups}
+        if len(rates) > 1 and args.process_index == 0:
+            print(table)
 
 
 def format_seconds(seconds: float) -> str:

@@ -9,7 +9,12 @@ from huggingface_hub import HfApi
 from bertcls.inference import Text, TextClassifier
 
 TOLERANCE = 1e-5  # of a logit, in fp32
-PRIVATE_FILES = ["checkpoints/*", "predictions.parquet", "training_args.bin"]  # texts of others, paths, tokens
+PRIVATE_FILES = [
+    "checkpoints/*",
+    "predictions.parquet",
+    "run.json",
+    "training_args.bin",
+]  # texts of others, paths, tokens
 
 
 def verify_saved(folder: str, classifier: TextClassifier, texts: list[Text]) -> TextClassifier:

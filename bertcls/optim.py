@@ -162,3 +162,55 @@ def layerwise_optimizer(
     if layer_decay == 1.0 and head_learning_rate is None:
         return None
     return LayerwiseOptimizer, {"args": args, "layer_decay": layer_decay, "head_learning_rate": head_learning_rate}
+
+
+def check_rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
+    """Checks that an optimizer trains what it should, whoever made it, and describes it.
+
+    Args:
+        model: with an `encoder`, or any other, whose parameters are not told apart by depth then.
+        optimizer: with its first rates; where a schedule is on it, with `initial_lr`.
+
+    Returns:
+        a table: depth below the head, part, rate, weight decay and number of parameters.
+
+    Raises:
+        ValueError: a trainable parameter that no group or more than one holds, or a layer with a higher rate than one
+            above it.
+    """
+    held: dict[int, list[dict]] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            held.setdefault(id(parameter), []).append(group)
+    try:
+        parts = encoder_parts(model.encoder)
+    except (AttributeError, ValueError):  # no encoder, or one whose layers share their weights
+        parts = None
+    rows: dict[tuple[int, float, float], int] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        groups = held.get(id(parameter), [])
+        if len(groups) != 1:
+            raise ValueError(
+                f"The optimizer holds the parameter {name} {len(groups)} times; expected every trainable parameter in "
+                "exactly one group. Correct the groups, or freeze it."
+            )
+        depth = parts.depth(name.removeprefix("encoder.")) if parts and name.startswith("encoder.") else 0
+        key = (depth, groups[0].get("initial_lr", groups[0]["lr"]), groups[0].get("weight_decay", 0.0))
+        rows[key] = rows.get(key, 0) + parameter.numel()
+    ordered = sorted(rows, key=lambda row: (row[0], -row[2]))
+    inside = [(depth, rate) for depth, rate, _ in ordered if depth]
+    for (above, higher), (below, rate) in zip(inside, inside[1:]):
+        if rate > higher:
+            raise ValueError(
+                f"Found the learning rate {rate:.2g} {below} steps below the head and {higher:.2g} at {above}; "
+                "expected rates that do not rise towards the embeddings. Turn the decay round."
+            )
+    lines = ["depth  part          rate      weight decay  parameters"]
+    for depth, rate, decay in ordered:
+        part = (
+            "head" if depth == 0 else "embeddings" if depth > parts.num_layers else f"layer {parts.num_layers - depth}"
+        )
+        lines.append(f"{depth:5d}  {part:12s}  {rate:.2e}  {decay:12g}  {rows[depth, rate, decay]:10,d}")
+    return "\n".join(lines)

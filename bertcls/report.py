@@ -1,10 +1,19 @@
 """What a run leaves behind beside the model."""
 
 import json
+import platform
+import re
+import subprocess
+import sys
+import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import psutil
+import torch
 from datasets import Dataset
+from transformers import Trainer
 
 from bertcls.data import label_array, label_names_of, problem_type_of
 from bertcls.inference import TextClassifier, reaches, texts_of
@@ -17,7 +26,8 @@ from bertcls.metrics import (
 )
 from bertcls.modeling import MULTI_LABEL, REGRESSION
 
-RESULTS, PREDICTIONS = "all_results.json", "predictions.parquet"
+RESULTS, PREDICTIONS, RECORD = "all_results.json", "predictions.parquet", "run.json"
+_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "numpy")
 
 
 def score_reported(classifier: TextClassifier, dataset: Dataset, *, run_dir: str, progress: bool = False) -> dict:
@@ -122,6 +132,85 @@ def write_results(results: dict, *, run_dir: str, pairs: bool = False, model: bo
         f'  python -c "from bertcls import TextClassifier; '
         f"print(TextClassifier.from_pretrained('{Path(run_dir).as_posix()}').predict({example!r}))\""
     )
+
+
+def write_record(trainer: Trainer, *, run_dir: str) -> dict:
+    """Writes how a run was made to `run.json`, as this process saw it; not pushed, since it may hold local paths.
+
+    Returns:
+        `command` (without tokens of the Hub), `git_commit` of the recipe's repository (with `-dirty` where its files
+        were changed; `None` outside of one), `seed`, `versions`, `device`, `processes`, `cpu_threads` of each and
+        `precision`; `wall_seconds` since the process began; `train_seconds`, evaluations and saves included, and over
+        these `train_examples_per_second` and `train_tokens_per_second` (tokens of windows, without padding; both
+        `None` for a resumed run); `padding_share` of the training batches; `peak_memory_gib` of the process and of its
+        accelerator.
+    """
+    args, state, dataset = trainer.args, trainer.state, trainer.train_dataset
+    summary = next((entry for entry in reversed(state.log_history) if "train_runtime" in entry), {})
+    seconds = summary.get("train_runtime")
+    rates = {"train_examples_per_second": None, "train_tokens_per_second": None}
+    if seconds and not args.resume_from_checkpoint:
+        tokens = int(np.sum(dataset["length"][:]))
+        per_second = state.epoch / seconds
+        rates = {
+            "train_examples_per_second": round(len(dataset) * per_second, 2),
+            "train_tokens_per_second": round(tokens * per_second, 1),
+        }
+    padding = [entry["padding_share"] for entry in state.log_history if "padding_share" in entry]
+    on_cpu = args.device.type == "cpu"
+    record = {
+        "command": _without_tokens(sys.argv),
+        "git_commit": _git_commit(Path(sys.argv[0]).resolve().parent),
+        "seed": args.seed,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "device": torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type,
+        "processes": args.world_size,
+        "cpu_threads": torch.get_num_threads(),
+        "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+        "wall_seconds": round(time.time() - psutil.Process().create_time(), 1),
+        "train_seconds": seconds,
+        **rates,
+        "padding_share": round(float(np.mean(padding)), 4) if padding else None,
+        "peak_memory_gib": {
+            "process": round(_peak_memory() / 2**30, 2),
+            "accelerator": None if on_cpu else round(torch.accelerator.max_memory_allocated() / 2**30, 2),
+        },
+    }
+    Path(run_dir, RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def _peak_memory() -> int:
+    """Bytes that this process had in memory at its peak."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _without_tokens(words: list[str]) -> list[str]:
+    """A command line without what `--hub_token` gives.
+
+    >>> _without_tokens(["x.py", "--hub_token", "hf_1", "--hub_token=hf_2", "--seed", "1"])
+    ['x.py', '--hub_token', '***', '--hub_token=***', '--seed', '1']
+    """
+    hidden = [re.sub(r"^(--hub[-_]token=).*", r"\1***", word) for word in words]
+    return [
+        "***" if place and re.fullmatch(r"--hub[-_]token", hidden[place - 1]) else word
+        for place, word in enumerate(hidden)
+    ]
+
+
+def _git_commit(folder: Path) -> str | None:
+    git = ["git", "-C", str(folder)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changes = [*git, "status", "--porcelain", "--untracked-files=no"]
+        dirty = subprocess.run(changes, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return None
+    return f"{commit}-dirty" if dirty else commit
 
 
 def write_pretraining(results: dict, *, run_dir: str) -> str:

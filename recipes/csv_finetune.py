@@ -19,6 +19,7 @@ from bertcls import (
     BertClsForSequenceClassification,
     LongestBatchFirst,
     PaddingShare,
+    RatesTable,
     RecipeArguments,
     TextClassifier,
     WindowCollator,
@@ -49,6 +50,7 @@ from bertcls import (
     tokenize_splits,
     tune_thresholds,
     verify_saved,
+    write_record,
     write_results,
 )
 
@@ -147,7 +149,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     # 5. Train; the best model by validation is loaded at the end
     multi_label = kind == "multi_label_classification"
     collator = WindowCollator(tokenizer, num_labels=len(names) if multi_label else None)
-    callbacks = [LongestBatchFirst(), PaddingShare(collator)]
+    callbacks = [LongestBatchFirst(), PaddingShare(collator), RatesTable()]
     if args.early_stopping_patience and training_args.metric_for_best_model:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     trainer = Trainer(
@@ -178,6 +180,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         results |= score_reported(classifier, splits["test"], run_dir=args.run_dir, progress=progress)
         results |= {"reported_split": reported_split, "seed": training_args.seed}
         results["train_samples"] = len(splits["train"])
+        write_record(trainer, run_dir=args.run_dir)
         say(write_results(results, run_dir=args.run_dir, pairs=pairs))
         if args.hub is not None:
             say(push_folder(args.run_dir, **args.hub))

@@ -18,6 +18,7 @@ from bertcls import (
     BertClsForSequenceClassification,
     LongestBatchFirst,
     PaddingShare,
+    RatesTable,
     RecipeArguments,
     TextClassifier,
     WindowCollator,
@@ -44,6 +45,7 @@ from bertcls import (
     scores_before,
     tokenize_splits,
     verify_saved,
+    write_record,
     write_results,
 )
 
@@ -128,7 +130,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
     # 5. Train; the best model by validation is loaded at the end
     collator = WindowCollator(tokenizer)
-    callbacks = [LongestBatchFirst(), PaddingShare(collator)]
+    callbacks = [LongestBatchFirst(), PaddingShare(collator), RatesTable()]
     if args.early_stopping_patience and training_args.metric_for_best_model:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     trainer = Trainer(
@@ -157,6 +159,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         results |= score_windows(classifier, splits["test"], progress=progress)
         results |= {"reported_split": reported_split, "seed": training_args.seed}
         results["train_samples"] = len(splits["train"])
+        write_record(trainer, run_dir=args.run_dir)
         say(write_results(results, run_dir=args.run_dir))
         if args.hub is not None:
             say(push_folder(args.run_dir, **args.hub))

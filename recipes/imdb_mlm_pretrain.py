@@ -33,6 +33,7 @@ from bertcls import (
     LongestBatchFirst,
     MaskedBatches,
     MaskingCheck,
+    RatesTable,
     TextArguments,
     check_window,
     clear_output,
@@ -50,6 +51,7 @@ from bertcls import (
     save_encoder,
     scores_before,
     write_pretraining,
+    write_record,
 )
 
 # ------------------------------------------------------------------------------------------------ what to edit
@@ -162,7 +164,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         model.base_model.requires_grad_(True)
 
     # 4. Train; the best model by validation is loaded at the end
-    callbacks = [masked, LongestBatchFirst()]
+    callbacks = [masked, LongestBatchFirst(), RatesTable()]
     if args.early_stopping_patience and training_args.metric_for_best_model:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     trainer = Trainer(
@@ -189,6 +191,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         results |= {"seed": training_args.seed, "train_samples": len(train), "train_blocks": len(train_blocks)}
         results |= {"random_head_weights": random_head, "head_warmup_steps": args.head_warmup_steps}
         draw_loss(trainer.state.log_history, Path(args.run_dir, "loss.png"))
+        write_record(trainer, run_dir=args.run_dir)
         say(write_pretraining(results, run_dir=args.run_dir))
         if args.hub is not None:
             say(push_folder(args.run_dir, **args.hub))

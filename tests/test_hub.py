@@ -72,7 +72,15 @@ def folder(tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints" / "checkpoint-1").mkdir(parents=True)
     (run / "checkpoints" / "checkpoint-1" / "training_args.bin").write_text(TOKEN)
-    for name in ("config.json", "model.safetensors", "all_results.json", "predictions.parquet", "training_args.bin"):
+    names = (
+        "config.json",
+        "model.safetensors",
+        "all_results.json",
+        "predictions.parquet",
+        "run.json",
+        "training_args.bin",
+    )
+    for name in names:
         (run / name).write_text(f"content of {name}")
     return run
 

@@ -1,9 +1,17 @@
 import pytest
 import torch
+from datasets import Dataset
 from test_modeling import ENCODERS, SMALL, build
-from transformers import AlbertConfig, AutoConfig, TrainingArguments
+from transformers import AlbertConfig, AutoConfig, Trainer, TrainingArguments
 
-from bertcls import LayerwiseOptimizer, encoder_parts, freeze, layerwise_parameter_groups
+from bertcls import (
+    LayerwiseOptimizer,
+    RatesTable,
+    check_rates,
+    encoder_parts,
+    freeze,
+    layerwise_parameter_groups,
+)
 
 
 def rate_of(model, **settings) -> dict[str, float]:
@@ -96,3 +104,91 @@ def test_the_factory_keeps_the_optimizer_that_was_asked_for(tmp_path):
     assert type(optimizer) is torch.optim.AdamW
     assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.9)}
     assert optimizer.param_groups[0]["lr"] == 1e-3
+
+
+def test_a_made_optimizer_is_described_by_hand():
+    model = build(pooling="pooler")
+    table = check_rates(model, layerwise_optimizer_of(model)).splitlines()
+    assert [line.split()[:2] for line in table[1::2]] == [
+        ["0", "head"],
+        ["1", "layer"],
+        ["2", "layer"],
+        ["3", "embeddings"],
+    ]
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    assert table[1].split() == ["0", "head", "1.00e-03", "0.1", str(sizes["classifier.weight"])]
+    words = sum(size for name, size in sizes.items() if "embeddings" in name and "Norm" not in name)
+    assert table[7].split() == ["3", "embeddings", "1.25e-04", "0.1", f"{words:,}"]
+    assert sum(int(line.split()[-1].replace(",", "")) for line in table[1:]) == sum(sizes.values())
+
+
+def layerwise_optimizer_of(model, **settings) -> torch.optim.Optimizer:
+    groups = {"learning_rate": 1e-3, "layer_decay": 0.5, "weight_decay": 0.1} | settings
+    return torch.optim.AdamW(layerwise_parameter_groups(model, **groups))
+
+
+def without_the_embeddings(model) -> list[dict]:
+    """The lab's: layers were numbered from 0 to n - 1, so that the embeddings and the last layer were left out."""
+    return [{"params": [p for n, p in model.named_parameters() if "embeddings" not in n], "lr": 1e-3}]
+
+
+def without_the_pooler(model) -> list[dict]:
+    return [{"params": [p for n, p in model.named_parameters() if "pooler" not in n], "lr": 1e-3}]
+
+
+def twice(model) -> list[dict]:
+    """An optimizer itself warns of this, but only within one group."""
+    groups = layerwise_optimizer_of(model).param_groups
+    groups[0]["params"] = groups[0]["params"] + groups[-1]["params"][:1]
+    return groups
+
+
+def upside_down(model) -> list[dict]:
+    """The lab's: the lowest layer had the highest rate."""
+    groups = layerwise_optimizer_of(model).param_groups
+    rates = sorted({group["lr"] for group in groups})
+    for group in groups:
+        if group["depth"]:
+            group["lr"] = rates[group["depth"] - 1]
+    return groups
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (without_the_embeddings, "holds the parameter encoder.embeddings.word_embeddings.weight 0 times"),
+        (without_the_pooler, "holds the parameter encoder.pooler.dense.weight 0 times"),
+        (twice, "2 times; expected every trainable parameter in exactly one group"),
+        (upside_down, "expected rates that do not rise towards the embeddings"),
+    ],
+)
+def test_wrong_groups_stop_a_training_before_its_first_step(groups, message, tmp_path):
+    model = build(pooling="pooler")
+    optimizer = torch.optim.AdamW(without_the_embeddings(model), lr=1e-3)
+    optimizer.param_groups = groups(model)
+    trainer = Trainer(
+        model,
+        TrainingArguments(str(tmp_path), use_cpu=True, max_steps=1, report_to="none", remove_unused_columns=False),
+        train_dataset=Dataset.from_dict({"input_ids": [[5, 6]] * 4, "labels": [0, 1, 0, 1]}),
+        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)),
+        callbacks=[RatesTable()],
+    )
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_right_groups_pass_for_every_family_also_frozen(name):
+    model = build(encoder=ENCODERS[name])
+    check_rates(model, layerwise_optimizer_of(model))
+    freeze(model, layers=1)
+    check_rates(model, layerwise_optimizer_of(model))
+
+
+def test_a_model_without_an_encoder_is_checked_too():
+    model = torch.nn.Linear(2, 2)
+    assert len(check_rates(model, torch.optim.SGD(model.parameters(), lr=0.1)).splitlines()) == 2
+    with pytest.raises(ValueError, match="holds the parameter bias 0 times"):
+        check_rates(model, torch.optim.SGD([model.weight], lr=0.1))

@@ -10,9 +10,9 @@ import torch
 from conftest import ROOT, SAMPLE, real_path
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score
-from transformers import SchedulerType
+from transformers import AutoTokenizer, SchedulerType
 
-from bertcls import RecipeArguments, TextClassifier, load_splits, one_line_errors, parse
+from bertcls import RecipeArguments, TextClassifier, clean, load_splits, one_line_errors, parse
 from bertcls.arguments import _RUN_FILES, CHECKPOINTS
 
 QUICK = ["--max_train_samples", "64", "--num_train_epochs", "2"]
@@ -24,6 +24,7 @@ FILES = {
     "model.safetensors",
     "modeling.py",
     "predictions.parquet",
+    "run.json",
     "tokenizer.json",
     "tokenizer_config.json",
 }
@@ -58,10 +59,27 @@ def test_the_run_leaves_exactly_these_files(sample_run):
     assert len(list((folder / "checkpoints").iterdir())) == 2  # the best and the last
 
 
+def test_the_record_says_how_the_run_was_made(sample_run):
+    folder, results = sample_run
+    record = json.loads((folder / "run.json").read_text())
+    assert record["command"] == sys.argv and record["seed"] == 42 and record["processes"] == 1
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["train_seconds"] == results["train_runtime"] <= record["wall_seconds"]
+    examples, tokens = record["train_examples_per_second"], record["train_tokens_per_second"]
+    assert examples == pytest.approx(results["train_samples_per_second"], rel=1e-3)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = load_splits(str(SAMPLE))["train"]["text"][:]
+    mean_length = sum(map(len, tokenizer([clean(text, []) for text in texts])["input_ids"])) / len(texts)
+    assert tokens / examples == pytest.approx(mean_length, rel=0.05)  # cleaning takes out a little
+    assert 0 < record["padding_share"] < 0.5 and 0.1 < record["peak_memory_gib"]["process"] < 24
+    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    assert record["git_commit"] is None or record["git_commit"].startswith(commit.strip())
+
+
 def test_no_saved_file_holds_a_local_path(sample_run):
     folder, _ = sample_run
-    files = [path for path in folder.iterdir() if path.is_file()]
-    assert len(files) == len(FILES) - 1
+    files = [path for path in folder.iterdir() if path.is_file() and path.name != "run.json"]  # which is not pushed
+    assert len(files) == len(FILES) - 2
     for path in files:
         for secret in (str(folder.parent), str(ROOT), str(Path.home())):
             assert secret.encode() not in path.read_bytes(), path.name
