@@ -82,7 +82,6 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "layerwise_optimizer": "optim",
     "layerwise_parameter_groups": "optim",
     "score_reported": "report",
-    "score_windows": "report",
     "scores_before": "report",
     "write_pretraining": "report",
     "write_record": "report",

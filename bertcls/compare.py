@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bertcls.report import PREDICTIONS, RESULTS
+from bertcls.report import PREDICTIONS, RECORD, RESULTS
 
 RESAMPLES = 2000  # of a bootstrap: an end of a 95 % interval moves by some 3 % of its width from seed to seed
 
@@ -20,12 +20,14 @@ class Arm:
     Args:
         name: of the folder.
         results: `all_results.json` of each run.
+        records: `run.json` of each run, empty where it has none.
         table: `example_id`, `text` and `label` of the reported examples, the same in all runs.
         right: `[runs, examples]`, 1.0 where the prediction is the label (of several labels: all of them).
     """
 
     name: str
     results: list[dict]
+    records: list[dict]
     table: pd.DataFrame
     right: np.ndarray
 
@@ -51,8 +53,12 @@ def load_arm(folder: str) -> Arm:
     tables = [table.set_index("example_id").loc[order] for table in tables]
     right = [[_key(a) == _key(b) for a, b in zip(table["label"], table["prediction"])] for table in tables]
     results = [json.loads((path.parent / RESULTS).read_text()) for path in found]
+    records = [path.with_name(RECORD) for path in found]
+    records = [json.loads(path.read_text()) if path.is_file() else {} for path in records]
     columns = [name for name in ("text", "text_pair", "label") if name in tables[0]]
-    return Arm(Path(folder).name, results, tables[0][columns].reset_index(), np.array(right, dtype=np.float64))
+    return Arm(
+        Path(folder).name, results, records, tables[0][columns].reset_index(), np.array(right, dtype=np.float64)
+    )
 
 
 def _key(label) -> str | tuple:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsForSequenceClassification
 from bertcls.text import clean
-from bertcls.tokenization import WindowCollator, explode_windows, load_tokenizer, tokenize_windows
+from bertcls.tokenization import WindowCollator, load_tokenizer, tokenize_windows
 
 if TYPE_CHECKING:  # a server that labels texts does not import datasets
     from datasets import Dataset
@@ -152,10 +152,14 @@ class TextClassifier:
             TypeError: something that is not a text, or not a pair where the model reads pairs.
         """
         texts = self._checked(texts)
-        answers = [self.answer(row) for row in self.probabilities(texts, progress=progress)]
+        logits, windows_of = self._run(texts, windows=windows, progress=progress)
+        answers = [self.answer(row) for row in self._to_probabilities(logits)]
         if not windows:
             return answers
-        return [replace(answer, windows=self._window_answers(text)) for answer, text in zip(answers, texts)]
+        return [
+            replace(answer, windows=self._window_answers(text, *found))
+            for answer, text, found in zip(answers, texts, windows_of)
+        ]
 
     def answer(self, probabilities: np.ndarray) -> Prediction:
         """The `Prediction` for one row `[num_labels]` of `probabilities`."""
@@ -194,19 +198,30 @@ class TextClassifier:
         Raises:
             TypeError: something that is not a text, or not a pair where the model reads pairs.
         """
-        parts = [self._forward(tokenized) for tokenized in self._slices(self._checked(texts), progress)]
-        return np.concatenate([np.zeros((0, self.model.config.num_labels), np.float32), *parts])
+        return self._run(self._checked(texts), progress=progress)[0]
 
-    def window_probabilities(self, texts: Text | list[Text], *, progress: bool = False) -> list[np.ndarray]:
-        """For each text the probabilities `[windows, num_labels]` of its windows, each read as if it were all."""
-        result = []
-        for tokenized in self._slices(self._checked(texts), progress):
-            rows = self._to_probabilities(self._forward(explode_windows(tokenized)))
-            counts = [len(windows) for windows in tokenized["input_ids"]]
-            result += np.split(rows, np.cumsum(counts)[:-1])
-        return result
+    def probabilities_with_windows(
+        self, texts: Text | list[Text], *, progress: bool = False
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """`probabilities`, and for each text those of its windows `[windows, num_labels]`, from one pass.
 
-    def _slices(self, texts: list[Text], progress: bool) -> Iterator[dict[str, list]]:
+        Those of a window are what the head says of it alone.
+        """
+        logits, windows_of = self._run(self._checked(texts), windows=True, progress=progress)
+        return self._to_probabilities(logits), [self._to_probabilities(rows) for rows, _ in windows_of]
+
+    def _run(
+        self, texts: list[Text], *, windows: bool = False, progress: bool = False
+    ) -> tuple[np.ndarray, list[tuple[np.ndarray, list[tuple[int, int]]]]]:
+        """Logits `[texts, num_labels]`; with `windows` also, for each text, those of its windows and their spans."""
+        logits, windows_of = [np.zeros((0, self.model.config.num_labels), np.float32)], []
+        for tokenized in self._slices(texts, windows, progress):
+            rows, window_rows = self._forward(tokenized, windows)
+            logits.append(rows)
+            windows_of += zip(window_rows, tokenized["spans"]) if windows else ()
+        return np.concatenate(logits), windows_of
+
+    def _slices(self, texts: list[Text], spans: bool, progress: bool) -> Iterator[dict[str, list]]:
         """Tokenized texts, some at a time."""
         with tqdm(total=len(texts), desc="Predicting", disable=not progress) as bar:
             part, size = [], 0
@@ -214,29 +229,36 @@ class TextClassifier:
                 part.append(text)
                 size += sum(map(len, text)) if isinstance(text, tuple) else len(text)
                 if len(part) == TEXTS_AT_A_TIME or size > CHARACTERS_AT_A_TIME:
-                    yield self._tokenize(part)
+                    yield self._tokenize(part, spans=spans)
                     bar.update(len(part))
                     part, size = [], 0
             if part:
-                yield self._tokenize(part)
+                yield self._tokenize(part, spans=spans)
                 bar.update(len(part))
 
     @torch.inference_mode()
-    def _forward(self, tokenized: dict[str, list]) -> np.ndarray:
-        """Logits `[documents, num_labels]` of what `tokenize_windows` gives."""
+    def _forward(self, tokenized: dict[str, list], windows: bool) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Logits `[documents, num_labels]` of what `tokenize_windows` gives; with `windows` also those of windows."""
         columns = {name: tokenized[name] for name in self.collator.padding if name in tokenized}
-        result = np.zeros((len(columns["input_ids"]), self.model.config.num_labels), dtype=np.float32)
-        for rows in _batches(columns["input_ids"], TOKENS_PER_BATCH):
+        documents = columns["input_ids"]
+        logits = np.zeros((len(documents), self.model.config.num_labels), dtype=np.float32)
+        window_logits = [np.zeros(0, dtype=np.float32)] * len(documents) if windows else []
+        for rows in _batches(documents, TOKENS_PER_BATCH):
             features = [{name: column[row] for name, column in columns.items()} for row in rows]
             inputs = {name: tensor.to(self.device) for name, tensor in self.collator(features).items()}
-            result[rows] = self.model(**inputs).logits.float().cpu().numpy()
-        return result
+            output = self.model(**inputs, return_window_logits=windows)
+            logits[rows] = output.logits.float().cpu().numpy()
+            if windows:
+                ends = np.cumsum([len(documents[row]) for row in rows])
+                for row, part in zip(rows, np.split(output.window_logits.float().cpu().numpy(), ends[:-1])):
+                    window_logits[row] = part
+        return logits, window_logits
 
-    def _window_answers(self, text: Text) -> tuple[WindowPrediction, ...]:
-        """Each window of a text, read as a document of its own."""
-        spans = self._tokenize([text], spans=True)["spans"][0]
+    def _window_answers(
+        self, text: Text, logits: np.ndarray, spans: list[tuple[int, int]]
+    ) -> tuple[WindowPrediction, ...]:
         cleaned = clean(text if isinstance(text, str) else text[1], self.model.config.cleaning)
-        answers = [self.answer(row) for row in self.window_probabilities([text])[0]]
+        answers = [self.answer(row) for row in self._to_probabilities(logits)]
         return tuple(
             WindowPrediction(start, end, cleaned[start:end], answer.label, answer.score, answer.probabilities)
             for (start, end), answer in zip(spans, answers)
@@ -255,7 +277,7 @@ class TextClassifier:
                 )
         return texts
 
-    def _tokenize(self, texts: list[Text], *, spans: bool = False) -> dict[str, list]:
+    def _tokenize(self, texts: list[Text], *, spans: bool) -> dict[str, list]:
         config = self.model.config
         columns = zip(*texts) if config.pair_truncation is not None else [texts]
         return tokenize_windows(

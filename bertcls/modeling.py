@@ -5,6 +5,7 @@ This file is copied next to the weights (remote code), so it imports nothing of 
 
 import inspect
 import os
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -116,6 +117,13 @@ class BertClsConfig(PreTrainedConfig):
             raise ValueError(f"window_pooling='vote' found with {self.problem_type}; use 'mean'.")
         if self.window_pooling == "mean_probs" and self.problem_type == REGRESSION:
             raise ValueError("window_pooling='mean_probs' found with a regression; use 'mean'.")
+
+
+@dataclass
+class WindowClassifierOutput(SequenceClassifierOutput):
+    """The stock output, and `window_logits` `[num_windows, num_labels]` where they were asked for."""
+
+    window_logits: torch.Tensor | None = None
 
 
 class BertClsForSequenceClassification(PreTrainedModel):
@@ -235,7 +243,8 @@ class BertClsForSequenceClassification(PreTrainedModel):
         labels: torch.Tensor | None = None,
         example_ids: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> SequenceClassifierOutput:
+        return_window_logits: bool = False,
+    ) -> "WindowClassifierOutput":
         """Logits, and the loss where labels are given.
 
         Args:
@@ -248,9 +257,11 @@ class BertClsForSequenceClassification(PreTrainedModel):
                 `[batch, num_labels]` float for regression.
             example_ids: `[batch]`, not used here; Trainer gathers them beside the labels.
             num_items_in_batch: label elements in the whole optimizer step, over all micro-batches and processes.
+            return_window_logits: also give what the head says of each window alone.
 
         Returns:
-            `loss` (scalar, with labels) and `logits` `[batch, num_labels]`.
+            `loss` (scalar, with labels), `logits` `[batch, num_labels]` and, where asked, `window_logits`
+            `[num_windows, num_labels]`.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -276,7 +287,8 @@ class BertClsForSequenceClassification(PreTrainedModel):
         )
         logits = self._pool_windows(vectors, window_example, batch)  # [batch, num_labels]
         loss = None if labels is None else self._loss(logits, labels, num_items_in_batch)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        window_logits = self._head(vectors) if return_window_logits else None
+        return WindowClassifierOutput(loss=loss, logits=logits, window_logits=window_logits)
 
     def _encode(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Window vectors `[num_windows, hidden]`."""

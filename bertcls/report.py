@@ -30,7 +30,9 @@ RESULTS, PREDICTIONS, RECORD = "all_results.json", "predictions.parquet", "run.j
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "numpy")
 
 
-def score_reported(classifier: TextClassifier, dataset: Dataset, *, run_dir: str, progress: bool = False) -> dict:
+def score_reported(
+    classifier: TextClassifier, dataset: Dataset, *, run_dir: str, windows: bool = False, progress: bool = False
+) -> dict:
     """Scores the reported rows from their raw text, and writes `predictions.parquet`, the source of these scores.
 
     The file has the columns `example_id`, `text`, for pairs `text_pair`, `label` and `prediction` (names, lists of
@@ -40,12 +42,18 @@ def score_reported(classifier: TextClassifier, dataset: Dataset, *, run_dir: str
         classifier: loaded from the saved folder.
         dataset: rows with raw `text`, `label` and `example_id`.
         run_dir: where the file goes.
+        windows: of a single-label task, also give what is often reported for long texts in place of a score per
+            document: `test_window_accuracy`, each window judged by its document's label, and `test_vote_accuracy`,
+            documents by the label that most of their windows have, ties by the summed probability.
         progress: show a progress bar.
 
     Returns:
         `test_*`: the scores of the task's metric, and the 95 % interval of the accuracy, or of Pearson's correlation.
     """
-    probabilities = classifier.probabilities(texts_of(dataset), progress=progress)  # [rows, num_labels]
+    if windows:
+        probabilities, windows_of = classifier.probabilities_with_windows(texts_of(dataset), progress=progress)
+    else:
+        probabilities, windows_of = classifier.probabilities(texts_of(dataset), progress=progress), []
     names, labels, kind = label_names_of(dataset), label_array(dataset), problem_type_of(dataset)
     columns = [name for name in ("example_id", "text", "text_pair") if name in dataset.column_names]
     table = dataset.select_columns(columns).to_pandas()
@@ -70,25 +78,20 @@ def score_reported(classifier: TextClassifier, dataset: Dataset, *, run_dir: str
     else:
         right = round(scores["accuracy"] * len(labels))
         scores["accuracy_low"], scores["accuracy_high"] = wilson_interval(right, len(labels))
+    if windows:
+        scores |= _window_scores(labels, windows_of)
     scores["samples"] = len(labels)
     return {f"test_{name}": value for name, value in scores.items()}
 
 
-def score_windows(classifier: TextClassifier, dataset: Dataset, *, progress: bool = False) -> dict:
-    """What is often reported for long texts in place of a score per document, of a single-label task.
-
-    Returns:
-        `test_window_accuracy`: each window judged by its document's label; `test_vote_accuracy`: documents by the
-        label that most of their windows have, ties by the summed probability.
-    """
-    labels = label_array(dataset)
+def _window_scores(labels: np.ndarray, windows_of: list[np.ndarray]) -> dict:
     right, votes = [], []
-    for label, rows in zip(labels, classifier.window_probabilities(texts_of(dataset), progress=progress)):
+    for label, rows in zip(labels, windows_of):  # rows: [windows, num_labels]
         winners = rows.argmax(-1)
         right += (winners == label).tolist()
         counts = np.bincount(winners, minlength=rows.shape[1])
         votes.append((counts + rows.mean(0)).argmax() == label)
-    return {"test_window_accuracy": float(np.mean(right)), "test_vote_accuracy": float(np.mean(votes))}
+    return {"window_accuracy": float(np.mean(right)), "vote_accuracy": float(np.mean(votes))}
 
 
 def scores_before(log_history: list[dict]) -> dict:

@@ -26,15 +26,16 @@ def main(folders: list[str], output_dir: str | None = None) -> list[dict]:
 
     # 2. A line a run, and the sentence
     width = max(len(arm.name) for arm in arms)
-    print(f"{'run'.ljust(width)}  seeds  accuracy (sd over seeds)  95 % interval    seconds of training")
+    print(f"{'run'.ljust(width)}  seeds  accuracy (sd over seeds)  95 % interval    training   memory")
     for arm in arms:
         accuracies = arm.right.mean(1)
         spread = f"{accuracies.std(ddof=1):.4f}" if len(accuracies) > 1 else "-"
         low, high = wilson_interval(round(accuracies.mean() * arm.right.shape[1]), arm.right.shape[1])
         seconds = np.mean([result.get("train_runtime", np.nan) for result in arm.results])
+        memory = max((record["peak_memory_gib"]["process"] for record in arm.records if record), default=np.nan)
         print(
             f"{arm.name.ljust(width)}  {len(accuracies):5d}  {accuracies.mean():.4f} ({spread})".ljust(width + 34)
-            + f"  {low:.4f} to {high:.4f}  {seconds:10.0f}"
+            + f"  {low:.4f} to {high:.4f}  {seconds:6.0f} s  {memory:5.1f} GiB"
         )
     for row in rows:
         if row["p_value"] is not None:

@@ -46,7 +46,6 @@ from bertcls import (
     parse_runs,
     push_folder,
     score_reported,
-    score_windows,
     scores_before,
     tokenize_splits,
     verify_saved,
@@ -171,8 +170,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         trained = TextClassifier.from_trainer(trainer)
         classifier = verify_saved(args.run_dir, trained, splits["test"]["text"][:64])
         progress = not training_args.disable_tqdm
-        results |= score_reported(classifier, splits["test"], run_dir=args.run_dir, progress=progress)
-        results |= score_windows(classifier, splits["test"], progress=progress)
+        results |= score_reported(classifier, splits["test"], run_dir=args.run_dir, windows=True, progress=progress)
         results |= {"reported_split": reported_split, "seed": training_args.seed}
         results["train_samples"] = len(splits["train"])
         write_record(trainer, run_dir=args.run_dir)

@@ -171,3 +171,19 @@ def test_many_texts_are_read_in_slices(classifier, monkeypatch):
     texts = [f"film {i} " * (i + 1) for i in range(8)]
     one_by_one = np.concatenate([classifier.logits(text) for text in texts])
     np.testing.assert_allclose(classifier.logits(texts), one_by_one, atol=1e-5)
+
+
+def test_windows_of_many_texts_stay_with_their_texts(classifier):
+    texts = [f"film {i} " * (1 + 90 * (i % 3)) for i in range(7)]
+    together, (rows, windows_of) = (
+        classifier.predict(texts, windows=True),
+        classifier.probabilities_with_windows(texts),
+    )
+    assert len({len(answer.windows) for answer in together}) == 3
+    np.testing.assert_allclose(rows, classifier.probabilities(texts), atol=1e-6)
+    for text, answer, of_windows in zip(texts, together, windows_of):
+        alone = classifier.predict(text, windows=True)[0]
+        assert [(w.start, w.end, w.text) for w in answer.windows] == [(w.start, w.end, w.text) for w in alone.windows]
+        for one, other, row in zip(answer.windows, alone.windows, of_windows, strict=True):
+            assert list(one.probabilities.values()) == pytest.approx(list(other.probabilities.values()), abs=1e-5)
+            assert row.tolist() == pytest.approx(list(other.probabilities.values()), abs=1e-5)

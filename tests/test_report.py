@@ -12,6 +12,10 @@ class FixedAnswers:
         assert texts == ["x", "y", "z"]
         return np.array([[0.2, 0.8], [0.4, 0.6], [0.9, 0.1]])
 
+    def probabilities_with_windows(self, texts, *, progress=False):
+        windows = [[[0.1, 0.9], [0.6, 0.4], [0.7, 0.3]], [[0.9, 0.1], [0.4, 0.6]], [[0.9, 0.1]]]
+        return self.probabilities(texts), [np.array(rows) for rows in windows]
+
 
 def test_the_file_and_the_scores_say_the_same(tmp_path):
     rows = Dataset.from_dict({"text": ["x", "y", "z"], "label": [1, 0, 0], "example_id": [4, 9, 2]})
@@ -32,3 +36,12 @@ def test_the_file_and_the_scores_say_the_same(tmp_path):
     text = write_results(results | {"reported_split": "validation"}, run_dir=str(tmp_path))
     assert text.startswith("validation accuracy 0.6667 (95 % interval 0.2077 to 0.9385, 3 rows), F1 macro 0.6667")
     assert json.loads((tmp_path / "all_results.json").read_text())["test_accuracy"] == 2 / 3
+
+
+def test_scores_of_windows_by_hand(tmp_path):
+    rows = Dataset.from_dict({"text": ["x", "y", "z"], "label": [1, 0, 0], "example_id": [4, 9, 2]})
+    rows = rows.cast_column("label", ClassLabel(names=["bad", "good"]))
+    results = score_reported(FixedAnswers(), rows, run_dir=str(tmp_path), windows=True)
+    assert results["test_accuracy"] == 2 / 3
+    assert results["test_window_accuracy"] == 3 / 6  # of six windows good, bad, bad; bad, good; bad
+    assert results["test_vote_accuracy"] == 2 / 3  # two bad windows outvote the good one; a tie goes by 1.3 to 0.7
