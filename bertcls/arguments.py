@@ -24,12 +24,10 @@ from bertcls.text import check_steps
 CHECKPOINTS = "checkpoints"  # folder of Trainer's checkpoints inside the output folder
 _RUN_FILES = (  # beside them and audit.json, which each run writes anew before it clears the rest; by name, so that
     # --overwrite_output touches nothing of the user's
-    "all_results.json",
+    "README.md",
     "config.json",
-    "loss.png",
     "model.safetensors",
     "modeling.py",
-    "predictions.parquet",
     "run.json",
     "tokenizer.json",
     "tokenizer_config.json",
@@ -174,6 +172,10 @@ class RecipeArguments(TextArguments):
     max_test_samples: int | None = field(
         default=None, metadata={"help": "Rows drawn from the reported split, the same for every seed."}
     )
+    probes: str | None = field(
+        default=None, metadata={"help": "File of texts to ask the model, a text a line; the answers are reported."}
+    )
+    figures: bool = field(default=True, metadata={"help": "Draw the figures and the page of the report."})
     freeze_encoder: bool = field(default=False, metadata={"help": "Train the head alone."})
     freeze_layers: int = field(default=0, metadata={"help": "Freeze the embeddings and this many lowest layers."})
     layer_decay: float = field(default=1.0, metadata={"help": "Factor on the learning rate per layer downwards."})
@@ -206,6 +208,19 @@ class RecipeArguments(TextArguments):
         names = ("from_scratch", "pooling", "window_pooling", "max_train_windows", "attention_dropout")
         return {name: getattr(self, name) for name in (*names, "classifier_dropout", "classifier_hidden_size")}
 
+    @property
+    def report(self) -> dict:
+        """The arguments of `bertcls.write_report` that the command line gives."""
+        files = [name for name in (self.train_file, self.validation_file, self.test_file) if name]
+        dataset = None if self.train_file else self.dataset_name
+        return {
+            "run_dir": self.run_dir,
+            "encoder": self.model_name_or_path,
+            "source": {"dataset": dataset, "config": self.dataset_config_name, "files": files},
+            "probes": self.probes,
+            "figures": self.figures,
+        }
+
     def check(self) -> None:
         """Refuses values out of range and what contradicts itself, before anything is read or written.
 
@@ -214,6 +229,8 @@ class RecipeArguments(TextArguments):
         """
         super().check()
         check_methods(self.augment)
+        if self.probes is not None and not Path(self.probes).is_file():
+            raise ValueError(f"Found --probes {self.probes}; expected a text file with a text a line. Check the path.")
         if self.max_samples is not None and self.split is None:
             raise ValueError(
                 "Found --max_samples without --split; it takes the first rows of train and validation joined. Add "
@@ -514,7 +531,8 @@ def clear_output(run_dir: str) -> None:
     new one, nor old scores pass for new ones. Other files stay."""
     for name in _RUN_FILES:
         Path(run_dir, name).unlink(missing_ok=True)
-    shutil.rmtree(Path(run_dir, CHECKPOINTS), ignore_errors=True)
+    for name in (CHECKPOINTS, "report", "stock"):
+        shutil.rmtree(Path(run_dir, name), ignore_errors=True)
 
 
 @contextlib.contextmanager

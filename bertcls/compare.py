@@ -1,13 +1,13 @@
 """Paired statistics between the prediction files of runs on the same examples."""
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from bertcls.metrics import mcnemar
 from bertcls.report import PREDICTIONS, RECORD, RESULTS
 
 RESAMPLES = 2000  # of a bootstrap: an end of a 95 % interval moves by some 3 % of its width from seed to seed
@@ -19,7 +19,7 @@ class Arm:
 
     Args:
         name: of the folder.
-        results: `all_results.json` of each run.
+        results: the scores of each run's `metrics.json`.
         records: `run.json` of each run, empty where it has none.
         table: `example_id`, `text` and `label` of the reported examples, the same in all runs.
         right: `[runs, examples]`, 1.0 where the prediction is the label (of several labels: all of them).
@@ -46,14 +46,15 @@ def load_arm(folder: str) -> Arm:
         )
     tables = [pd.read_parquet(path) for path in found]
     for path, table in zip(found[1:], tables[1:]):
-        check_same_examples(tables[0], table, str(found[0].parent), str(path.parent))
+        check_same_examples(tables[0], table, str(found[0].parents[1]), str(path.parents[1]))
     if pd.api.types.is_float_dtype(tables[0]["label"]):
         raise ValueError(f"{folder} holds a regression; expected classes, whose predictions are right or wrong.")
     order = tables[0]["example_id"]
     tables = [table.set_index("example_id").loc[order] for table in tables]
     right = [[_key(a) == _key(b) for a, b in zip(table["label"], table["prediction"])] for table in tables]
-    results = [json.loads((path.parent / RESULTS).read_text()) for path in found]
-    records = [path.with_name(RECORD) for path in found]
+    folders = [path.parents[1] for path in found]
+    results = [json.loads((folder / RESULTS).read_text())["scores"] for folder in folders]
+    records = [folder / RECORD for folder in folders]
     records = [json.loads(path.read_text()) if path.is_file() else {} for path in records]
     columns = [name for name in ("text", "text_pair", "label") if name in tables[0]]
     return Arm(
@@ -92,20 +93,6 @@ def check_same_examples(one: pd.DataFrame, other: pd.DataFrame, name: str, other
             f"Found runs on different examples in {name} and {other_name} ({what}); expected the same reported split. "
             "Run both on the same data with the same --split."
         )
-
-
-def mcnemar(one: np.ndarray, other: np.ndarray) -> float:
-    """Exact two-sided p-value (McNemar, 1947) that two runs err equally often, from 0 and 1 `[examples]` each.
-
-    Only examples that one gets right and the other wrong say anything; under equality each falls either way with
-    probability one half.
-
-    >>> round(mcnemar(np.array([1] * 8 + [0]), np.array([0] * 8 + [1])), 4)
-    0.0391
-    """
-    wins, losses = int(((one == 1) & (other == 0)).sum()), int(((one == 0) & (other == 1)).sum())
-    trials, fewer = wins + losses, min(wins, losses)
-    return min(1.0, 2 * sum(math.comb(trials, k) for k in range(fewer + 1)) / 2**trials)
 
 
 def bootstrap_difference(

@@ -1,48 +1,99 @@
-"""What is shared of a run: a verified folder, and its way to the Hub."""
+"""What is shared of a run: a folder that answers in a new process, and its way to the Hub.
 
+`python -m bertcls.hub push FOLDER` pushes the folder of a finished run, also after a push that failed.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from httpx2 import HTTPError
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
+from bertcls.arguments import one_line_errors
+from bertcls.card import CARD, with_repo_id
 from bertcls.inference import Text, TextClassifier
+from bertcls.modeling import REGRESSION
+from bertcls.report import PREDICTIONS, RESULTS
+from bertcls.stock import STOCK, STOCK_FILES
 
 TOLERANCE = 1e-5  # of a logit, in fp32
-PRIVATE_FILES = [
-    "checkpoints/*",
-    "predictions.parquet",
-    "run.json",
-    "training_args.bin",
-]  # texts of others, paths, tokens
+RECORDED_TOLERANCE = 1e-3  # of a probability that the run recorded, perhaps on another device
+FRESH_TEXTS = 16  # that go to a new process
+MODEL_FILES = ("config.json", "model.safetensors", "modeling.py", "tokenizer.json", "tokenizer_config.json")
+PUBLIC_FILES = (
+    *MODEL_FILES,
+    CARD,
+    *(f"{STOCK}/{name}" for name in STOCK_FILES),
+)  # the rest holds texts, paths, tokens
+
+_FRESH = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from bertcls import TextClassifier
+texts = [text if isinstance(text, str) else tuple(text) for text in json.load(sys.stdin)]
+np.save(sys.argv[4], TextClassifier.from_pretrained(sys.argv[2], device=sys.argv[3]).logits(texts))
+"""
 
 
 def verify_saved(folder: str, classifier: TextClassifier, texts: list[Text]) -> TextClassifier:
-    """Loads a saved folder afresh and checks that it answers like the model in memory.
+    """Loads a saved folder here and in a new process, and checks that both answer like the model in memory.
 
-    Trainer's `training_args.bin` is removed: it holds local paths, and the Hub token where one was given.
+    The new process has no network and nothing of this one: what it needs is in the folder. Trainer's
+    `training_args.bin` is removed: it holds local paths, and the Hub token where one was given.
 
     Args:
         folder: written by `save_pretrained` of the model and the tokenizer.
         classifier: the model in memory.
-        texts: raw texts to compare on.
+        texts: raw texts to compare on; the new process gets the first 16.
 
     Returns:
-        the classifier that was loaded.
+        the classifier that was loaded here.
 
     Raises:
-        ValueError: a logit differs by more than `TOLERANCE`.
+        ValueError: a logit differs by more than `TOLERANCE`, or the folder does not load in a new process.
     """
     Path(folder, "training_args.bin").unlink(missing_ok=True)
     loaded = TextClassifier.from_pretrained(folder, device=classifier.device)
-    difference = float(np.abs(loaded.logits(texts) - classifier.logits(texts)).max())
-    difference /= loaded.model.config.label_scale  # of a regression
+    _compare(loaded.logits(texts), classifier.logits(texts), folder, loaded, "")
+    few = texts[:FRESH_TEXTS]
+    fresh = _fresh_logits(folder, str(classifier.device), few)
+    _compare(fresh, classifier.logits(few), folder, loaded, " in a new process")
+    return loaded
+
+
+def _compare(found: np.ndarray, expected: np.ndarray, folder: str, loaded: TextClassifier, where: str) -> None:
+    difference = float(np.abs(found - expected).max()) / loaded.model.config.label_scale  # which is of a regression
     if not difference <= TOLERANCE:
         raise ValueError(
-            f"The model saved in {folder} differs from the trained one by {difference:.2g} in a logit, expected at "
-            f"most {TOLERANCE:.0e}. Do not use it; the checkpoints beside it are whole."
+            f"The model saved in {folder} differs from the trained one by {difference:.2g} in a logit{where}, "
+            f"expected at most {TOLERANCE:.0e}. Do not use it; the checkpoints beside it are whole."
         )
-    return loaded
+
+
+def _fresh_logits(folder: str, device: str, texts: list[Text]) -> np.ndarray:
+    """Logits `[texts, num_labels]` of a folder that a new process loads."""
+    with tempfile.TemporaryDirectory() as place:
+        answer = Path(place, "logits.npy")
+        # -P: nothing that lies in the working directory is imported in place of a library
+        command = [sys.executable, "-P", "-c", _FRESH, str(Path(__file__).parents[1]), folder, device, str(answer)]
+        environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, env=environment)
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise ValueError(
+                f"The model saved in {folder} does not answer in a new process ({reason}); expected the answers of "
+                "the trained one. Do not use it; the checkpoints beside it are whole."
+            )
+        return np.load(answer)
 
 
 def push_folder(
@@ -53,34 +104,121 @@ def push_folder(
     private: bool | None = True,
     revision: str | None = None,
 ) -> str:
-    """Uploads a verified folder in one commit, without checkpoints and predictions.
+    """Uploads what is meant for others of a finished run, `PUBLIC_FILES`, in one commit.
+
+    Such files of an earlier push that this run does not have are removed from the repository, its card apart. The
+    card's snippets get the repository's name.
 
     Args:
-        folder: of a finished run.
+        folder: of a finished run, verified.
         repo_id: `owner/name`, made where it does not exist; `None` takes the folder's name.
-        token: of the Hub; `None` takes the one of `hf auth login`.
+        token: of the Hub; `None` takes the one of `hf auth login`, or of `HF_TOKEN`.
         private: of a repository that is made.
-        revision: branch.
+        revision: branch, made where it does not exist.
 
     Returns:
         address of the commit.
 
     Raises:
+        FileNotFoundError: the folder is not that of a finished run.
         ConnectionError: the Hub refused or did not answer; the folder is as it was.
     """
-    api, repo_id = HfApi(token=token), repo_id or Path(folder).name
+    check_finished(folder)
+    api, repo_id = HfApi(token=token), repo_id or Path(folder).resolve().name
+    files = {name: str(Path(folder, name)) for name in PUBLIC_FILES if Path(folder, name).is_file()}
     try:
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        commit = api.upload_folder(
-            repo_id=repo,
-            folder_path=folder,
-            ignore_patterns=PRIVATE_FILES,
-            revision=revision,
-            commit_message="Add model",
-        )
-    except (HTTPError, OSError) as error:
+        if revision is not None:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        if CARD in files:
+            files[CARD] = with_repo_id(Path(folder, CARD).read_text(encoding="utf-8"), repo).encode()
+        stale = {*PUBLIC_FILES}.intersection(api.list_repo_files(repo, revision=revision)) - {*files, CARD}
+        operations = [CommitOperationDelete(name) for name in sorted(stale)]
+        operations += [CommitOperationAdd(name, content) for name, content in files.items()]
+        # not upload_folder, which may split a long upload into several commits
+        commit = api.create_commit(repo, operations, commit_message="Add model", revision=revision)
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        said, shown = str(error), _without(token or get_token(), str(error))
+        retry = ["python", "-m", "bertcls.hub", "push", str(folder), "--repo_id", repo_id]
+        retry += ["--public"] * (private is False) + (["--revision", revision] if revision is not None else [])
         raise ConnectionError(
-            f"{repo_id} was not pushed ({' '.join(str(error).split())}); expected a repository that your token may "
-            f"write. The model is safe in {folder}; push it again with bertcls.push_folder({folder!r}, {repo_id!r})."
-        ) from error
+            f"{repo_id} was not pushed ({' '.join(shown.split())}); expected a repository that your token may write. "
+            f"The model is safe in {folder}; push it again: {shlex.join(retry)}"
+        ) from (error if shown == said else None)  # whose message would be shown with the traceback
     return str(commit)
+
+
+def _without(token: str | None, message: str) -> str:
+    """A message in which a token is not shown, neither as it is nor quoted.
+
+    >>> _without("hf_secret\\n1", r"Illegal header value b'Bearer hf_secret\\n1'")
+    "Illegal header value b'Bearer ***'"
+    """
+    for form in (token, repr(token)[1:-1]) if token and token.strip() else ():
+        message = message.replace(form.strip(), "***")
+    return message
+
+
+def check_finished(folder: str) -> None:
+    """Raises where a folder is not that of a finished run.
+
+    Raises:
+        FileNotFoundError: no such folder, or the files that it lacks.
+    """
+    if missing := [name for name in (*MODEL_FILES, RESULTS) if not Path(folder, name).is_file()]:
+        raise FileNotFoundError(
+            f"{folder} is no folder of a finished run: it lacks {', '.join(missing)}; expected the --output_dir of a "
+            "recipe that came to its end. Check the path, or finish the run with --resume_from_checkpoint."
+        )
+
+
+def check_answers(folder: str) -> None:
+    """Loads a finished run and checks that it answers as it did when it was scored.
+
+    Raises:
+        ValueError: a model that does not load, or other answers than in the run's table of predictions.
+    """
+    classifier = TextClassifier.from_pretrained(folder)
+    config = classifier.model.config
+    texts = ["A text."] if config.pair_truncation is None else [("A text.", "Another.")]
+    path, recorded = Path(folder, PREDICTIONS), None
+    if path.is_file():
+        rows = next(pq.ParquetFile(path).iter_batches(FRESH_TEXTS)).to_pydict()
+        texts = rows["text"] if config.pair_truncation is None else list(zip(rows["text"], rows["text_pair"]))
+        names = [f"probability_{name}" for name in classifier.label_names]
+        recorded = np.array(
+            [rows[name] for name in (["prediction"] if config.problem_type == REGRESSION else names)]
+        ).T
+    answers = classifier.probabilities(texts)
+    difference = float(np.abs(answers - (answers if recorded is None else recorded)).max()) / config.label_scale
+    if not difference <= RECORDED_TOLERANCE:
+        raise ValueError(
+            f"The model in {folder} answers otherwise than when it was scored (by {difference:.2g}); expected the "
+            f"probabilities in {PREDICTIONS}, to {RECORDED_TOLERANCE:.0e}. A file was changed since: train it again."
+        )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m bertcls.hub", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    push = commands.add_parser(
+        "push",
+        allow_abbrev=False,
+        help="push the folder of a finished run",
+        description="Loads the folder of a finished run, checks its answers, and pushes it to a private repository. "
+        "The token is that of `hf auth login` or of HF_TOKEN.",
+    )
+    push.add_argument("folder", help="--output_dir of the run")
+    push.add_argument("--repo_id", help="owner/name; the folder's name in your account where it is left out")
+    push.add_argument("--public", action="store_true", help="of a repository that is made: everyone may read it")
+    push.add_argument("--revision", help="branch, made where it does not exist")
+    args = parser.parse_args(argv)
+    check_finished(args.folder)
+    check_answers(args.folder)
+    print(push_folder(args.folder, args.repo_id, private=not args.public, revision=args.revision))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main()

@@ -51,15 +51,15 @@ class Prediction:
     """The answer for one text.
 
     Args:
-        label: name of the most probable class; of a multi-label model a tuple of the names that reach their
-            thresholds, which may be empty; of a regression the value.
+        label: name of the most probable class, or `None` where the model abstains; of a multi-label model a tuple of
+            the names that reach their thresholds, which may be empty; of a regression the value.
         score: probability of the label; for several labels that of the least probable one, for none the probability
             that the most probable one is absent; `None` for a regression.
         probabilities: of every class, by name; of a regression the value.
         windows: where they were asked for, the answer for each window, in order.
     """
 
-    label: str | tuple[str, ...] | float
+    label: str | tuple[str, ...] | float | None
     score: float | None
     probabilities: dict[str, float]
     windows: tuple[WindowPrediction, ...] | None = None
@@ -135,7 +135,14 @@ class TextClassifier:
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         return cls(model, trainer.processing_class, device=trainer.args.device)
 
-    def predict(self, texts: Text | list[Text], *, windows: bool = False, progress: bool = False) -> list[Prediction]:
+    def predict(
+        self,
+        texts: Text | list[Text],
+        *,
+        windows: bool = False,
+        abstain_below: float | None = None,
+        progress: bool = False,
+    ) -> list[Prediction]:
         """Labels texts.
 
         Args:
@@ -143,6 +150,8 @@ class TextClassifier:
                 text is legal: it is read as a window of special tokens alone, so its answer is what the model assumes
                 without any evidence.
             windows: also answer for each window of a text, so that one sees which passage decided.
+            abstain_below: give no label, `None`, where the most probable class has a lower probability; the report of
+                a run says what is left to answer, and how much of it is right. Of single-label models.
             progress: show a progress bar.
 
         Returns:
@@ -150,10 +159,18 @@ class TextClassifier:
 
         Raises:
             TypeError: something that is not a text, or not a pair where the model reads pairs.
+            ValueError: `abstain_below` for a model of several labels or of numbers.
         """
         texts = self._checked(texts)
+        if abstain_below is not None and self.model.config.problem_type in (MULTI_LABEL, REGRESSION):
+            raise ValueError(
+                f"Found abstain_below={abstain_below} for a {self.model.config.problem_type} model; expected a model "
+                "of one label a text. Leave it out."
+            )
         logits, windows_of = self._run(texts, windows=windows, progress=progress)
         answers = [self.answer(row) for row in self._to_probabilities(logits)]
+        if abstain_below is not None:
+            answers = [answer if answer.score >= abstain_below else replace(answer, label=None) for answer in answers]
         if not windows:
             return answers
         return [

@@ -10,30 +10,81 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import Trainer
 
-from bertcls.data import label_array, label_names_of, problem_type_of
+from bertcls.analysis import confident_errors, confused_pairs, run_probes, slice_scores, slices_of
+from bertcls.audit import AUDIT, format_audit
+from bertcls.baseline import TfidfClassifier
+from bertcls.card import write_card
+from bertcls.data import draw_rows, label_array, label_names_of, label_shares, problem_type_of
+from bertcls.figures import (
+    draw_before_after,
+    draw_confusion,
+    draw_coverage,
+    draw_curves,
+    draw_lengths,
+    draw_reliability,
+    draw_shares,
+)
+from bertcls.files import warn
 from bertcls.inference import TextClassifier, reaches, texts_of
 from bertcls.metrics import (
     ClassificationMetric,
     MultiLabelMetric,
     RegressionMetric,
+    calibration,
     correlation_interval,
+    coverage,
+    mcnemar,
     wilson_interval,
 )
-from bertcls.modeling import MULTI_LABEL, REGRESSION
+from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bertcls.page import write_page
+from bertcls.stock import STOCK, export_stock
+from bertcls.text import clean
+from bertcls.tokenization import count_windows
 
-RESULTS, PREDICTIONS, RECORD = "all_results.json", "predictions.parquet", "run.json"
+REPORT = "report"  # folder of a run; the one source of its numbers is the predictions in it
+RESULTS, PREDICTIONS, RECORD = f"{REPORT}/metrics.json", f"{REPORT}/predictions.parquet", "run.json"
+_STOCK_TEXTS = 64  # of the reported rows, on which the stock export is compared
+_TFIDF_ROWS = 50_000  # of train at most: beyond, logistic regression takes minutes
+_CONTRACT = (  # of the configuration: what turns a raw text into an answer
+    "cleaning",
+    "max_length",
+    "overlap",
+    "truncation",
+    "pair_truncation",
+    "pooling",
+    "window_pooling",
+    "temperature",
+    "thresholds",
+)
+_ARGUMENTS = (  # of training, shown in the report and the card
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "optim",
+    "metric_for_best_model",
+    "seed",
+)
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "numpy")
 
 
 def score_reported(
     classifier: TextClassifier, dataset: Dataset, *, run_dir: str, windows: bool = False, progress: bool = False
 ) -> dict:
-    """Scores the reported rows from their raw text, and writes `predictions.parquet`, the source of these scores.
+    """Scores the reported rows from their raw text, and writes `report/predictions.parquet`, the source of them.
 
     The file has the columns `example_id`, `text`, for pairs `text_pair`, `label` and `prediction` (names, lists of
     names, or numbers), and for every class `probability_<name>`.
@@ -71,6 +122,7 @@ def score_reported(
     if kind != REGRESSION:
         for number, name in enumerate(names):
             table[f"probability_{name}"] = probabilities[:, number]
+    Path(run_dir, REPORT).mkdir(exist_ok=True)
     table.to_parquet(Path(run_dir, PREDICTIONS), index=False)
     scores = metric.compute(predictions=predictions, references=labels)
     if kind == REGRESSION:
@@ -104,37 +156,233 @@ def scores_before(log_history: list[dict]) -> dict:
     return {key.replace("eval_", "before_"): value for key, value in first.items() if key.startswith("eval_")}
 
 
-def write_results(results: dict, *, run_dir: str, pairs: bool = False, model: bool = True) -> str:
-    """Writes all scores of a run to `all_results.json`.
+def write_metrics(facts: dict, *, run_dir: str) -> None:
+    """Writes `report/metrics.json`: the `scores` of a run, and whatever else was found."""
+    Path(run_dir, REPORT).mkdir(exist_ok=True)
+    Path(run_dir, RESULTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    Args:
-        results: of the whole run.
-        run_dir: where the file goes.
-        pairs: the model reads pairs, which the command that is shown says.
-        model: there is a saved model to show a command for.
 
-    Returns:
-        what to tell the user: the score, where the model is, and how to use it.
-    """
-    Path(run_dir, RESULTS).write_text(json.dumps(results, indent=2) + "\n")
-    example = ("A text.", "Another.") if pairs else "A film that ends well."
-    main = "pearson" if "test_pearson" in results else "accuracy"
+def describe_scores(scores: dict) -> str:
+    """One line: the reported score with its interval, and those beside it."""
+    main = "pearson" if "test_pearson" in scores else "accuracy"
     called = {"pearson": "Pearson correlation", "accuracy": "accuracy"}[main]
     beside = {"test_rmse": "RMSE", "test_f1_micro": "F1 micro", "test_f1_macro": "F1 macro"}
     beside |= {"test_window_accuracy": "accuracy per window", "test_vote_accuracy": "per document by vote"}
-    others = ", ".join(f"{name} {results[key]:.4f}" for key, name in beside.items() if key in results)
-    scores = (
-        f"{results['reported_split']} {called} {results[f'test_{main}']:.4f} (95 % interval "
-        f"{results[f'test_{main}_low']:.4f} to {results[f'test_{main}_high']:.4f}, {results['test_samples']} rows), "
+    others = ", ".join(f"{name} {scores[key]:.4f}" for key, name in beside.items() if key in scores)
+    return (
+        f"{scores['reported_split']} {called} {scores[f'test_{main}']:.4f} (95 % interval "
+        f"{scores[f'test_{main}_low']:.4f} to {scores[f'test_{main}_high']:.4f}, {scores['test_samples']} rows), "
         f"{others}"
     )
-    if not model:
-        return scores
-    return (
-        f"{scores}\nThe model is in {run_dir}. Use it:\n"
-        f'  python -c "from bertcls import TextClassifier; '
-        f"print(TextClassifier.from_pretrained('{Path(run_dir).as_posix()}').predict({example!r}))\""
+
+
+def write_report(
+    trainer: Trainer,
+    classifier: TextClassifier,
+    splits: DatasetDict,
+    *,
+    results: dict,
+    reported_split: str,
+    run_dir: str,
+    encoder: str,
+    source: dict,
+    probes: str | None = None,
+    figures: bool = True,
+    windows: bool = False,
+    progress: bool = False,
+) -> dict:
+    """Scores the reported split and writes what a run leaves beside its model.
+
+    That is `run.json`, `report/` (predictions, metrics, figures and a page), the model card `README.md` and, where it
+    is possible, the stock export in `stock/`.
+
+    Args:
+        trainer: that trained.
+        classifier: loaded from the saved folder.
+        splits: train, validation and test with raw `text` and `label`.
+        results: what is known by now: `train_*`, `before_*` and `eval_*`.
+        reported_split: the name that the test rows have in the source.
+        run_dir: folder of the run.
+        encoder: what the model started from.
+        source: `dataset`, `config` and `files`, for the record.
+        probes: file for `bertcls.run_probes`, of a single-label task.
+        figures: draw figures and the page.
+        windows: as in `score_reported`.
+        progress: show a progress bar.
+
+    Returns:
+        the content of `metrics.json`: `headline`, `scores`, `task`, `source`, `model`, `arguments`, `run`, `audit`,
+        `stock`; for a single-label task also `baselines`, `calibration`, `slices`, `confusions`, `errors`, `probes`.
+    """
+    test, folder = splits["test"], Path(run_dir, REPORT)
+    scores = results | score_reported(classifier, test, run_dir=run_dir, windows=windows, progress=progress)
+    scores |= {"reported_split": reported_split, "seed": trainer.args.seed, "train_samples": len(splits["train"])}
+    audit = Path(run_dir, AUDIT)
+    config = classifier.model.config
+    facts = {
+        "headline": "",
+        "scores": scores,
+        "task": {
+            "problem_type": config.problem_type,
+            "labels": label_names_of(test),
+            "reported_split": reported_split,
+            "rows": {name: len(split) for name, split in splits.items()},
+            "label_shares": {
+                name: {} if config.problem_type == REGRESSION else label_shares(split)
+                for name, split in splits.items()
+            },
+        },
+        "source": source | {"revision": _revision(splits["train"])},
+        "model": {
+            "encoder": encoder,
+            "parameters": sum(parameter.numel() for parameter in classifier.model.parameters()),
+            "pooling": config.pooling,
+            "contract": {name: getattr(config, name) for name in _CONTRACT},
+        },
+        "arguments": {name: _plain(getattr(trainer.args, name)) for name in _ARGUMENTS},
+        "run": write_record(trainer, run_dir=run_dir),
+        "audit": {"lines": format_audit(json.loads(audit.read_text())).splitlines()} if audit.is_file() else None,
+    }
+    texts = cleaned_texts(test, config.cleaning)
+    if config.problem_type == SINGLE_LABEL:
+        facts |= _single_label_facts(classifier, splits, pd.read_parquet(Path(run_dir, PREDICTIONS)), texts)
+        if probes is not None:
+            facts["probes"] = run_probes(probes, classifier)
+        facts["headline"] = _headline(scores, facts["baselines"])
+    else:
+        facts["headline"] = describe_scores(scores)
+    facts["stock"] = export_stock(run_dir, str(Path(run_dir, STOCK)), texts_of(test)[:_STOCK_TEXTS])
+    write_metrics(facts, run_dir=run_dir)
+    write_card(facts, run_dir)
+    if figures:
+        _draw(facts, trainer, folder, lengths=classifier.tokenizer(texts, verbose=False)["input_ids"])
+        write_page(facts, folder)
+    return facts
+
+
+def describe_report(facts: dict, *, run_dir: str) -> str:
+    """What to tell the user at the end: the score, the headline, where the model is, and how to use it."""
+    pair = facts["model"]["contract"]["pair_truncation"] is not None
+    example = ("A text.", "Another.") if pair else "A film that ends well."
+    lines = [describe_scores(facts["scores"]), facts["headline"]]
+    if Path(run_dir, REPORT, "report.html").is_file():
+        lines.append(f"The report is in {Path(run_dir, REPORT, 'report.html')}.")
+    lines += [
+        f"The model is in {run_dir}. Use it:",
+        '  python -c "from bertcls import TextClassifier; '
+        f"print(TextClassifier.from_pretrained('{Path(run_dir).as_posix()}').predict({example!r}))\"",
+    ]
+    return "\n".join(dict.fromkeys(lines))
+
+
+def cleaned_texts(dataset: Dataset, cleaning: list[str] | None) -> list[str]:
+    """Texts as the model reads them; the two of a pair in one."""
+    joined = [text if isinstance(text, str) else " ".join(text) for text in texts_of(dataset)]
+    return [clean(text, cleaning) for text in joined]
+
+
+def _single_label_facts(
+    classifier: TextClassifier, splits: DatasetDict, table: pd.DataFrame, texts: list[str]
+) -> dict:
+    """What the table of predictions tells beyond its scores."""
+    config, tokenizer = classifier.model.config, classifier.tokenizer
+    train = draw_rows(splits["train"], _TFIDF_ROWS, seed=0)
+    names, labels = label_names_of(train), label_array(splits["test"])
+    right = (table["label"] == table["prediction"]).to_numpy()
+    probabilities = table[[f"probability_{name}" for name in names]].to_numpy()
+    most = int(np.bincount(label_array(splits["train"]), minlength=len(names)).argmax())
+    baselines = [_baseline(f"always {names[most]}", labels == most, right)]
+    try:
+        tfidf = TfidfClassifier(len(names), cleaning=config.cleaning).fit(texts_of(train), label_array(train))
+    except ValueError as error:
+        warn(f"No TF-IDF beside the encoder: {error}")
+        tfidf = None
+    else:
+        simple = tfidf.probabilities(texts_of(splits["test"])).argmax(-1) == labels
+        baselines.append(_baseline("TF-IDF with logistic regression", simple, right))
+    frame = train.select_columns([c for c in ("text", "text_pair") if c in train.column_names]).to_pandas()
+    frame["label"] = np.array(names)[label_array(train)]
+    error, bins = calibration(probabilities, labels)
+    raw = probabilities**config.temperature  # as without it, up to a factor
+    one_window = config.truncation != "none" or config.pair_truncation is not None
+    tokens = [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
+    windows = [
+        1 if one_window else count_windows(n, max_length=config.max_length, overlap=config.overlap) for n in tokens
+    ]
+    return {
+        "baselines": baselines,
+        "calibration": {
+            "temperature": config.temperature,
+            "ece_before": calibration(raw / raw.sum(-1, keepdims=True), labels)[0],
+            "ece": error,
+            "bins": bins,
+            "coverage": coverage(probabilities.max(-1), right),
+        },
+        "slices": slice_scores(
+            right, slices_of(texts, tokens, windows, cleaned_texts(splits["train"], config.cleaning))
+        ),
+        "confusions": confused_pairs(table),
+        "errors": confident_errors(table, classifier, tfidf, frame),
+    }
+
+
+def _baseline(name: str, simple: np.ndarray, right: np.ndarray) -> dict:
+    """A simple model beside the encoder, whose answers are `right` or not, on the same rows."""
+    low, high = wilson_interval(int(simple.sum()), len(simple))
+    p_value = mcnemar(simple, right)
+    return {
+        "name": name,
+        "accuracy": float(simple.mean()),
+        "low": low,
+        "high": high,
+        "p_value": p_value,
+        "beaten": bool(right.mean() > simple.mean() and p_value < 0.05),
+    }
+
+
+def _headline(scores: dict, baselines: list[dict]) -> str:
+    """Whether the encoder is worth its cost: the first line of the report.
+
+    >>> _headline({"test_accuracy": 0.9}, [{"name": "TF-IDF", "accuracy": 0.89, "p_value": 0.4, "beaten": False}])
+    'Warning: the encoder (0.9000) does not beat TF-IDF (0.8900, McNemar p = 0.4) beyond noise.'
+    """
+    unbeaten = [row for row in baselines if not row["beaten"]]
+    if not unbeaten:
+        others = " and ".join(f"{row['name']} ({row['accuracy']:.4f})" for row in baselines)
+        return f"The encoder ({scores['test_accuracy']:.4f}) beats {others} beyond noise."
+    others = " and ".join(
+        f"{row['name']} ({row['accuracy']:.4f}, McNemar p = {row['p_value']:.2g})" for row in unbeaten
     )
+    return f"Warning: the encoder ({scores['test_accuracy']:.4f}) does not beat {others} beyond noise."
+
+
+def _draw(facts: dict, trainer: Trainer, folder: Path, *, lengths: list[list[int]]) -> None:
+    tokens = {}
+    for name, dataset in (("train", trainer.train_dataset), ("validation", trainer.eval_dataset)):
+        tokens[name] = [count for _, count in dict(zip(dataset["example_id"][:], dataset["tokens"][:])).items()]
+    tokens["test"] = [len(ids) for ids in lengths]
+    draw_curves(trainer.state.log_history, folder / "curves.png")
+    draw_lengths(tokens, facts["model"]["contract"]["max_length"], folder / "lengths.png")
+    if facts["task"]["label_shares"]["test"]:
+        draw_shares(facts["task"]["label_shares"], folder / "label_shares.png")
+    if any(name.startswith("before_") for name in facts["scores"]):
+        draw_before_after(facts["scores"], folder / "before_after.png")
+    if "calibration" in facts:
+        draw_confusion(facts["scores"]["test_confusion_matrix"], facts["task"]["labels"], folder / "confusion.png")
+        draw_reliability(facts["calibration"]["bins"], folder / "reliability.png")
+        draw_coverage(facts["calibration"]["coverage"], folder / "coverage.png")
+
+
+def _revision(dataset: Dataset) -> str | None:
+    """The commit on the Hub that a data set was loaded from, where it says so."""
+    for address in dataset.info.download_checksums or {}:
+        if found := re.search(r"@([0-9a-f]{40})(?:/|$)", address):
+            return found[1]
+    return None
+
+
+def _plain(value):
+    return getattr(value, "value", value)
 
 
 def write_record(trainer: Trainer, *, run_dir: str) -> dict:
@@ -217,7 +465,7 @@ def _git_commit(folder: Path) -> str | None:
 
 
 def write_pretraining(results: dict, *, run_dir: str) -> str:
-    """Writes all scores of a further pretraining to `all_results.json`.
+    """Writes all scores of a further pretraining to `report/metrics.json`.
 
     Args:
         results: of the whole run; `random_head_weights` and `head_warmup_steps` say what "before" means.
@@ -226,7 +474,7 @@ def write_pretraining(results: dict, *, run_dir: str) -> str:
     Returns:
         what to tell the user: loss and perplexity before and after, and what the saved encoder is good for.
     """
-    Path(run_dir, RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+    write_metrics({"scores": results}, run_dir=run_dir)
     lines = [
         f"{when}: loss {results[f'{prefix}_masked_loss']:.4f}, perplexity {results[f'{prefix}_perplexity']:.2f}, "
         f"accuracy {results[f'{prefix}_masked_accuracy']:.4f}"

@@ -42,6 +42,7 @@ _PUNCTUATION = re.compile(  # in Unicode's sense, and the symbols of ASCII
     + "]"
 )
 _NO_WORD = re.compile(r"[^\w\s]|_")
+_WORD = re.compile(r"[\u3040-\u9fff]|[^\W\u3040-\u9fff]+(?:['’][^\W\u3040-\u9fff]+)*")
 _WITHIN_WORDS = "'’-‐‑"  # apostrophes and hyphens
 
 _CHINESE_MARKS = "，．！？：；（）～"  # full-width forms of ASCII that Chinese is written with
@@ -276,3 +277,12 @@ def comparison_key(text: str) -> str:
     'its streetsmart'
     """
     return " ".join(_PUNCTUATION.sub("", _TAG.sub("", text)).lower().split())
+
+
+def words_of(text: str) -> list[str]:
+    """Words in lower case; a Chinese character counts as one.
+
+    >>> words_of("Don't miss it: 很好!")
+    ["don't", 'miss', 'it', '很', '好']
+    """
+    return _WORD.findall(text.lower())

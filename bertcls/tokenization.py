@@ -1,5 +1,6 @@
 """Texts to windows of tokens, and windows to batches."""
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,6 +90,16 @@ def check_window(
             f"{special + first} others) brings new tokens. Lower it."
         )
     return overlap
+
+
+def count_windows(tokens: int, *, max_length: int, overlap: int, special: int = 2) -> int:
+    """Windows that a text of so many tokens is read in.
+
+    >>> [count_windows(n, max_length=10, overlap=2) for n in (0, 8, 9, 14, 15)]
+    [1, 1, 2, 2, 3]
+    """
+    room = max_length - special
+    return 1 + max(math.ceil((tokens - room) / (room - overlap)), 0)
 
 
 def tokenize_windows(

@@ -31,10 +31,13 @@ from bertcls import (
     check_task,
     check_window,
     clear_output,
+    describe_report,
     describe_windows,
     draw_rows,
     explode_windows,
+    fit_temperature,
     freeze,
+    label_array,
     layerwise_optimizer,
     load_splits,
     load_tokenizer,
@@ -42,12 +45,11 @@ from bertcls import (
     one_line_errors,
     parse_runs,
     push_folder,
-    score_reported,
     scores_before,
+    texts_of,
     tokenize_splits,
     verify_saved,
-    write_record,
-    write_results,
+    write_report,
 )
 
 # ------------------------------------------------------------------------------------------------ what to edit
@@ -150,17 +152,24 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     results = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
     results |= scores_before(trainer.state.log_history) | trainer.evaluate()
 
-    # 6. Save, load afresh, and score the reported split once, from raw text, in fp32
+    # 6. Calibrate, save, load afresh, and score the reported split once, from raw text, in fp32
+    trained = TextClassifier.from_trainer(trainer)
+    logits = trained.logits(texts_of(splits["validation"]))
+    trained.model.config.temperature = fit_temperature(logits, label_array(splits["validation"]))
     trainer.save_model(args.run_dir)
     if trainer.is_world_process_zero():
-        trained = TextClassifier.from_trainer(trainer)
-        classifier = verify_saved(args.run_dir, trained, splits["test"]["text"][:64])
-        progress = not training_args.disable_tqdm
-        results |= score_reported(classifier, splits["test"], run_dir=args.run_dir, progress=progress)
-        results |= {"reported_split": reported_split, "seed": training_args.seed}
-        results["train_samples"] = len(splits["train"])
-        write_record(trainer, run_dir=args.run_dir)
-        say(write_results(results, run_dir=args.run_dir))
+        classifier = verify_saved(args.run_dir, trained, texts_of(splits["test"])[:64])
+        facts = write_report(
+            trainer,
+            classifier,
+            splits,
+            results=results,
+            reported_split=reported_split,
+            progress=not training_args.disable_tqdm,
+            **args.report,
+        )
+        results = facts["scores"]
+        say(describe_report(facts, run_dir=args.run_dir))
         if args.hub is not None:
             say(push_folder(args.run_dir, **args.hub))
     return results

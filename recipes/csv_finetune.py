@@ -30,9 +30,11 @@ from bertcls import (
     best_metric,
     check_window,
     clear_output,
+    describe_report,
     describe_windows,
     draw_rows,
     explode_windows,
+    fit_temperature,
     freeze,
     label_array,
     label_names_of,
@@ -44,14 +46,12 @@ from bertcls import (
     parse_runs,
     problem_type_of,
     push_folder,
-    score_reported,
     scores_before,
     texts_of,
     tokenize_splits,
     tune_thresholds,
     verify_saved,
-    write_record,
-    write_results,
+    write_report,
 )
 
 DEFAULTS = dict(
@@ -168,20 +168,28 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     results = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
     results |= scores_before(trainer.state.log_history) | trainer.evaluate()
 
-    # 6. Save, load afresh, and score the reported split once, from raw text, in fp32
+    # 6. Calibrate, save, load afresh, and score the reported split once, from raw text, in fp32
     trained = TextClassifier.from_trainer(trainer)
     if multi_label:
         probabilities = trained.probabilities(texts_of(splits["validation"]))
         trained.model.config.thresholds = tune_thresholds(probabilities, label_array(splits["validation"]))
+    elif kind == "single_label_classification":
+        logits = trained.logits(texts_of(splits["validation"]))
+        trained.model.config.temperature = fit_temperature(logits, label_array(splits["validation"]))
     trainer.save_model(args.run_dir)
     if trainer.is_world_process_zero():
         classifier = verify_saved(args.run_dir, trained, texts_of(splits["test"])[:64])
-        progress = not training_args.disable_tqdm
-        results |= score_reported(classifier, splits["test"], run_dir=args.run_dir, progress=progress)
-        results |= {"reported_split": reported_split, "seed": training_args.seed}
-        results["train_samples"] = len(splits["train"])
-        write_record(trainer, run_dir=args.run_dir)
-        say(write_results(results, run_dir=args.run_dir, pairs=pairs))
+        facts = write_report(
+            trainer,
+            classifier,
+            splits,
+            results=results,
+            reported_split=reported_split,
+            progress=not training_args.disable_tqdm,
+            **args.report,
+        )
+        results = facts["scores"]
+        say(describe_report(facts, run_dir=args.run_dir))
         if args.hub is not None:
             say(push_folder(args.run_dir, **args.hub))
     return results

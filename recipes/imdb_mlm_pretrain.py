@@ -190,9 +190,9 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         results["pooler_kept"] = bool(save_encoder(state, unwrapped, tokenizer, args.run_dir, pooler_from=pooler_from))
         results |= {"seed": training_args.seed, "train_samples": len(train), "train_blocks": len(train_blocks)}
         results |= {"random_head_weights": random_head, "head_warmup_steps": args.head_warmup_steps}
-        draw_loss(trainer.state.log_history, Path(args.run_dir, "loss.png"))
         write_record(trainer, run_dir=args.run_dir)
         say(write_pretraining(results, run_dir=args.run_dir))
+        draw_loss(trainer.state.log_history, Path(args.run_dir, "report", "loss.png"))
         if args.hub is not None:
             say(push_folder(args.run_dir, **args.hub))
     return results

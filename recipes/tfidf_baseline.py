@@ -12,18 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 from transformers import TrainingArguments
 
 from bertcls import (
     RecipeArguments,
+    TfidfClassifier,
     arrange_splits,
     audit_run,
-    clean,
     clear_output,
+    describe_scores,
     draw_rows,
     load_newsgroups,
     load_splits,
@@ -32,7 +29,7 @@ from bertcls import (
     problem_type_of,
     score_reported,
     texts_of,
-    write_results,
+    write_metrics,
 )
 
 # ------------------------------------------------------------------------------------------------ what to edit
@@ -54,30 +51,11 @@ class Arguments(RecipeArguments):
     remove: list[str] = field(
         default_factory=list, metadata={"help": "What scikit-learn takes out: headers, footers, quotes; or none."}
     )
-    analyzer: Literal["word", "char"] = field(
-        default="word", metadata={"help": "Words and pairs of words; char for Chinese: characters and pairs of them."}
+    analyzer: Literal["word", "char"] | None = field(
+        default=None, metadata={"help": "Words and pairs of words, or of characters; none: char for Chinese."}
     )
     min_df: int = field(default=2, metadata={"help": "Texts that a word must stand in."})
     C: float = field(default=10.0, metadata={"help": "Inverse strength of the L2 penalty."})
-
-
-class Tfidf:
-    """scikit-learn's pipeline with the method that `score_reported` calls."""
-
-    def __init__(self, args: Arguments, num_labels: int):
-        vectorizer = TfidfVectorizer(analyzer=args.analyzer, ngram_range=(1, 2), min_df=args.min_df, sublinear_tf=True)
-        regression = LogisticRegression(C=args.C, max_iter=2000, class_weight=CLASS_WEIGHT[args.class_weights])
-        self.num_labels = num_labels
-        self.pipeline, self.cleaning = make_pipeline(vectorizer, regression), args.cleaning
-
-    def read(self, texts: list[str | tuple[str, str]]) -> list[str]:
-        joined = [text if isinstance(text, str) else " ".join(text) for text in texts]
-        return [clean(text, self.cleaning) for text in joined]
-
-    def probabilities(self, texts: list[str | tuple[str, str]], *, progress: bool = False) -> np.ndarray:
-        result = np.zeros((len(texts), self.num_labels))
-        result[:, self.pipeline.classes_] = self.pipeline.predict_proba(self.read(texts))  # those seen in train
-        return result
 
 
 def main(args: Arguments, training_args: TrainingArguments) -> dict:
@@ -99,17 +77,19 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
     # 2. Fit, score once, write what the recipes write
     if args.overwrite_output:
         clear_output(args.run_dir)
-    classifier = Tfidf(args, train.features["label"].num_classes)
-    try:
-        classifier.pipeline.fit(classifier.read(texts_of(train)), train["label"][:])
-    except ValueError as error:
-        raise ValueError(
-            f"Found no words to count in {len(train)} training texts ({error}); expected words in --min_df "
-            f"{args.min_df} texts or more. Lower it."
-        ) from error
+    classifier = TfidfClassifier(
+        train.features["label"].num_classes,
+        analyzer=args.analyzer,
+        cleaning=args.cleaning,
+        min_df=args.min_df,
+        C=args.C,
+        class_weight=CLASS_WEIGHT[args.class_weights],
+    )
+    classifier.fit(texts_of(train), train["label"][:])
     results = score_reported(classifier, test, run_dir=args.run_dir)
     results |= {"reported_split": reported_split, "seed": training_args.seed, "train_samples": len(train)}
-    print(write_results(results, run_dir=args.run_dir, model=False))
+    write_metrics({"scores": results}, run_dir=args.run_dir)
+    print(describe_scores(results))
     return results
 
 

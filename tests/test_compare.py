@@ -12,7 +12,7 @@ from bertcls import bootstrap_difference, compare_arms, load_arm, mcnemar, verdi
 
 def write_run(folder, right, *, texts=None, ids=None):
     """A finished run whose predictions are right or wrong as `right` says."""
-    folder.mkdir(parents=True)
+    (folder / "report").mkdir(parents=True, exist_ok=True)
     rows = len(right)
     labels = ["no" if i % 3 else "yes" for i in range(rows)]
     other = {"no": "yes", "yes": "no"}
@@ -22,10 +22,9 @@ def write_run(folder, right, *, texts=None, ids=None):
         "label": labels,
         "prediction": [label if good else other[label] for label, good in zip(labels, right)],
     }
-    pd.DataFrame(table).to_parquet(folder / "predictions.parquet")
-    (folder / "all_results.json").write_text(
-        json.dumps({"test_accuracy": float(np.mean(right)), "train_runtime": 60.0})
-    )
+    pd.DataFrame(table).to_parquet(folder / "report" / "predictions.parquet")
+    scores = {"test_accuracy": float(np.mean(right)), "train_runtime": 60.0}
+    (folder / "report" / "metrics.json").write_text(json.dumps({"scores": scores}))
     (folder / "run.json").write_text(json.dumps({"peak_memory_gib": {"process": 2.5}}))
     return str(folder)
 
@@ -106,9 +105,9 @@ def test_runs_on_different_examples_are_refused(tmp_path, change):
 def test_rows_in_another_order_are_joined(tmp_path):
     right = np.arange(12) % 2 == 0
     one = write_run(tmp_path / "one", right)
-    table = pd.read_parquet(tmp_path / "one" / "predictions.parquet").sample(frac=1, random_state=0)
+    table = pd.read_parquet(tmp_path / "one" / "report" / "predictions.parquet").sample(frac=1, random_state=0)
     write_run(tmp_path / "other", right)
-    table.to_parquet(tmp_path / "other" / "predictions.parquet")
+    table.to_parquet(tmp_path / "other" / "report" / "predictions.parquet")
     assert compare_arms([load_arm(one), load_arm(str(tmp_path / "other"))])[0]["difference"] == 0
     assert mcnemar(*(load_arm(str(tmp_path / name)).right[0] for name in ("one", "one"))) == 1.0
 

@@ -28,7 +28,7 @@ def recipe():
 
 
 def run(recipe, folder, *words):
-    words = [*words, "--output_dir", str(folder / "run")]
+    words = ["--figures", "false", *words, "--output_dir", str(folder / "run")]
     arguments = getattr(recipe, "Arguments", RecipeArguments)  # of a recipe with flags of its own
     return recipe.main(*parse(arguments, words, defaults=recipe.DEFAULTS, sample_defaults=recipe.SAMPLE_DEFAULTS))
 
@@ -73,7 +73,7 @@ def test_several_labels(recipe, tmp_path, form):
     assert len(classifier.model.config.thresholds) == 3
     answers = classifier.predict(["goal team league match bank tax loan price", "the of the of"])
     assert set(answers[0].label) == {"money", "sport"} and answers[1].label == ()
-    table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    table = pd.read_parquet(tmp_path / "run" / "report" / "predictions.parquet")
     assert all(set(labels) <= set(TOPICS) for labels in table["label"])
     exact = sum(list(a) == list(b) for a, b in zip(table["label"], table["prediction"])) / len(table)
     assert exact == pytest.approx(results["test_accuracy"])
@@ -93,7 +93,7 @@ def test_numbers_far_from_zero(recipe, tmp_path):
     assert results["test_pearson_low"] < results["test_pearson"] < results["test_pearson_high"]
     answer = TextClassifier.from_pretrained(str(tmp_path / "run")).predict("good good good bad bad bad 7")[0]
     assert 1050 < answer.label < 1250 and answer.score is None
-    table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    table = pd.read_parquet(tmp_path / "run" / "report" / "predictions.parquet")
     assert ((table["label"] - table["prediction"]) ** 2).mean() ** 0.5 == pytest.approx(results["test_rmse"], rel=1e-4)
 
 
@@ -158,16 +158,15 @@ def test_windows_as_training_examples_and_truncation(tmp_path):
 
 @pytest.mark.parametrize("sample", ["reviews", "chinese", "long"])
 def test_the_tfidf_baseline_writes_the_same_report(sample, tmp_path):
-    words = ["--dataset_name", str(SAMPLE.parent / sample), *(["--analyzer", "char"] if sample == "chinese" else [])]
+    words = ["--dataset_name", str(SAMPLE.parent / sample)]
     results = run(load_recipe("tfidf_baseline"), tmp_path, *words)
-    table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    table = pd.read_parquet(tmp_path / "run" / "report" / "predictions.parquet")
     assert (table["label"] == table["prediction"]).mean() == pytest.approx(results["test_accuracy"])
     assert results["test_accuracy"] > {"reviews": 0.75, "chinese": 0.7, "long": 0.5}[sample]
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
-        "all_results.json",
         "audit.json",
         "checkpoints",
-        "predictions.parquet",
+        "report",
     }
 
 

@@ -187,3 +187,13 @@ def test_windows_of_many_texts_stay_with_their_texts(classifier):
         for one, other, row in zip(answer.windows, alone.windows, of_windows, strict=True):
             assert list(one.probabilities.values()) == pytest.approx(list(other.probabilities.values()), abs=1e-5)
             assert row.tolist() == pytest.approx(list(other.probabilities.values()), abs=1e-5)
+
+
+def test_a_model_may_abstain(classifier):
+    texts = ["A fine film.", "Never again.", "dull " * 400]
+    sure = classifier.predict(texts)
+    limit = sorted(answer.score for answer in sure)[1]
+    asked = classifier.predict(texts, abstain_below=limit)
+    assert [answer.label for answer in asked] == [a.label if a.score >= limit else None for a in sure]
+    assert [answer.probabilities for answer in asked] == [answer.probabilities for answer in sure]
+    assert None in [answer.label for answer in asked] and sum(answer.label is not None for answer in asked) >= 2

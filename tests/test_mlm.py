@@ -390,15 +390,16 @@ def test_the_sample_learns_and_its_encoder_is_fine_tuned(tmp_path, sst2_recipe, 
     assert results["eval_masked_loss"] < results["before_masked_loss"] - 0.5
     assert "perplexity" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "mlm").iterdir()} == {
-        "all_results.json",
         "checkpoints",
         "config.json",
-        "loss.png",
         "model.safetensors",
+        "report",
+        "run.json",
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    assert json.loads((tmp_path / "mlm" / "all_results.json").read_text()) == results
+    assert json.loads((tmp_path / "mlm" / "report" / "metrics.json").read_text())["scores"] == results
+    assert (tmp_path / "mlm" / "report" / "loss.png").stat().st_size > 5000
     words = ["--model_name_or_path", str(tmp_path / "mlm"), "--from_scratch", "false", "--num_train_epochs", "1"]
     assert run(sst2_recipe, tmp_path / "tuned", *words)["train_samples"] > 0
     with pytest.raises(ValueError, match="holds no pooler weights"):

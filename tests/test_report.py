@@ -1,10 +1,8 @@
-import json
-
 import numpy as np
 import pandas as pd
 from datasets import ClassLabel, Dataset
 
-from bertcls import score_reported, write_results
+from bertcls import describe_scores, score_reported
 
 
 class FixedAnswers:
@@ -21,7 +19,7 @@ def test_the_file_and_the_scores_say_the_same(tmp_path):
     rows = Dataset.from_dict({"text": ["x", "y", "z"], "label": [1, 0, 0], "example_id": [4, 9, 2]})
     rows = rows.cast_column("label", ClassLabel(names=["bad", "good"]))
     results = score_reported(FixedAnswers(), rows, run_dir=str(tmp_path))
-    table = pd.read_parquet(tmp_path / "predictions.parquet")
+    table = pd.read_parquet(tmp_path / "report" / "predictions.parquet")
     assert table.to_dict("list") == {
         "example_id": [4, 9, 2],
         "text": ["x", "y", "z"],
@@ -33,9 +31,8 @@ def test_the_file_and_the_scores_say_the_same(tmp_path):
     assert results["test_accuracy"] == 2 / 3 and results["test_samples"] == 3
     assert results["test_confusion_matrix"] == [[1, 1], [0, 1]]
     assert results["test_accuracy_low"] < 2 / 3 < results["test_accuracy_high"]
-    text = write_results(results | {"reported_split": "validation"}, run_dir=str(tmp_path))
+    text = describe_scores(results | {"reported_split": "validation"})
     assert text.startswith("validation accuracy 0.6667 (95 % interval 0.2077 to 0.9385, 3 rows), F1 macro 0.6667")
-    assert json.loads((tmp_path / "all_results.json").read_text())["test_accuracy"] == 2 / 3
 
 
 def test_scores_of_windows_by_hand(tmp_path):

@@ -7,31 +7,41 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, SAMPLE, real_path
+from conftest import ROOT, SAMPLE, load_recipe, real_path
 from safetensors.torch import load_file
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, f1_score
 from transformers import AutoTokenizer, SchedulerType
 
-from bertcls import RecipeArguments, TextClassifier, clean, load_splits, one_line_errors, parse
+from bertcls import (
+    RecipeArguments,
+    TextClassifier,
+    clean,
+    describe_report,
+    label_array,
+    load_splits,
+    log_loss,
+    one_line_errors,
+    parse,
+)
 from bertcls.arguments import _RUN_FILES, CHECKPOINTS
 
 QUICK = ["--max_train_samples", "64", "--num_train_epochs", "2"]
 FILES = {
-    "all_results.json",
+    "README.md",
     "audit.json",
     "checkpoints",
     "config.json",
     "model.safetensors",
     "modeling.py",
-    "predictions.parquet",
+    "report",
     "run.json",
     "tokenizer.json",
     "tokenizer_config.json",
 }
 
 
-def run(recipe, folder, *words, sample=True):
-    words = [*(["--sample"] if sample else []), "--output_dir", str(folder), *words]
+def run(recipe, folder, *words, sample=True, figures=False):
+    words = [*(["--sample"] if sample else []), "--figures", str(figures), "--output_dir", str(folder), *words]
     args, training_args = parse(
         RecipeArguments, words, defaults=recipe.DEFAULTS, sample_defaults=recipe.SAMPLE_DEFAULTS
     )
@@ -41,7 +51,7 @@ def run(recipe, folder, *words, sample=True):
 @pytest.fixture(scope="module")
 def sample_run(sst2_recipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample") / "run"
-    return folder, run(sst2_recipe, folder)
+    return folder, run(sst2_recipe, folder, figures=True)
 
 
 def test_the_sample_learns(sample_run):
@@ -50,13 +60,66 @@ def test_the_sample_learns(sample_run):
     assert results["test_accuracy"] >= 0.5 + 2 * (0.25 / rows) ** 0.5  # two standard errors above the majority share
     assert results["reported_split"] == "test"
     assert results["before_accuracy"] < results["eval_accuracy"]
-    assert json.loads((folder / "all_results.json").read_text()) == results
+    assert json.loads((folder / "report" / "metrics.json").read_text())["scores"] == results
 
 
 def test_the_run_leaves_exactly_these_files(sample_run):
     folder, _ = sample_run
     assert {path.name for path in folder.iterdir()} == FILES
     assert len(list((folder / "checkpoints").iterdir())) == 2  # the best and the last
+
+
+def test_report_console_and_metrics_say_what_the_predictions_say(sample_run, sst2_recipe, tmp_path):
+    folder, results = sample_run
+    table = pd.read_parquet(folder / "report" / "predictions.parquet")
+    facts = json.loads((folder / "report" / "metrics.json").read_text())
+    accuracy = accuracy_score(table["label"], table["prediction"])
+    macro = f1_score(table["label"], table["prediction"], average="macro")
+    assert facts["scores"]["test_accuracy"] == results["test_accuracy"] == accuracy
+    assert facts["scores"]["test_f1_macro"] == pytest.approx(macro)
+    console = describe_report(facts, run_dir=str(folder))
+    assert f"test accuracy {accuracy:.4f} (95 % interval" in console and f"F1 macro {macro:.4f}" in console
+    page = (folder / "report" / "report.html").read_text(encoding="utf-8")
+    assert f"{accuracy:.4f}" in page and facts["headline"] in page
+    wrong = table[table["label"] != table["prediction"]]
+    assert sum(pair["rows"] for pair in facts["confusions"]) == len(wrong)
+    assert sum(row["rows"] for row in facts["calibration"]["bins"]) == len(table)
+    for name in {row["slice"] for row in facts["slices"]}:
+        rows = [row for row in facts["slices"] if row["slice"] == name]
+        assert sum(row["rows"] for row in rows) == len(table)
+        assert sum(row["rows"] * row["accuracy"] for row in rows) == pytest.approx(accuracy * len(table))
+    shown = [error["example_id"] for error in facts["errors"]]
+    sure = wrong[["probability_negative", "probability_positive"]].max(axis=1)
+    assert shown == wrong.loc[sure.sort_values(ascending=False, kind="stable").index, "example_id"].tolist()[:20]
+    assert len(facts["probes"]) >= 3 and facts["probes"][0]["text"] == "I LOVE YOU but you dnt love me"
+    answer = TextClassifier.from_pretrained(str(folder)).predict(facts["probes"][0]["text"])[0]
+    assert (facts["probes"][0]["prediction"], facts["probes"][0]["probability"]) == (
+        answer.label,
+        pytest.approx(answer.score, abs=1e-6),
+    )
+    tfidf = next(row for row in facts["baselines"] if row["name"].startswith("TF-IDF"))
+    words = ["--sample", "--output_dir", str(tmp_path / "tfidf")]
+    recipe = load_recipe("tfidf_baseline")
+    alone = recipe.main(
+        *parse(recipe.Arguments, words, defaults=recipe.DEFAULTS, sample_defaults=recipe.SAMPLE_DEFAULTS)
+    )
+    assert tfidf["accuracy"] == pytest.approx(alone["test_accuracy"], abs=0.011)  # cleaned as the encoder's texts are
+    assert facts["headline"].startswith("Warning: the encoder") is not all(row["beaten"] for row in facts["baselines"])
+
+
+def test_the_temperature_is_fitted_and_changes_no_answer(sample_run):
+    folder, _ = sample_run
+    classifier = TextClassifier.from_pretrained(str(folder))
+    temperature = classifier.model.config.temperature
+    facts = json.loads((folder / "report" / "metrics.json").read_text())
+    assert temperature != 1.0 and facts["calibration"]["temperature"] == temperature
+    validation = load_splits(str(SAMPLE))["validation"]
+    logits, labels = classifier.logits(validation["text"][:]), label_array(validation)
+    for other in (1.0, temperature * 1.1, temperature / 1.1):
+        assert log_loss(logits / temperature, labels) < log_loss(logits / other, labels)
+    table = pd.read_parquet(folder / "report" / "predictions.parquet")
+    raw = classifier.logits(table["text"].tolist()).argmax(-1)
+    assert [classifier.label_names[number] for number in raw] == table["prediction"].tolist()
 
 
 def test_the_record_says_how_the_run_was_made(sample_run):
@@ -79,7 +142,7 @@ def test_the_record_says_how_the_run_was_made(sample_run):
 def test_no_saved_file_holds_a_local_path(sample_run):
     folder, _ = sample_run
     files = [path for path in folder.iterdir() if path.is_file() and path.name != "run.json"]  # which is not pushed
-    assert len(files) == len(FILES) - 2
+    assert len(files) == len(FILES) - 3
     for path in files:
         for secret in (str(folder.parent), str(ROOT), str(Path.home())):
             assert secret.encode() not in path.read_bytes(), path.name
@@ -87,7 +150,7 @@ def test_no_saved_file_holds_a_local_path(sample_run):
 
 def test_scores_come_from_the_predictions_file_and_the_saved_model(sample_run):
     folder, results = sample_run
-    table = pd.read_parquet(folder / "predictions.parquet")
+    table = pd.read_parquet(folder / "report" / "predictions.parquet")
     assert accuracy_score(table["label"], table["prediction"]) == results["test_accuracy"]
     test = load_splits(str(SAMPLE))["test"]
     assert table["text"].tolist() == test["text"][:]
@@ -249,7 +312,7 @@ def test_push_to_hub_pushes_the_verified_folder_once(sst2_recipe, tmp_path, monk
 
 
 def test_overwriting_knows_every_file_of_a_run():
-    assert {*_RUN_FILES, CHECKPOINTS, "audit.json"} == FILES
+    assert {*_RUN_FILES, CHECKPOINTS, "audit.json", "report"} == FILES
 
 
 def test_overwriting_leaves_one_run(sst2_recipe, tmp_path):
@@ -257,7 +320,7 @@ def test_overwriting_leaves_one_run(sst2_recipe, tmp_path):
     with pytest.raises(FileExistsError):
         run(sst2_recipe, tmp_path / "run", *QUICK)
     second = run(sst2_recipe, tmp_path / "run", *QUICK, "--seed", "2", "--overwrite_output")
-    assert json.loads((tmp_path / "run" / "all_results.json").read_text()) == second != first
+    assert json.loads((tmp_path / "run" / "report" / "metrics.json").read_text())["scores"] == second != first
     steps = sorted(int(path.name.split("-")[1]) for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert steps == [2, 4]
 
@@ -286,7 +349,7 @@ def test_without_a_labelled_test_split_validation_is_reported(sst2_recipe, tmp_p
     words = ["--dataset_name", str(data), "--model_name_or_path", encoder_folder, *QUICK]
     results = run(sst2_recipe, tmp_path / "run", *words, sample=False)
     assert results["reported_split"] == "validation"
-    table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    table = pd.read_parquet(tmp_path / "run" / "report" / "predictions.parquet")
     assert table["text"].tolist() == splits["validation"]["text"][:]
 
 
@@ -346,7 +409,7 @@ def test_bad_input_gets_one_line_before_training(case, sst2_recipe, tmp_path, ca
     assert caught.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and message in lines[0]
-    assert not (folder / "all_results.json").exists()
+    assert not (folder / "report").exists()
 
 
 def test_a_wrong_command_line_ends_the_process_with_one_line(tmp_path):

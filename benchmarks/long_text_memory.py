@@ -1,0 +1,62 @@
+"""Peak memory of prediction: short texts, one very long text, and a test split with such a text in it.
+
+Each case runs in a process of its own, with random weights of the encoder's size, since only the size matters.
+Run:  python benchmarks/long_text_memory.py --model_name_or_path $MODEL
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+
+from bertcls import BertClsForSequenceClassification, TextClassifier, load_tokenizer
+
+CASES = ("short", "long", "split", "split with windows")
+CHARACTERS = 1_000_000
+SPLIT_ROWS = 500
+MAX_LENGTH = 256
+
+
+def measure(name_or_path: str, case: str) -> dict:
+    model = BertClsForSequenceClassification.from_encoder(
+        name_or_path, num_labels=2, pooling="mean", max_length=MAX_LENGTH, overlap=51
+    )
+    classifier = TextClassifier(model, load_tokenizer(name_or_path))
+    short = "A film that starts badly but ends well. "
+    long = short * (CHARACTERS // len(short))
+    texts = {"short": [short], "long": [long]}.get(case, [short] * SPLIT_ROWS + [long])
+    classifier.predict(short)  # what the libraries take
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    if case == "split with windows":
+        classifier.probabilities_with_windows(texts)
+    else:
+        classifier.probabilities(texts)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "case": case,
+        "texts": len(texts),
+        "peak_gib": round(peak / 2**20, 2),
+        "added_gib": round((peak - before) / 2**20, 2),
+        "seconds": round(seconds, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_name_or_path", required=True)
+    parser.add_argument("--case", choices=CASES, help="only this one, in this process")
+    args = parser.parse_args()
+    if args.case:
+        print(json.dumps(measure(args.model_name_or_path, args.case)))
+        return
+    for case in CASES:
+        command = [sys.executable, __file__, "--model_name_or_path", args.model_name_or_path, "--case", case]
+        print(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The simple model that an encoder has to beat."""
+
+import numpy as np
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from bertcls.text import clean
+
+_CJK_SHARE = 0.2  # of all characters, from which on words are not parted by blanks
+
+
+class TfidfClassifier:
+    """TF-IDF of words and pairs of words with logistic regression, of a single-label task.
+
+    It answers like `TextClassifier`, so that `score_reported` takes it.
+
+    Args:
+        num_labels: classes.
+        analyzer: `word`, or `char` for characters and pairs of them; `None` takes `char` for Chinese and Japanese.
+        cleaning: steps of `bertcls.text`.
+        min_df: texts that a word must stand in.
+        C: inverse strength of the L2 penalty.
+        class_weight: `balanced` or `None`, in scikit-learn's sense.
+    """
+
+    def __init__(
+        self,
+        num_labels: int,
+        *,
+        analyzer: str | None = None,
+        cleaning: list[str] | None = None,
+        min_df: int = 2,
+        C: float = 10.0,
+        class_weight: str | None = None,
+    ):
+        self.num_labels, self.analyzer, self.cleaning, self.min_df = num_labels, analyzer, cleaning, min_df
+        self.regression = LogisticRegression(C=C, max_iter=2000, class_weight=class_weight)
+
+    def fit(self, texts: list[str | tuple[str, str]], labels: np.ndarray | list[int]) -> "TfidfClassifier":
+        """Learns from texts or pairs.
+
+        Raises:
+            ValueError: no word stands in `min_df` texts, or there is one class only.
+        """
+        read = self.read(texts)
+        analyzer = self.analyzer or ("char" if _is_cjk(read) else "word")
+        self.vectorizer = TfidfVectorizer(
+            analyzer=analyzer, ngram_range=(1, 2), min_df=self.min_df, sublinear_tf=True, dtype=np.float32
+        )
+        try:
+            self.matrix = self.vectorizer.fit_transform(read)
+            self.regression.fit(self.matrix, labels)
+        except ValueError as error:
+            raise ValueError(
+                f"Found no words to count in {len(texts)} training texts ({error}); expected words in --min_df "
+                f"{self.min_df} texts or more. Lower it."
+            ) from error
+        return self
+
+    def read(self, texts: list[str | tuple[str, str]]) -> list[str]:
+        """Cleaned texts; the two of a pair in one."""
+        joined = [text if isinstance(text, str) else " ".join(text) for text in texts]
+        return [clean(text, self.cleaning) for text in joined]
+
+    def probabilities(self, texts: list[str | tuple[str, str]], *, progress: bool = False) -> np.ndarray:
+        """Probabilities `[texts, num_labels]`; 0 for a class that no training text has."""
+        result = np.zeros((len(texts), self.num_labels))
+        result[:, self.regression.classes_] = self.regression.predict_proba(
+            self.vectorizer.transform(self.read(texts))
+        )
+        return result
+
+    def similar(self, texts: list[str | tuple[str, str]], count: int = 3) -> list[list[tuple[int, float]]]:
+        """For each text the rows of the training texts with the largest cosines, and these; without those at 0."""
+        cosines = self.vectorizer.transform(self.read(texts)) @ self.matrix.T  # [texts, training texts], sparse
+        found = []
+        for row in sparse.csr_matrix(cosines):
+            best = row.indices[np.argsort(-row.data, kind="stable")[:count]]
+            found.append([(int(number), float(row[0, number])) for number in best])
+        return found
+
+
+def _is_cjk(texts: list[str]) -> bool:
+    """Whether more than a fifth of the characters of the first texts are Chinese characters or kana.
+
+    >>> _is_cjk(["这部电影很好看。"]), _is_cjk(["a good film"])
+    (True, False)
+    """
+    sample = "".join(texts[:200])[:100_000]
+    cjk = sum("\u3040" <= character <= "\u9fff" for character in sample)
+    return cjk > _CJK_SHARE * max(len(sample), 1)

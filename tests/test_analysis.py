@@ -1,0 +1,216 @@
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TINY
+
+from bertcls import (
+    BertClsForSequenceClassification,
+    TextClassifier,
+    TfidfClassifier,
+    calibration,
+    confident_errors,
+    confused_pairs,
+    count_windows,
+    coverage,
+    fit_temperature,
+    log_loss,
+    run_probes,
+    slice_scores,
+    slices_of,
+    tokenize_windows,
+)
+from bertcls.report import _baseline, _headline
+
+# ------------------------------------------------------------------------------------------------ calibration
+
+
+def test_the_temperature_that_made_the_logits_is_found_again():
+    draw = np.random.default_rng(0)
+    true = draw.normal(size=(20_000, 3))  # logits whose softmax the labels follow
+    noise = draw.gumbel(size=true.shape)
+    labels = (true + noise).argmax(-1)
+    assert fit_temperature(true, labels) == pytest.approx(1.0, abs=0.05)
+    assert fit_temperature(true * 2.5, labels) == pytest.approx(2.5, abs=0.1)
+    assert fit_temperature(true / 4, labels) == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_fitted_temperature_never_makes_validation_less_likely_and_stays_in_bounds():
+    draw = np.random.default_rng(1)
+    for rows in (3, 30, 300):
+        logits, labels = draw.normal(size=(rows, 2)) * 5, draw.integers(2, size=rows)
+        temperature = fit_temperature(logits, labels)
+        assert log_loss(logits / temperature, labels) <= log_loss(logits, labels) + 1e-9
+        assert 0.2 <= temperature <= 10
+    sure = np.array([[9.0, 0.0]] * 5)
+    assert fit_temperature(sure, np.zeros(5, int)) == 1.0  # without an error there is nothing to fit to
+
+
+def test_calibration_by_hand():
+    probabilities = np.array([[0.95, 0.05], [0.05, 0.95], [0.65, 0.35], [0.62, 0.38], [1.0, 0.0]])
+    error, bins = calibration(probabilities, np.array([0, 0, 0, 1, 0]), bins=10)
+    assert [(row["low"], row["high"], row["rows"]) for row in bins] == [(0.6, 0.7, 2), (0.9, 1.0, 3)]
+    assert [row["accuracy"] for row in bins] == [0.5, pytest.approx(2 / 3)]
+    assert [row["confidence"] for row in bins] == pytest.approx([0.635, (0.95 + 0.95 + 1.0) / 3])
+    assert error == pytest.approx((2 * 0.135 + 3 * (2.9 / 3 - 2 / 3)) / 5)
+
+
+def test_coverage_trades_rows_for_accuracy():
+    confidence = np.linspace(0.5, 1, 100)
+    right = confidence > 0.7
+    points = coverage(confidence, right)
+    assert points[0]["coverage"] == 1.0 and points[0]["accuracy"] == right.mean()
+    assert points[-1] == points[-1] | {"coverage": 0.5, "accuracy": 1.0}
+    assert all(point["low"] <= point["accuracy"] <= point["high"] for point in points)
+
+
+# ------------------------------------------------------------------------------------------------ slices and errors
+
+
+def test_slices_by_hand():
+    right = np.array([1] * 60 + [0] * 40, dtype=bool)
+    groups = {
+        "negation": pd.Categorical(["without"] * 50 + ["with"] * 50, ["without", "with", "never"]),
+        "even": pd.Categorical(["b", "a"] * 50),
+    }
+    rows = slice_scores(right, groups)
+    assert [(row["slice"], row["group"], row["rows"], row["accuracy"], row["differs"]) for row in rows] == [
+        ("negation", "without", 50, 1.0, True),
+        ("negation", "with", 50, 0.2, True),
+        ("even", "a", 50, 0.6, False),
+        ("even", "b", 50, 0.6, False),
+    ]
+
+
+def test_noise_is_not_called_a_difference():
+    draw = np.random.default_rng(0)
+    found = 0
+    for _ in range(200):
+        right = draw.random(400) < 0.8
+        groups = {f"s{i}": pd.Categorical(draw.choice(["a", "b", "c"], 400)) for i in range(4)}
+        found += any(row["differs"] for row in slice_scores(right, groups))
+    assert found <= 18  # 5 % of 200 and two standard errors
+
+
+def test_texts_fall_into_their_slices():
+    texts = [
+        "not good",
+        "isn't it good, but dull",
+        "fine",
+        "fine film",
+        "a known film that is very fine",
+        "剧情不好，但是",
+    ]
+    groups = slices_of(
+        texts, [2, 9, 1, 2, 7, 7], [1, 1, 1, 1, 3, 9], ["a good fine film that is", "it dull but isn't"]
+    )
+    negated = [name == "with negation" for name in groups["negation"]]
+    assert negated == [True, True, False, False, False, True]
+    contrast = [name == "with a contrast word" for name in groups["contrast"]]
+    assert contrast == [False, True, False, False, False, True]
+    unseen = list(groups["words that train does not have"])
+    assert unseen == ["one", "none", "none", "none", "two or more", "two or more"]
+    assert list(groups["windows"]) == ["one"] * 4 + ["2 to 4", "5 and more"]
+    assert "windows" not in slices_of(texts, [1] * 6, [1] * 6, texts)  # one group says nothing
+
+
+def test_values_that_round_alike_are_one_group():
+    texts = ["a b"] * 3 + ["a b " * 400] * 3
+    tokens = [2, 2, 2, 800, 801, 802]  # 1, 1.001 and 1.002 pieces a word
+    assert "word pieces a word" not in slices_of(texts, tokens, [1] * 6, texts)
+
+
+def test_confused_pairs_by_hand():
+    table = pd.DataFrame({"label": list("aaabbc"), "prediction": list("abbaba")})
+    assert confused_pairs(table) == [
+        {"label": "a", "prediction": "b", "rows": 2, "share": pytest.approx(2 / 3)},
+        {"label": "b", "prediction": "a", "rows": 1, "share": 0.5},
+        {"label": "c", "prediction": "a", "rows": 1, "share": 1.0},
+    ]
+
+
+def test_the_surest_errors_come_first_with_similar_training_texts(tokenizer):
+    model = BertClsForSequenceClassification.from_encoder(
+        str(TINY), from_scratch=True, max_length=32, overlap=6, id2label={0: "bad", 1: "good"}
+    )
+    table = pd.DataFrame(
+        {
+            "example_id": [7, 8, 9],
+            "text": ["a dull film", "a fine film", "a great song"],
+            "label": ["bad", "good", "bad"],
+            "prediction": ["good", "good", "good"],
+            "probability_bad": [0.3, 0.1, 0.1],
+            "probability_good": [0.7, 0.9, 0.9],
+        }
+    )
+    train = pd.DataFrame({"text": ["a dull film", "a great song", "some rain"], "label": ["bad", "good", "good"]})
+    baseline = TfidfClassifier(2, min_df=1).fit(train["text"].tolist(), [0, 1, 1])
+    errors = confident_errors(table, TextClassifier(model, tokenizer), baseline, train)
+    assert [error["example_id"] for error in errors] == [9, 7]
+    assert errors[0]["similar"][0] == {"text": "a great song", "label": "good", "similarity": pytest.approx(1.0)}
+    assert errors[0]["probabilities"] == {"bad": 0.1, "good": 0.9} and errors[0]["probability"] == 0.9
+    assert errors[1]["pieces"] == tokenizer.tokenize("a dull film")
+    assert confident_errors(table[table["label"] == "good"], TextClassifier(model, tokenizer), baseline, train) == []
+
+
+def test_probes_are_asked_in_groups(tokenizer, tmp_path):
+    model = BertClsForSequenceClassification.from_encoder(
+        str(TINY), from_scratch=True, max_length=32, overlap=6, id2label={0: "bad", 1: "good"}
+    )
+    classifier = TextClassifier(model, tokenizer)
+    path = tmp_path / "probes.txt"
+    path.write_text("# comment\none text\ngood\tanother\n\n\nlast one\n", encoding="utf-8")
+    probes = run_probes(str(path), classifier)
+    assert [(probe["group"], probe["text"], probe["expected"]) for probe in probes] == [
+        (1, "one text", None),
+        (1, "another", "good"),
+        (2, "last one", None),
+    ]
+    assert [probe["prediction"] for probe in probes] == [
+        a.label for a in classifier.predict(["one text", "another", "last one"])
+    ]
+    path.write_text("grand\ttext\n")
+    with pytest.raises(ValueError, match="expects the label 'grand'; the model has bad, good"):
+        run_probes(str(path), classifier)
+    with pytest.raises(FileNotFoundError, match="No probes found"):
+        run_probes(str(tmp_path / "none.txt"), classifier)
+
+
+# ------------------------------------------------------------------------------------------------ baselines
+
+
+def test_tfidf_learns_words_and_characters():
+    texts, labels = ["good film", "fine film", "dull film", "bad film"] * 5, [1, 1, 0, 0] * 5
+    model = TfidfClassifier(3).fit(texts, labels)
+    probabilities = model.probabilities(["good", "bad"])
+    assert probabilities.argmax(-1).tolist() == [1, 0] and probabilities[:, 2].tolist() == [0, 0]
+    assert model.vectorizer.analyzer == "word"
+    chinese = TfidfClassifier(2).fit(["电影很好", "电影很差"] * 5, [1, 0] * 5)
+    assert chinese.vectorizer.analyzer == "char"
+    assert chinese.probabilities(["好", "差"]).argmax(-1).tolist() == [1, 0]
+    pairs = TfidfClassifier(2).fit([("a cat", "a cat"), ("a dog", "a cow")] * 4, [1, 0] * 4)
+    assert pairs.similar([("a dog", "cow")], 1)[0][0][0] in (1, 3, 5, 7)
+    with pytest.raises(ValueError, match="Found no words to count in 2 training texts"):
+        TfidfClassifier(2).fit(["!", "?"], [0, 1])
+
+
+def test_the_headline_warns_where_a_simple_model_is_as_good():
+    right = np.array([1] * 90 + [0] * 10, dtype=bool)
+    worse = np.array([1] * 60 + [0] * 40, dtype=bool)
+    beaten, equal = _baseline("majority", worse, right), _baseline("TF-IDF", right[::-1], right)
+    assert beaten["beaten"] and not equal["beaten"]
+    assert _headline({"test_accuracy": 0.9}, [beaten]) == "The encoder (0.9000) beats majority (0.6000) beyond noise."
+    assert _headline({"test_accuracy": 0.9}, [beaten, equal]).startswith(
+        "Warning: the encoder (0.9000) does not beat TF-IDF"
+    )
+    assert not _baseline("better", np.ones(100, dtype=bool), right)["beaten"]
+
+
+@pytest.mark.parametrize("max_length", [8, 13, 32])
+def test_windows_are_counted_without_making_them(tokenizer, max_length):
+    for words in range(0, 70):
+        text = "film " * words
+        windows = tokenize_windows({"text": [text]}, tokenizer=tokenizer, max_length=max_length, overlap=3)[
+            "input_ids"
+        ][0]
+        tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        assert count_windows(tokens, max_length=max_length, overlap=3) == len(windows)
