@@ -216,6 +216,7 @@ class RecipeArguments(TextArguments):
         return {
             "run_dir": self.run_dir,
             "encoder": self.model_name_or_path,
+            "from_scratch": self.from_scratch,
             "source": {"dataset": dataset, "config": self.dataset_config_name, "files": files},
             "probes": self.probes,
             "figures": self.figures,

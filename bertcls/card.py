@@ -47,8 +47,6 @@ _FEW_ROWS = 30  # of a label: its own score says little
 _SHOWN_LABELS = 50
 _TOKEN = re.compile(r"\bhf_\w{6,}")
 _PATH = re.compile(r"(?<![\w./:~-])~?(?:/[^\s/'\"`|,;()]+){2,}/?|\b[A-Za-z]:\\[^\s'\"`|,;()]+")
-
-
 _WHOLE_PATH = re.compile(r"(?:~?/|\.\.?/|[A-Za-z]:[\\/])(?:(?!\s[-~/])[^\n\t])*")  # no command line
 
 

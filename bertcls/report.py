@@ -50,7 +50,7 @@ from bertcls.tokenization import count_windows
 
 REPORT = "report"  # folder of a run; the one source of its numbers is the predictions in it
 RESULTS, PREDICTIONS, RECORD = f"{REPORT}/metrics.json", f"{REPORT}/predictions.parquet", "run.json"
-_STOCK_TEXTS = 64  # of the reported rows, on which the stock export is compared
+_STOCK_TEXTS = 16  # of the reported rows, on which the stock export is compared, in fp64
 _TFIDF_ROWS = 50_000  # of train at most: beyond, logistic regression takes minutes
 _CONTRACT = (  # of the configuration: what turns a raw text into an answer
     "cleaning",
@@ -66,7 +66,6 @@ _CONTRACT = (  # of the configuration: what turns a raw text into an answer
 _ARGUMENTS = (  # of training, shown in the report and the card
     "learning_rate",
     "num_train_epochs",
-    "max_steps",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "lr_scheduler_type",
@@ -185,6 +184,7 @@ def write_report(
     reported_split: str,
     run_dir: str,
     encoder: str,
+    from_scratch: bool,
     source: dict,
     probes: str | None = None,
     figures: bool = True,
@@ -204,6 +204,7 @@ def write_report(
         reported_split: the name that the test rows have in the source.
         run_dir: folder of the run.
         encoder: what the model started from.
+        from_scratch: its architecture alone, with random weights.
         source: `dataset`, `config` and `files`, for the record.
         probes: file for `bertcls.run_probes`, of a single-label task.
         figures: draw figures and the page.
@@ -239,7 +240,8 @@ def write_report(
             "pooling": config.pooling,
             "contract": {name: getattr(config, name) for name in _CONTRACT},
         },
-        "arguments": {name: _plain(getattr(trainer.args, name)) for name in _ARGUMENTS},
+        "arguments": {name: _plain(getattr(trainer.args, name)) for name in _ARGUMENTS}
+        | {"from_scratch": from_scratch},
         "run": write_record(trainer, run_dir=run_dir),
         "audit": {"lines": format_audit(json.loads(audit.read_text())).splitlines()} if audit.is_file() else None,
     }

@@ -178,7 +178,8 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         trained.model.config.temperature = fit_temperature(logits, label_array(splits["validation"]))
     trainer.save_model(args.run_dir)
     if trainer.is_world_process_zero():
-        classifier = verify_saved(args.run_dir, trained, texts_of(splits["test"])[:64])
+        texts, pushed = texts_of(splits["test"])[:64], args.hub is not None
+        classifier = verify_saved(args.run_dir, trained, texts, new_process=pushed)
         facts = write_report(
             trainer,
             classifier,
@@ -190,7 +191,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         )
         results = facts["scores"]
         say(describe_report(facts, run_dir=args.run_dir))
-        if args.hub is not None:
+        if pushed:
             say(push_folder(args.run_dir, **args.hub))
     return results
 

@@ -272,6 +272,7 @@ def test_a_lost_connection_leaves_the_folder_whole(how, hub, folder, tmp_path):
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: someone/model was not pushed (") and "python -m bertcls.hub push" in last
     assert content_of(folder) == before and server.files == {} and TOKEN not in done.stderr + done.stdout
+    assert any("/preupload/" in path for path, _ in server.calls) == (how == "dropped halfway")
 
 
 STEPS = """
