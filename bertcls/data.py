@@ -56,7 +56,7 @@ def load_splits(
     encoding: str | None = None,
     delimiter: str | None = None,
     revision: str | None = None,
-    train_split: str = "train",
+    train_split: str | None = "train",
     labelled: bool = True,
     keep_missing: bool = False,
 ) -> DatasetDict:
@@ -74,8 +74,8 @@ def load_splits(
         problem_type: `None` reads it from the labels: lists are multi-label, fractions a regression, all else classes.
         encoding, delimiter: of the files; `None` detects them.
         revision: Hub revision.
-        train_split: the split of the source that becomes train, such as IMDB's `unsupervised`; its own train is left
-            out then.
+        train_split: the split of the source that becomes train, and its own train is left out then; `None` takes
+            `unsupervised`, as IMDB has it, where there is one.
         labelled: `False` for texts alone; no column `label` is made then.
         keep_missing: leave missing texts in, for an audit.
 
@@ -92,6 +92,8 @@ def load_splits(
     files = {"train": train_file, "validation": validation_file, "test": test_file}
     files = {name: path for name, path in files.items() if path}
     raw, where = _load(source, files, config_name, revision, encoding, delimiter)
+    if train_split is None:
+        train_split = "unsupervised" if "unsupervised" in raw else "train"
     if train_split not in raw:
         raise ValueError(
             f"Found the splits {', '.join(raw)} in {where}; expected one named {train_split}. Rename a split or file."

@@ -57,7 +57,6 @@ from bertcls import (
 # ------------------------------------------------------------------------------------------------ what to edit
 DEFAULTS = dict(
     dataset_name="stanfordnlp/imdb",  # Hub id, file or folder
-    train_split="unsupervised",  # which of its splits holds the texts
     model_name_or_path="google-bert/bert-base-uncased",
     cleaning=["strip_tags", "unescape_entities", "collapse_blanks"],  # IMDB is full of <br />
     max_length=128,  # tokens per block
@@ -77,7 +76,6 @@ DEFAULTS = dict(
 SAMPLE = Path(__file__).parent / "sample"
 SAMPLE_DEFAULTS = dict(
     dataset_name=str(SAMPLE / "reviews"),
-    train_split="train",
     model_name_or_path=str(SAMPLE / "tiny-bert"),
     from_scratch=True,
     learning_rate=3e-3,
@@ -93,7 +91,9 @@ HEAD_LEARNING_RATE = 1e-3  # of the warm-up of a random head
 
 @dataclass
 class Arguments(TextArguments):
-    train_split: str = field(default="train", metadata={"help": "Split of the data set with the texts to train on."})
+    train_split: str | None = field(
+        default=None, metadata={"help": "Split with the texts to train on; none: unsupervised, or else train."}
+    )
     validation_samples: int = field(
         default=500,
         metadata={"help": "Texts held out of train (at most a tenth) where there is no --validation_file."},

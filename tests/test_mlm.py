@@ -424,6 +424,21 @@ def test_a_resumed_run_does_not_train_its_head_again(encoder_folder, tmp_path, c
     assert results["before_masked_loss"] == first["before_masked_loss"]
 
 
+def test_unlabelled_texts_come_from_their_split_or_a_file(tmp_path):
+    for name, text in {"train": "labelled", "test": "held back", "unsupervised": "plain"}.items():
+        Dataset.from_dict({"text": [text] * 2, "label": [0, 1]}).to_parquet(tmp_path / f"{name}-0.parquet")
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n"
+    card += "".join(f"  - split: {name}\n    path: {name}-0.parquet\n" for name in ("train", "test", "unsupervised"))
+    (tmp_path / "README.md").write_text(card + "---\n")
+    found = load_splits(str(tmp_path), train_split=None, labelled=False)
+    assert found["train"]["text"][:] == ["plain"] * 2 and found["train"].column_names == ["text", "example_id"]
+    assert load_splits(str(tmp_path))["train"]["text"][:] == ["labelled"] * 2
+    assert load_splits(str(tmp_path), train_split="test", labelled=False)["train"]["text"][:] == ["held back"] * 2
+    (tmp_path / "mine.txt").write_text("one text\nanother\n")
+    mine = load_splits(train_file=str(tmp_path / "mine.txt"), train_split=None, labelled=False)
+    assert mine["train"]["text"][:] == ["one text", "another"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
