@@ -72,7 +72,9 @@ def slices_of(
     """
     words = [words_of(text) for text in texts]
     lengths = np.array([len(row) for row in words])
-    known = set().union(*map(words_of, train_texts))
+    known: set[str] = set()
+    for text in train_texts:
+        known.update(words_of(text))
     unseen = np.array([sum(word not in known for word in row) for row in words])
     negated = np.array([bool(_NEGATION.search(text)) for text in texts])
     contrasted = np.array([bool(_CONTRAST.search(text)) for text in texts])
@@ -131,7 +133,7 @@ def confident_errors(
         table: predictions, with `text`, perhaps `text_pair`, `label`, `prediction` and `probability_*`.
         classifier: that made them.
         baseline: trained on the rows of `train`; `None` leaves out similar texts.
-        train: `text`, perhaps `text_pair`, and `label` (a name).
+        train: `text` (of a pair both) and `label` (a name).
         count: errors.
 
     Returns:
@@ -169,15 +171,14 @@ def confident_errors(
 def run_probes(path: str, classifier: TextClassifier) -> list[dict]:
     """Runs the texts of a small file through the model.
 
-    A line is a text, or the label that one expects, a tab and the text; an empty line begins a new group, within which
-    texts should get the same answer; a line that begins with `#` is a comment.
+    A line is a text, or a label of the model, which one expects, a tab and the text; an empty line begins a new group,
+    within which texts should get the same answer; a line that begins with `#` is a comment.
 
     Returns:
         `group`, `text`, `prediction`, `probability` and `expected` (a label or `None`).
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: an expected label that the model does not have.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"No probes found at {path}; expected a text file with a text a line. Check --probes.")
@@ -190,13 +191,8 @@ def run_probes(path: str, classifier: TextClassifier) -> list[dict]:
             continue
         group, fresh = group + fresh, False
         expected, tab, text = line.partition("\t")
-        if not tab:
+        if not tab or expected not in classifier.label_names:
             expected, text = None, line
-        elif expected not in classifier.label_names:
-            raise ValueError(
-                f"{path} expects the label {expected!r}; the model has {', '.join(classifier.label_names)}. Correct "
-                "the label before the tab."
-            )
         probes.append({"group": group, "text": text, "expected": expected})
     for probe, answer in zip(probes, classifier.predict([probe["text"] for probe in probes])):
         probe |= {"prediction": answer.label, "probability": answer.score}

@@ -81,6 +81,7 @@ class TextArguments:
         default_factory=list, metadata={"help": "One run a seed, in the folders seed-N of --output_dir."}
     )
     run_dir: str = field(init=False, default="")  # what --output_dir names; Trainer's checkpoints lie below it
+    started: float = field(init=False, default=0.0)  # when the command line was read, in seconds of time.time()
     hub: dict | None = field(init=False, default=None, repr=False)  # with --push_to_hub: arguments of push_folder
 
     @property
@@ -215,6 +216,7 @@ class RecipeArguments(TextArguments):
         dataset = None if self.train_file else self.dataset_name
         return {
             "run_dir": self.run_dir,
+            "started": self.started,
             "encoder": self.model_name_or_path,
             "from_scratch": self.from_scratch,
             "source": {"dataset": dataset, "config": self.dataset_config_name, "files": files},
@@ -336,6 +338,9 @@ def parse(
     if training_args.device.type == "cpu":
         torch.set_num_threads(args.cpu_threads or _cpu_threads())
     _choose_output_dir(args, training_args, named="output_dir" in given)
+    args.started = time.time()
+    if training_args.device.type not in ("cpu", "mps"):
+        torch.accelerator.reset_peak_memory_stats()  # of an earlier one of --seeds
     return args, training_args
 
 

@@ -43,6 +43,10 @@ class TfidfClassifier:
         Raises:
             ValueError: no word stands in `min_df` texts, or there is one class only.
         """
+        if len(set(labels)) < 2:
+            raise ValueError(
+                f"Found one class in {len(texts)} training texts; expected two or more. Add rows of others."
+            )
         read = self.read(texts)
         analyzer = self.analyzer or ("char" if _is_cjk(read) else "word")
         self.vectorizer = TfidfVectorizer(
@@ -53,8 +57,8 @@ class TfidfClassifier:
             self.regression.fit(self.matrix, labels)
         except ValueError as error:
             raise ValueError(
-                f"Found no words to count in {len(texts)} training texts ({error}); expected words in --min_df "
-                f"{self.min_df} texts or more. Lower it."
+                f"Found no words to count in {len(texts)} training texts ({error}); expected words that stand in "
+                f"{self.min_df} texts or more. Add texts, or lower min_df."
             ) from error
         return self
 

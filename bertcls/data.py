@@ -98,7 +98,7 @@ def load_splits(
         raise ValueError(
             f"Found the splits {', '.join(raw)} in {where}; expected one named {train_split}. Rename a split or file."
         )
-    raw["train"] = raw[train_split]
+    raw["train"] = raw.pop(train_split)
     splits = {name: raw[name] for name in _SPLITS if name in raw}
     for name, split in splits.items():
         if len(split) == 0:

@@ -159,9 +159,11 @@ class TextClassifier:
 
         Raises:
             TypeError: something that is not a text, or not a pair where the model reads pairs.
-            ValueError: `abstain_below` for a model of several labels or of numbers.
+            ValueError: `abstain_below` outside 0 to 1, or for a model of several labels or of numbers.
         """
         texts = self._checked(texts)
+        if abstain_below is not None and not 0 <= abstain_below <= 1:
+            raise ValueError(f"Found abstain_below={abstain_below}; expected a probability, from 0 to 1.")
         if abstain_below is not None and self.model.config.problem_type in (MULTI_LABEL, REGRESSION):
             raise ValueError(
                 f"Found abstain_below={abstain_below} for a {self.model.config.problem_type} model; expected a model "

@@ -9,6 +9,7 @@ import evaluate
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
+from scipy.stats import binom
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from transformers import EvalPrediction
 
@@ -342,4 +343,4 @@ def mcnemar(one: np.ndarray, other: np.ndarray) -> float:
     """
     wins, losses = int(((one == 1) & (other == 0)).sum()), int(((one == 0) & (other == 1)).sum())
     trials, fewer = wins + losses, min(wins, losses)
-    return min(1.0, 2 * sum(math.comb(trials, k) for k in range(fewer + 1)) / 2**trials)
+    return min(1.0, 2 * float(binom.cdf(fewer, trials, 0.5)))

@@ -408,6 +408,11 @@ def _load_encoder(
 
 
 def set_attention_dropout(config: PreTrainedConfig, attention_dropout: float) -> None:
+    """Sets the dropout of attention weights of an encoder's configuration, under the name that its family has for it.
+
+    Raises:
+        ValueError: the family has no such setting.
+    """
     names = [name for name in ("attention_probs_dropout_prob", "attention_dropout") if hasattr(config, name)]
     if not names:
         raise ValueError(

@@ -14,7 +14,7 @@ import pandas as pd
 import psutil
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import Trainer
+from transformers import PreTrainedTokenizerBase, Trainer
 
 from bertcls.analysis import confident_errors, confused_pairs, run_probes, slice_scores, slices_of
 from bertcls.audit import AUDIT, format_audit
@@ -51,7 +51,7 @@ from bertcls.tokenization import count_windows
 REPORT = "report"  # folder of a run; the one source of its numbers is the predictions in it
 RESULTS, PREDICTIONS, RECORD = f"{REPORT}/metrics.json", f"{REPORT}/predictions.parquet", "run.json"
 _STOCK_TEXTS = 16  # of the reported rows, on which the stock export is compared, in fp64
-_TFIDF_ROWS = 50_000  # of train at most: beyond, logistic regression takes minutes
+_TFIDF_ROWS = 100_000  # of train at most: beyond, logistic regression takes minutes
 _CONTRACT = (  # of the configuration: what turns a raw text into an answer
     "cleaning",
     "max_length",
@@ -167,6 +167,8 @@ def describe_scores(scores: dict) -> str:
     called = {"pearson": "Pearson correlation", "accuracy": "accuracy"}[main]
     beside = {"test_rmse": "RMSE", "test_f1_micro": "F1 micro", "test_f1_macro": "F1 macro"}
     beside |= {"test_window_accuracy": "accuracy per window", "test_vote_accuracy": "per document by vote"}
+    if "test_confusion_matrix" in scores:
+        del beside["test_f1_micro"]  # of one label a text this would be a class of that name
     others = ", ".join(f"{name} {scores[key]:.4f}" for key, name in beside.items() if key in scores)
     return (
         f"{scores['reported_split']} {called} {scores[f'test_{main}']:.4f} (95 % interval "
@@ -183,6 +185,7 @@ def write_report(
     results: dict,
     reported_split: str,
     run_dir: str,
+    started: float,
     encoder: str,
     from_scratch: bool,
     source: dict,
@@ -203,6 +206,7 @@ def write_report(
         results: what is known by now: `train_*`, `before_*` and `eval_*`.
         reported_split: the name that the test rows have in the source.
         run_dir: folder of the run.
+        started: when the run began, in seconds of `time.time()`.
         encoder: what the model started from.
         from_scratch: its architecture alone, with random weights.
         source: `dataset`, `config` and `files`, for the record.
@@ -242,22 +246,30 @@ def write_report(
         },
         "arguments": {name: _plain(getattr(trainer.args, name)) for name in _ARGUMENTS}
         | {"from_scratch": from_scratch},
-        "run": write_record(trainer, run_dir=run_dir),
+        "run": write_record(trainer, run_dir=run_dir, started=started),
         "audit": {"lines": format_audit(json.loads(audit.read_text())).splitlines()} if audit.is_file() else None,
     }
+    write_metrics(facts, run_dir=run_dir)  # whatever happens to the rest
     texts = cleaned_texts(test, config.cleaning)
+    tokens = _token_counts(texts, classifier.tokenizer)
     if config.problem_type == SINGLE_LABEL:
-        facts |= _single_label_facts(classifier, splits, pd.read_parquet(Path(run_dir, PREDICTIONS)), texts)
-        if probes is not None:
+        facts |= _single_label_facts(classifier, splits, pd.read_parquet(Path(run_dir, PREDICTIONS)), texts, tokens)
+        if probes is not None and config.pair_truncation is not None:
+            warn("--probes holds single texts, and this model reads pairs; they are left out.")
+        elif probes is not None:
             facts["probes"] = run_probes(probes, classifier)
         facts["headline"] = _headline(scores, facts["baselines"])
     else:
         facts["headline"] = describe_scores(scores)
-    facts["stock"] = export_stock(run_dir, str(Path(run_dir, STOCK)), texts_of(test)[:_STOCK_TEXTS])
+    try:
+        facts["stock"] = export_stock(run_dir, str(Path(run_dir, STOCK)), texts_of(test)[:_STOCK_TEXTS])
+    except (OSError, ValueError) as error:  # the run is whole without it
+        warn(f"No stock export: {error}")
+        facts["stock"] = {"exported": False, "reason": "It could not be written."}
     write_metrics(facts, run_dir=run_dir)
     write_card(facts, run_dir)
     if figures:
-        _draw(facts, trainer, folder, lengths=classifier.tokenizer(texts, verbose=False)["input_ids"])
+        _draw(facts, trainer, folder, test_tokens=tokens)
         write_page(facts, folder)
     return facts
 
@@ -284,16 +296,16 @@ def cleaned_texts(dataset: Dataset, cleaning: list[str] | None) -> list[str]:
 
 
 def _single_label_facts(
-    classifier: TextClassifier, splits: DatasetDict, table: pd.DataFrame, texts: list[str]
+    classifier: TextClassifier, splits: DatasetDict, table: pd.DataFrame, texts: list[str], tokens: list[int]
 ) -> dict:
-    """What the table of predictions tells beyond its scores."""
-    config, tokenizer = classifier.model.config, classifier.tokenizer
+    """What the table of predictions tells beyond its scores; `texts` are cleaned, `tokens` their numbers of tokens."""
+    config = classifier.model.config
     train = draw_rows(splits["train"], _TFIDF_ROWS, seed=0)
     names, labels = label_names_of(train), label_array(splits["test"])
     right = (table["label"] == table["prediction"]).to_numpy()
     probabilities = table[[f"probability_{name}" for name in names]].to_numpy()
     most = int(np.bincount(label_array(splits["train"]), minlength=len(names)).argmax())
-    baselines = [_baseline(f"always {names[most]}", labels == most, right)]
+    baselines = [_baseline(f"the majority label ({names[most]})", labels == most, right)]
     try:
         tfidf = TfidfClassifier(len(names), cleaning=config.cleaning).fit(texts_of(train), label_array(train))
     except ValueError as error:
@@ -301,13 +313,13 @@ def _single_label_facts(
         tfidf = None
     else:
         simple = tfidf.probabilities(texts_of(splits["test"])).argmax(-1) == labels
-        baselines.append(_baseline("TF-IDF with logistic regression", simple, right))
-    frame = train.select_columns([c for c in ("text", "text_pair") if c in train.column_names]).to_pandas()
-    frame["label"] = np.array(names)[label_array(train)]
+        cut = f" ({len(train):,} of {len(splits['train']):,} rows)" if len(train) < len(splits["train"]) else ""
+        baselines.append(_baseline(f"TF-IDF with logistic regression{cut}", simple, right))
+    shown = ["\n".join(text) if isinstance(text, tuple) else text for text in texts_of(train)]
+    frame = pd.DataFrame({"text": shown, "label": np.array(names)[label_array(train)]})
     error, bins = calibration(probabilities, labels)
     raw = probabilities**config.temperature  # as without it, up to a factor
     one_window = config.truncation != "none" or config.pair_truncation is not None
-    tokens = [len(ids) for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]]
     windows = [
         1 if one_window else count_windows(n, max_length=config.max_length, overlap=config.overlap) for n in tokens
     ]
@@ -358,11 +370,23 @@ def _headline(scores: dict, baselines: list[dict]) -> str:
     return f"Warning: the encoder ({scores['test_accuracy']:.4f}) does not beat {others} beyond noise."
 
 
-def _draw(facts: dict, trainer: Trainer, folder: Path, *, lengths: list[list[int]]) -> None:
+def _token_counts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens of each text without special ones, a thousand texts at a time."""
+    counts: list[int] = []
+    for start in range(0, len(texts), 1000):
+        part = tokenizer(texts[start : start + 1000], add_special_tokens=False, verbose=False)["input_ids"]
+        counts += map(len, part)
+    return counts
+
+
+def _draw(facts: dict, trainer: Trainer, folder: Path, *, test_tokens: list[int]) -> None:
+    """The figures that `write_page` shows, as far as there is something to draw."""
     tokens = {}
     for name, dataset in (("train", trainer.train_dataset), ("validation", trainer.eval_dataset)):
         tokens[name] = [count for _, count in dict(zip(dataset["example_id"][:], dataset["tokens"][:])).items()]
-    tokens["test"] = [len(ids) for ids in lengths]
+    tokens["test"] = test_tokens
+    special = 2 if facts["model"]["contract"]["pair_truncation"] is None else 3
+    tokens = {name: [count + special for count in counts] for name, counts in tokens.items()}  # as in a window
     draw_curves(trainer.state.log_history, folder / "curves.png")
     draw_lengths(tokens, facts["model"]["contract"]["max_length"], folder / "lengths.png")
     if facts["task"]["label_shares"]["test"]:
@@ -387,16 +411,16 @@ def _plain(value):
     return getattr(value, "value", value)
 
 
-def write_record(trainer: Trainer, *, run_dir: str) -> dict:
+def write_record(trainer: Trainer, *, run_dir: str, started: float) -> dict:
     """Writes how a run was made to `run.json`, as this process saw it; not pushed, since it may hold local paths.
 
     Returns:
         `command` (without tokens of the Hub), `git_commit` of the recipe's repository (with `-dirty` where its files
         were changed; `None` outside of one), `seed`, `versions`, `device`, `processes`, `cpu_threads` of each and
-        `precision`; `wall_seconds` since the process began; `train_seconds`, evaluations and saves included, and over
+        `precision`; `wall_seconds` since `started` (of `time.time()`); `train_seconds`, evaluations and saves included, and over
         these `train_examples_per_second` and `train_tokens_per_second` (tokens of windows, without padding; both
-        `None` for a resumed run); `padding_share` of the training batches; `peak_memory_gib` of the process and of its
-        accelerator.
+        `None` for a resumed run); `padding_share` of the training batches; `peak_memory_gib` of the process since it
+        began (earlier ones of `--seeds` included) and of its accelerator in this run.
     """
     args, state, dataset = trainer.args, trainer.state, trainer.train_dataset
     summary = next((entry for entry in reversed(state.log_history) if "train_runtime" in entry), {})
@@ -420,7 +444,7 @@ def write_record(trainer: Trainer, *, run_dir: str) -> dict:
         "processes": args.world_size,
         "cpu_threads": torch.get_num_threads(),
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
-        "wall_seconds": round(time.time() - psutil.Process().create_time(), 1),
+        "wall_seconds": round(time.time() - started, 1),
         "train_seconds": seconds,
         **rates,
         "padding_share": round(float(np.mean(padding)), 4) if padding else None,
@@ -485,7 +509,8 @@ def write_pretraining(results: dict, *, run_dir: str) -> str:
     ]
     if results["random_head_weights"]:
         steps = results["head_warmup_steps"]
-        lines[0] += f" (the head was random and was trained alone for {steps} steps first)"
+        alone = f"was trained alone for {steps} steps before anything was measured" if steps else "had no warm-up"
+        lines.insert(0, f"The head was random and {alone}.")
     return "\n".join(
         [
             f"{results['eval_masked_tokens']} masked tokens of validation, the same before and after:",

@@ -47,7 +47,6 @@ from bertcls import (
     one_line_errors,
     pack_blocks,
     parse_runs,
-    push_folder,
     save_encoder,
     scores_before,
     write_pretraining,
@@ -116,6 +115,9 @@ class Arguments(TextArguments):
 
 def main(args: Arguments, training_args: TrainingArguments) -> dict:
     say = PartialState().print  # rank 0 only
+    if args.hub is not None or training_args.label_smoothing_factor:
+        found = "--push_to_hub" if args.hub is not None else "--label_smoothing_factor"
+        raise ValueError(f"Found {found}; expected it left out, since this recipe has no use for it. Leave it out.")
     set_seed(training_args.seed)  # before a head gets its random weights
 
     # 1. Load: a column text
@@ -145,6 +147,9 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
             for split in (train, validation)
         )
         validation_blocks = mask_once(validation_blocks, masking, seed=SPLIT_SEED)
+    for name, blocks in (("train", train_blocks), ("validation", validation_blocks)):
+        if len(blocks) == 0:
+            raise ValueError(f"The {name} texts have no token; expected some words. Check --text_column.")
     say(f"blocks of {args.max_length} tokens: train {len(train_blocks)}, validation {len(validation_blocks)}")
 
     # 3. Encoder and head; a head that the checkpoint lacks is trained alone first, else it would spoil the encoder
@@ -159,6 +164,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         warmup_args = copy.deepcopy(training_args)
         warmup_args.max_steps, warmup_args.learning_rate = args.head_warmup_steps, HEAD_LEARNING_RATE
         warmup_args.eval_strategy = warmup_args.save_strategy = "no"
+        warmup_args.report_to = []  # no steps of another kind among those of the run
         warmup_args.eval_on_start = warmup_args.load_best_model_at_end = False
         Trainer(model, warmup_args, data_collator=batches, train_dataset=train_blocks, callbacks=[masked]).train()
         model.base_model.requires_grad_(True)
@@ -190,11 +196,9 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         results["pooler_kept"] = bool(save_encoder(state, unwrapped, tokenizer, args.run_dir, pooler_from=pooler_from))
         results |= {"seed": training_args.seed, "train_samples": len(train), "train_blocks": len(train_blocks)}
         results |= {"random_head_weights": random_head, "head_warmup_steps": args.head_warmup_steps}
-        write_record(trainer, run_dir=args.run_dir)
+        write_record(trainer, run_dir=args.run_dir, started=args.started)
         say(write_pretraining(results, run_dir=args.run_dir))
         draw_loss(trainer.state.log_history, Path(args.run_dir, "report", "loss.png"))
-        if args.hub is not None:
-            say(push_folder(args.run_dir, **args.hub))
     return results
 
 

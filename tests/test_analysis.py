@@ -168,9 +168,10 @@ def test_probes_are_asked_in_groups(tokenizer, tmp_path):
     assert [probe["prediction"] for probe in probes] == [
         a.label for a in classifier.predict(["one text", "another", "last one"])
     ]
-    path.write_text("grand\ttext\n")
-    with pytest.raises(ValueError, match="expects the label 'grand'; the model has bad, good"):
-        run_probes(str(path), classifier)
+    path.write_text("no label\ttext\n")  # a tab of the text itself
+    assert [(probe["expected"], probe["text"]) for probe in run_probes(str(path), classifier)] == [
+        (None, "no label\ttext")
+    ]
     with pytest.raises(FileNotFoundError, match="No probes found"):
         run_probes(str(tmp_path / "none.txt"), classifier)
 
@@ -189,6 +190,8 @@ def test_tfidf_learns_words_and_characters():
     assert chinese.probabilities(["好", "差"]).argmax(-1).tolist() == [1, 0]
     pairs = TfidfClassifier(2).fit([("a cat", "a cat"), ("a dog", "a cow")] * 4, [1, 0] * 4)
     assert pairs.similar([("a dog", "cow")], 1)[0][0][0] in (1, 3, 5, 7)
+    with pytest.raises(ValueError, match="Found one class in 2 training texts"):
+        TfidfClassifier(2).fit(["a", "b"], [1, 1])
     with pytest.raises(ValueError, match="Found no words to count in 2 training texts"):
         TfidfClassifier(2).fit(["!", "?"], [0, 1])
 

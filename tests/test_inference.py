@@ -196,4 +196,6 @@ def test_a_model_may_abstain(classifier):
     asked = classifier.predict(texts, abstain_below=limit)
     assert [answer.label for answer in asked] == [a.label if a.score >= limit else None for a in sure]
     assert [answer.probabilities for answer in asked] == [answer.probabilities for answer in sure]
+    with pytest.raises(ValueError, match="Found abstain_below=80; expected a probability"):
+        classifier.predict(texts, abstain_below=80)
     assert None in [answer.label for answer in asked] and sum(answer.label is not None for answer in asked) >= 2

@@ -412,7 +412,9 @@ def test_a_random_head_is_trained_first_and_said(encoder_folder, tmp_path, capsy
     untouched = pretrain(tmp_path / "cold", *words, "--head_warmup_steps", "0", "--whole_word_mask")
     assert results["before_masked_loss"] < untouched["before_masked_loss"]  # measured after the head's own steps
     assert results["pooler_kept"] and len(results["random_head_weights"]) > 0
-    assert "the head was random and was trained alone for 30 steps first" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "The head was random and was trained alone for 30 steps before anything was measured." in said
+    assert "The head was random and had no warm-up." in said
 
 
 def test_a_resumed_run_does_not_train_its_head_again(encoder_folder, tmp_path, capsys):
@@ -433,6 +435,7 @@ def test_unlabelled_texts_come_from_their_split_or_a_file(tmp_path):
     found = load_splits(str(tmp_path), train_split=None, labelled=False)
     assert found["train"]["text"][:] == ["plain"] * 2 and found["train"].column_names == ["text", "example_id"]
     assert load_splits(str(tmp_path))["train"]["text"][:] == ["labelled"] * 2
+    assert "test" not in load_splits(str(tmp_path), train_split="test", labelled=False)  # no row on both sides
     assert load_splits(str(tmp_path), train_split="test", labelled=False)["train"]["text"][:] == ["held back"] * 2
     (tmp_path / "mine.txt").write_text("one text\nanother\n")
     mine = load_splits(train_file=str(tmp_path / "mine.txt"), train_split=None, labelled=False)
@@ -448,6 +451,8 @@ def test_unlabelled_texts_come_from_their_split_or_a_file(tmp_path):
         ("--max_length 2", "max_length"),
         ("--head_warmup_steps -1", "expected 0 or more"),
         ("--validation_samples 0", "expected at least 1"),
+        ("--label_smoothing_factor 0.1", "Found --label_smoothing_factor; expected it left out"),
+        ("--push_to_hub", "Found --push_to_hub; expected it left out"),
     ],
 )
 def test_bad_options_get_one_line(words, message, tmp_path):
