@@ -417,9 +417,9 @@ def write_record(trainer: Trainer, *, run_dir: str, started: float) -> dict:
     Returns:
         `command` (without tokens of the Hub), `git_commit` of the recipe's repository (with `-dirty` where its files
         were changed; `None` outside of one), `seed`, `versions`, `device`, `processes`, `cpu_threads` of each and
-        `precision`; `wall_seconds` since `started` (of `time.time()`); `train_seconds`, evaluations and saves included,
-        and over these `train_examples_per_second` and `train_tokens_per_second` (tokens of windows, without padding; both
-        `None` for a resumed run); `padding_share` of the training batches; `peak_memory_gib` of the process since it
+        `precision`; `wall_seconds` since `started` (of `time.time()`); `train_seconds`, with evaluations, and
+        over these `train_examples_per_second` and `train_tokens_per_second` (tokens of windows without padding; `None`
+        for a resumed run); `padding_share` of the training batches; `peak_memory_gib` of the process since it
         began (earlier ones of `--seeds` included) and of its accelerator in this run.
     """
     args, state, dataset = trainer.args, trainer.state, trainer.train_dataset
