@@ -17,7 +17,7 @@ def two_processes(tmp_path_factory) -> dict:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "TQDM_DISABLE": "1"}
     done = subprocess.run(
-        [*command, str(script), str(folder)], capture_output=True, text=True, env=environment, timeout=170
+        [*command, str(script), str(folder)], capture_output=True, text=True, env=environment, timeout=570
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(folder / "result.pt")

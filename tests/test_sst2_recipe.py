@@ -435,7 +435,7 @@ def test_two_processes_run_the_recipe(tmp_path):
     command = next(line for line in (ROOT / "README.md").read_text().splitlines() if "torchrun" in line)
     command = command.replace("recipes/", f"{ROOT}/recipes/").replace("torchrun", "torchrun --standalone")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    options = {"capture_output": True, "text": True, "cwd": tmp_path, "env": environment, "timeout": 170}
+    options = {"capture_output": True, "text": True, "cwd": tmp_path, "env": environment, "timeout": 570}
     done = subprocess.run(f"{command} {' '.join(QUICK)}", shell=True, **options)
     assert done.returncode == 0, done.stderr[-3000:]
     (folder,) = (tmp_path / "runs").iterdir()  # rank 0 chose one for both
