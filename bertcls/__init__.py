@@ -92,6 +92,7 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "layerwise_optimizer": "optim",
     "layerwise_parameter_groups": "optim",
     "score_reported": "report",
+    "draw_curves": "figures",
     "write_page": "page",
     "describe_report": "report",
     "describe_scores": "report",

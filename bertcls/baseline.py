@@ -47,7 +47,7 @@ class TfidfClassifier:
             raise ValueError(
                 f"Found one class in {len(texts)} training texts; expected two or more. Add rows of others."
             )
-        read = self.read(texts)
+        read = cleaned_texts(texts, self.cleaning)
         analyzer = self.analyzer or ("char" if _is_cjk(read) else "word")
         self.vectorizer = TfidfVectorizer(
             analyzer=analyzer, ngram_range=(1, 2), min_df=self.min_df, sublinear_tf=True, dtype=np.float32
@@ -62,27 +62,31 @@ class TfidfClassifier:
             ) from error
         return self
 
-    def read(self, texts: list[str | tuple[str, str]]) -> list[str]:
-        """Cleaned texts; the two of a pair in one."""
-        joined = [text if isinstance(text, str) else " ".join(text) for text in texts]
-        return [clean(text, self.cleaning) for text in joined]
-
     def probabilities(self, texts: list[str | tuple[str, str]], *, progress: bool = False) -> np.ndarray:
         """Probabilities `[texts, num_labels]`; 0 for a class that no training text has."""
         result = np.zeros((len(texts), self.num_labels))
-        result[:, self.regression.classes_] = self.regression.predict_proba(
-            self.vectorizer.transform(self.read(texts))
-        )
+        counted = self.vectorizer.transform(cleaned_texts(texts, self.cleaning))
+        result[:, self.regression.classes_] = self.regression.predict_proba(counted)
         return result
 
     def similar(self, texts: list[str | tuple[str, str]], count: int = 3) -> list[list[tuple[int, float]]]:
         """For each text the rows of the training texts with the largest cosines, and these; without those at 0."""
-        cosines = self.vectorizer.transform(self.read(texts)) @ self.matrix.T  # [texts, training texts], sparse
+        counted = self.vectorizer.transform(cleaned_texts(texts, self.cleaning))
+        cosines = counted @ self.matrix.T  # [texts, training texts], sparse
         found = []
         for row in sparse.csr_matrix(cosines):
             best = row.indices[np.argsort(-row.data, kind="stable")[:count]]
             found.append([(int(number), float(row[0, number])) for number in best])
         return found
+
+
+def cleaned_texts(texts: list[str | tuple[str, str]], cleaning: list[str] | None) -> list[str]:
+    """Texts after the cleaning steps; the two of a pair in one.
+
+    >>> cleaned_texts(["a  b", ("c", "d")], ["collapse_blanks"])
+    ['a b', 'c d']
+    """
+    return [clean(text if isinstance(text, str) else " ".join(text), cleaning) for text in texts]
 
 
 def _is_cjk(texts: list[str]) -> bool:

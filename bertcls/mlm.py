@@ -1,7 +1,6 @@
 """Further pretraining by masked language modelling: blocks, masks, masked positions alone, and the encoder kept."""
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -87,7 +86,7 @@ def pack_blocks(
         columns["attention_mask"].append([1] * len(block) + [0] * padding)
         columns["special_tokens_mask"].append([1, *(inside_words < 0).astype(int).tolist(), 1] + [1] * padding)
         columns["length"].append(len(block))
-        if whole_word_mask:  # the places of a word touch: (2 n + place, 2 n + place + 1) with n tokens before the word
+        if whole_word_mask:  # a place begins where the one before ends, and one further where a word begins
             new_word = np.append(True, inside_words[1:] != inside_words[:-1])
             begin = np.arange(len(inside)) + new_word.cumsum()
             offsets = [[0, 0], *np.stack([begin, begin + 1], 1).tolist(), [0, 0]]
@@ -382,7 +381,7 @@ def save_encoder(
     differing = [name for name, tensor in (trained | pooler).items() if not torch.equal(found[name].cpu(), tensor)]
     if random or differing:
         raise ValueError(
-            f"The encoder saved in {Path(folder)} is not the trained one: {(random + differing)[0]} is random or "
+            f"The encoder saved in {folder} is not the trained one: {(random + differing)[0]} is random or "
             "differs. Do not use it; the checkpoints beside it are whole."
         )
     return sorted(pooler)

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 
 from bertcls.analysis import confident_errors, confused_pairs, run_probes, slice_scores, slices_of
 from bertcls.audit import AUDIT, format_audit
-from bertcls.baseline import TfidfClassifier
+from bertcls.baseline import TfidfClassifier, cleaned_texts
 from bertcls.card import write_card
 from bertcls.data import draw_rows, label_array, label_names_of, label_shares, problem_type_of
 from bertcls.figures import (
@@ -45,10 +45,9 @@ from bertcls.metrics import (
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.page import write_page
 from bertcls.stock import STOCK, export_stock
-from bertcls.text import clean
 from bertcls.tokenization import count_windows
 
-REPORT = "report"  # folder of a run; the one source of its numbers is the predictions in it
+REPORT = "report"  # folder of a run; all test scores can be recomputed from the predictions in it
 RESULTS, PREDICTIONS, RECORD = f"{REPORT}/metrics.json", f"{REPORT}/predictions.parquet", "run.json"
 _STOCK_TEXTS = 16  # of the reported rows, on which the stock export is compared, in fp64
 _TFIDF_ROWS = 100_000  # of train at most: beyond, logistic regression takes minutes
@@ -250,7 +249,7 @@ def write_report(
         "audit": {"lines": format_audit(json.loads(audit.read_text())).splitlines()} if audit.is_file() else None,
     }
     write_metrics(facts, run_dir=run_dir)  # whatever happens to the rest
-    texts = cleaned_texts(test, config.cleaning)
+    texts = cleaned_texts(texts_of(test), config.cleaning)
     tokens = _token_counts(texts, classifier.tokenizer)
     if config.problem_type == SINGLE_LABEL:
         facts |= _single_label_facts(classifier, splits, pd.read_parquet(Path(run_dir, PREDICTIONS)), texts, tokens)
@@ -289,12 +288,6 @@ def describe_report(facts: dict, *, run_dir: str) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
-def cleaned_texts(dataset: Dataset, cleaning: list[str] | None) -> list[str]:
-    """Texts as the model reads them; the two of a pair in one."""
-    joined = [text if isinstance(text, str) else " ".join(text) for text in texts_of(dataset)]
-    return [clean(text, cleaning) for text in joined]
-
-
 def _single_label_facts(
     classifier: TextClassifier, splits: DatasetDict, table: pd.DataFrame, texts: list[str], tokens: list[int]
 ) -> dict:
@@ -319,6 +312,7 @@ def _single_label_facts(
     frame = pd.DataFrame({"text": shown, "label": np.array(names)[label_array(train)]})
     error, bins = calibration(probabilities, labels)
     raw = probabilities**config.temperature  # as without it, up to a factor
+    train_texts = cleaned_texts(texts_of(splits["train"]), config.cleaning)
     one_window = config.truncation != "none" or config.pair_truncation is not None
     windows = [
         1 if one_window else count_windows(n, max_length=config.max_length, overlap=config.overlap) for n in tokens
@@ -332,9 +326,7 @@ def _single_label_facts(
             "bins": bins,
             "coverage": coverage(probabilities.max(-1), right),
         },
-        "slices": slice_scores(
-            right, slices_of(texts, tokens, windows, cleaned_texts(splits["train"], config.cleaning))
-        ),
+        "slices": slice_scores(right, slices_of(texts, tokens, windows, train_texts)),
         "confusions": confused_pairs(table),
         "errors": confident_errors(table, classifier, tfidf, frame),
     }
@@ -383,7 +375,7 @@ def _draw(facts: dict, trainer: Trainer, folder: Path, *, test_tokens: list[int]
     """The figures that `write_page` shows, as far as there is something to draw."""
     tokens = {}
     for name, dataset in (("train", trainer.train_dataset), ("validation", trainer.eval_dataset)):
-        tokens[name] = [count for _, count in dict(zip(dataset["example_id"][:], dataset["tokens"][:])).items()]
+        tokens[name] = list(dict(zip(dataset["example_id"][:], dataset["tokens"][:])).values())  # windows once
     tokens["test"] = test_tokens
     special = 2 if facts["model"]["contract"]["pair_truncation"] is None else 3
     tokens = {name: [count + special for count in counts] for name, counts in tokens.items()}  # as in a window

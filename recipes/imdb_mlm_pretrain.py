@@ -16,10 +16,6 @@ import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from accelerate import PartialState
 from transformers import (
     DataCollatorForLanguageModeling,
@@ -37,6 +33,7 @@ from bertcls import (
     TextArguments,
     check_window,
     clear_output,
+    draw_curves,
     draw_rows,
     hold_out,
     load_masked_lm,
@@ -198,20 +195,8 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         results |= {"random_head_weights": random_head, "head_warmup_steps": args.head_warmup_steps}
         write_record(trainer, run_dir=args.run_dir, started=args.started)
         say(write_pretraining(results, run_dir=args.run_dir))
-        draw_loss(trainer.state.log_history, Path(args.run_dir, "report", "loss.png"))
+        draw_curves(trainer.state.log_history, Path(args.run_dir, "report", "loss.png"))
     return results
-
-
-def draw_loss(history: list[dict], path: Path) -> None:
-    """Training loss over the steps, and the validation loss with its fixed masks."""
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for key, label, style in (("loss", "training", "-"), ("eval_masked_loss", "validation, fixed masks", "o-")):
-        points = [(entry["step"], entry[key]) for entry in history if key in entry]
-        axes.plot(*zip(*points) if points else ([], []), style, label=label, markersize=4)
-    axes.set(xlabel="step", ylabel="loss per masked token (nats)", ylim=(0, None))
-    axes.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,12 @@ def snippets_of(card: ModelCard) -> list[str]:
 
 def test_the_metadata_is_what_the_hub_reads(tmp_path):
     data = card_of(FACTS, tmp_path, repo_id="someone/model", language="en").data
-    assert (data.library_name, data.pipeline_tag, data.language) == ("transformers", "text-classification", "en")
+    written = data.to_dict()
+    assert [written[name] for name in ("library_name", "pipeline_tag", "language")] == [
+        "transformers",
+        "text-classification",
+        "en",
+    ]
     assert (data.base_model, data.datasets) == ("google-bert/bert-base-uncased", ["stanfordnlp/sst2"])
     assert data.tags == ["bertcls", "single-label-classification"] and data.model_name == "model"
     found = {(result.metric_name, result.metric_type): result.metric_value for result in data.eval_results}
