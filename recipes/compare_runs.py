@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from bertcls import compare_arms, load_arm, one_line_errors, verdict, wilson_interval
+from bertcls import bootstrap_difference, compare_arms, load_arm, one_line_errors, verdict
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the choice of a backend that needs no screen)
@@ -30,7 +30,9 @@ def main(folders: list[str], output_dir: str | None = None) -> list[dict]:
     for arm in arms:
         accuracies = arm.right.mean(1)
         spread = f"{accuracies.std(ddof=1):.4f}" if len(accuracies) > 1 else "-"
-        low, high = wilson_interval(round(accuracies.mean() * arm.right.shape[1]), arm.right.shape[1])
+        low, high = bootstrap_difference(
+            np.zeros_like(arm.right), arm.right
+        )  # of the mean, for other examples and seeds
         seconds = np.mean([result.get("train_runtime", np.nan) for result in arm.results])
         memory = max((record["peak_memory_gib"]["process"] for record in arm.records if record), default=np.nan)
         print(
