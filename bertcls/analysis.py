@@ -1,15 +1,17 @@
-"""Where a classifier fails: slices, confused pairs, confident errors and probes, all from a table of predictions."""
+"""Where a classifier fails: slices, confused pairs, confident errors and probes, from a table of predictions."""
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import fisher_exact
+from scipy.stats import fisher_exact, ttest_ind
 
 from bertcls.baseline import TfidfClassifier
-from bertcls.inference import TextClassifier
-from bertcls.metrics import wilson_interval
+from bertcls.inference import TextClassifier, reaches
+from bertcls.metrics import mean_interval, wilson_interval
 from bertcls.text import clean, words_of
 
 _NEGATION = re.compile(
@@ -24,16 +26,16 @@ _CONTRAST = re.compile(
 _SHOWN_PIECES = 80  # of an error's text
 
 
-def slice_scores(right: np.ndarray, groups: dict[str, pd.Categorical]) -> list[dict]:
-    """Accuracy of every group of every slice, and whether it differs from that of the other rows beyond noise.
+def slice_scores(values: np.ndarray, groups: dict[str, pd.Categorical]) -> list[dict]:
+    """The mean of every group of every slice, and whether it differs from that of the other rows beyond noise.
 
     Args:
-        right: `[rows]`, whether the prediction is.
+        values: `[rows]`, whether the prediction is right (bool: the mean is an accuracy), or how far off it is.
         groups: for each slice a group name for each row; the categories are in the order to be shown.
 
     Returns:
-        `slice`, `group`, `rows`, `accuracy`, its 95 % interval `low` to `high`, and `differs`: Fisher's exact test
-        against the rest at 5 % over all groups together (Bonferroni).
+        `slice`, `group`, `rows`, `score` (the mean), its 95 % interval `low` to `high`, and `differs`: Fisher's exact
+        test, or Welch's, against the rest at 5 % over all groups together (Bonferroni).
     """
     rows = []
     groups = {slice_name: names.remove_unused_categories() for slice_name, names in groups.items()}
@@ -41,22 +43,41 @@ def slice_scores(right: np.ndarray, groups: dict[str, pd.Categorical]) -> list[d
     for slice_name, names in groups.items():
         for group in names.categories:
             inside = np.asarray(names == group)
-            hits, size = int(right[inside].sum()), int(inside.sum())
-            rest_hits, rest = int(right[~inside].sum()), int((~inside).sum())
-            low, high = wilson_interval(hits, size)
-            p_value = fisher_exact([[hits, size - hits], [rest_hits, rest - rest_hits]]).pvalue if rest else 1.0
+            own, rest = values[inside], values[~inside]
             rows.append(
                 {
                     "slice": slice_name,
                     "group": group,
-                    "rows": size,
-                    "accuracy": hits / size,
-                    "low": low,
-                    "high": high,
-                    "differs": bool(p_value < 0.05 / tests),
+                    "rows": len(own),
+                    **score_with_interval(own),
+                    "differs": bool(_p_value(own, rest) < 0.05 / tests),
                 }
             )
     return rows
+
+
+def score_with_interval(values: np.ndarray) -> dict:
+    """`score`, the mean, and its 95 % interval `low` to `high`: Wilson's of bools, Student's of distances.
+
+    >>> score_with_interval(np.array([True, True]))["low"].__round__(3)
+    0.342
+    """
+    if values.dtype == bool:
+        low, high = wilson_interval(int(values.sum()), len(values))
+    else:
+        low, high = mean_interval(values)
+        low, high = max(low, 0.0), high if np.isfinite(high) else float(values.max())  # one row has no spread
+    return {"score": float(values.mean()), "low": low, "high": high}
+
+
+def _p_value(own: np.ndarray, rest: np.ndarray) -> float:
+    """That two groups of rows differ by chance; 1 where there is too little to tell."""
+    if own.dtype == bool:
+        table = [[part.sum(), len(part) - part.sum()] for part in (own, rest)]
+        return float(fisher_exact(table).pvalue) if len(rest) else 1.0
+    if min(len(own), len(rest)) < 2 or not (own.std() or rest.std()):
+        return 1.0
+    return float(ttest_ind(own, rest, equal_var=False).pvalue)
 
 
 def slices_of(
@@ -110,14 +131,53 @@ def _quartiles(values: np.ndarray, unit: str) -> pd.Categorical:
 
 
 def confused_pairs(table: pd.DataFrame, count: int = 10) -> list[dict]:
-    """The most frequent wrong predictions: `label`, `prediction`, `rows`, and their `share` of the label's rows."""
-    wrong = table[table["label"] != table["prediction"]]
-    sizes = table["label"].value_counts()
-    pairs = wrong.groupby(["label", "prediction"]).size().sort_values(ascending=False, kind="stable").head(count)
+    """The most frequent wrong predictions: `label`, `prediction`, `rows`, and their `share` of the label's rows.
+
+    Of several labels a text a pair is one that was missed beside one that was given in its text without right; `None`
+    stands where there is no such one, and its share is that of all rows.
+    """
+    wrong, sizes = Counter(), Counter()
+    for label, prediction in zip(map(_as_set, table["label"]), map(_as_set, table["prediction"])):
+        sizes.update(label)
+        if label != prediction:
+            wrong.update((a, b) for a in label - prediction or {None} for b in prediction - label or {None})
+    ranked = sorted(wrong.items(), key=lambda item: (-item[1], str(item[0])))
     return [
-        {"label": label, "prediction": prediction, "rows": int(rows), "share": float(rows / sizes[label])}
-        for (label, prediction), rows in pairs.items()
+        {"label": label, "prediction": prediction, "rows": rows, "share": rows / (sizes[label] or len(table))}
+        for (label, prediction), rows in ranked[:count]
     ]
+
+
+def _as_set(label: str | Iterable[str]) -> set[str]:
+    return {label} if isinstance(label, str) else set(label)
+
+
+def sure_errors(table: pd.DataFrame, thresholds: list[float] | None = None) -> pd.DataFrame:
+    """The wrong rows of a table of predictions, the surest first, with columns that say how sure.
+
+    Args:
+        table: predictions, with `label`, `prediction` and for classes `probability_*`.
+        thresholds: of a multi-label model.
+
+    Returns:
+        rows with `probability`: of the wrong class; of several labels that of the wrong decision that is furthest from
+        its label, which `decision` names; `None` of a regression, whose rows are those furthest off.
+    """
+    columns = [name for name in table.columns if name.startswith("probability_")]
+    if not columns:
+        order = (table["label"] - table["prediction"]).abs().sort_values(ascending=False, kind="stable").index
+        return table.loc[order].assign(probability=None)
+    wrong = table[[_as_set(a) != _as_set(b) for a, b in zip(table["label"], table["prediction"])]]
+    probabilities, names = wrong[columns].to_numpy(), [name.removeprefix("probability_") for name in columns]
+    if isinstance(table["label"].iloc[0], str):
+        wrong, sure = wrong.assign(probability=probabilities.max(-1)), probabilities.max(-1)
+    else:
+        has = np.array([[name in label for name in names] for label in wrong["label"]]).reshape(-1, len(names))
+        off = np.where(reaches(probabilities, thresholds) != has, np.abs(probabilities - has), -1.0)
+        place = off.argmax(-1)
+        chosen = probabilities[np.arange(len(wrong)), place]
+        wrong, sure = wrong.assign(probability=chosen, decision=[names[number] for number in place]), off.max(-1)
+    return wrong.iloc[np.argsort(-sure, kind="stable")]
 
 
 def confident_errors(
@@ -133,17 +193,16 @@ def confident_errors(
         table: predictions, with `text`, perhaps `text_pair`, `label`, `prediction` and `probability_*`.
         classifier: that made them.
         baseline: trained on the rows of `train`; `None` leaves out similar texts.
-        train: `text` (of a pair both) and `label` (a name).
+        train: `text` (of a pair both) and `label` (a name, names or a number).
         count: errors.
 
     Returns:
-        `example_id`, `text` (of a pair with the second behind a line), `label`, `prediction`, `probability` of it,
-        `pieces` (the first 80 tokens), all `probabilities`, and the `similar` training texts with their labels.
+        `example_id`, `text` (of a pair with the second behind a line), `label`, `prediction`, `probability` and
+        `decision` as in `sure_errors`, `pieces` (the first 80 tokens), all `probabilities`, and the `similar` training
+        texts with their labels.
     """
     columns = [name for name in table.columns if name.startswith("probability_")]
-    wrong = table[table["label"] != table["prediction"]]
-    confidence = wrong[columns].max(axis=1)
-    wrong = wrong.loc[confidence.sort_values(ascending=False, kind="stable").index[:count]]
+    wrong = sure_errors(table, classifier.model.config.thresholds).head(count)
     pairs = "text_pair" in table
     texts = list(zip(wrong["text"], wrong["text_pair"])) if pairs else wrong["text"].tolist()
     neighbours = baseline.similar(texts) if baseline is not None and texts else [[]] * len(texts)
@@ -154,9 +213,10 @@ def confident_errors(
             {
                 "example_id": int(row["example_id"]),
                 "text": "\n".join(text) if pairs else text,
-                "label": row["label"],
-                "prediction": row["prediction"],
-                "probability": float(row[columns].max()),
+                "label": _listed(row["label"]),
+                "prediction": _listed(row["prediction"]),
+                "probability": None if row["probability"] is None else float(row["probability"]),
+                **({"decision": row["decision"]} if "decision" in wrong else {}),
                 "pieces": classifier.tokenizer.tokenize(" ".join(cleaned))[:_SHOWN_PIECES],
                 "probabilities": {name.removeprefix("probability_"): float(row[name]) for name in columns},
                 "similar": [
@@ -168,6 +228,10 @@ def confident_errors(
     return errors
 
 
+def _listed(label: str | float | Iterable[str]) -> str | float | list[str]:
+    return label if isinstance(label, str | float) else list(label)
+
+
 def run_probes(path: str, classifier: TextClassifier) -> list[dict]:
     """Runs the texts of a small file through the model.
 
@@ -175,7 +239,8 @@ def run_probes(path: str, classifier: TextClassifier) -> list[dict]:
     within which texts should get the same answer; a line that begins with `#` is a comment.
 
     Returns:
-        `group`, `text`, `prediction`, `probability` and `expected` (a label or `None`).
+        `group`, `text`, `prediction`, `probability`, `expected` (a label or `None`) and `right`: whether that is the
+        prediction, or one of several labels; `None` where none was expected.
 
     Raises:
         FileNotFoundError: no such file.
@@ -195,5 +260,7 @@ def run_probes(path: str, classifier: TextClassifier) -> list[dict]:
             expected, text = None, line
         probes.append({"group": group, "text": text, "expected": expected})
     for probe, answer in zip(probes, classifier.predict([probe["text"] for probe in probes])):
-        probe |= {"prediction": answer.label, "probability": answer.score}
+        given = answer.label if isinstance(answer.label, tuple) else (answer.label,)
+        right = None if probe["expected"] is None else probe["expected"] in given
+        probe |= {"prediction": answer.label, "probability": answer.score, "right": right}
     return probes

@@ -1,26 +1,32 @@
 """The simple model that an encoder has to beat."""
 
+import warnings
+
 import numpy as np
 from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
 
+from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.text import clean
 
 _CJK_SHARE = 0.2  # of all characters, from which on words are not parted by blanks
 
 
 class TfidfClassifier:
-    """TF-IDF of words and pairs of words with logistic regression, of a single-label task.
+    """TF-IDF of words and pairs of words with logistic regression; of numbers with ridge regression.
 
     It answers like `TextClassifier`, so that `score_reported` takes it.
 
     Args:
-        num_labels: classes.
+        num_labels: classes; 1 for a regression.
+        problem_type: `single_label_classification`, `multi_label_classification` (a logistic regression a label) or
+            `regression`.
         analyzer: `word`, or `char` for characters and pairs of them; `None` takes `char` for Chinese and Japanese.
         cleaning: steps of `bertcls.text`.
         min_df: texts that a word must stand in.
-        C: inverse strength of the L2 penalty.
+        C: inverse strength of the L2 penalty; that of a ridge regression is 10 / C.
         class_weight: `balanced` or `None`, in scikit-learn's sense.
     """
 
@@ -28,22 +34,32 @@ class TfidfClassifier:
         self,
         num_labels: int,
         *,
+        problem_type: str = SINGLE_LABEL,
         analyzer: str | None = None,
         cleaning: list[str] | None = None,
         min_df: int = 2,
         C: float = 10.0,
         class_weight: str | None = None,
     ):
-        self.num_labels, self.analyzer, self.cleaning, self.min_df = num_labels, analyzer, cleaning, min_df
+        self.num_labels, self.problem_type = num_labels, problem_type
+        self.analyzer, self.cleaning, self.min_df = analyzer, cleaning, min_df
         self.regression = LogisticRegression(C=C, max_iter=2000, class_weight=class_weight)
+        if problem_type == MULTI_LABEL:
+            self.regression = OneVsRestClassifier(self.regression)
+        elif problem_type == REGRESSION:
+            self.regression = Ridge(alpha=10 / C)
 
     def fit(self, texts: list[str | tuple[str, str]], labels: np.ndarray | list[int]) -> "TfidfClassifier":
         """Learns from texts or pairs.
 
+        Args:
+            texts: of train.
+            labels: class numbers or values `[texts]`, or of several labels 0 and 1 `[texts, num_labels]`.
+
         Raises:
             ValueError: no word stands in `min_df` texts, or there is one class only.
         """
-        if len(set(labels)) < 2:
+        if self.problem_type != REGRESSION and len(np.unique(labels, axis=0)) < 2:
             raise ValueError(
                 f"Found one class in {len(texts)} training texts; expected two or more. Add rows of others."
             )
@@ -54,7 +70,9 @@ class TfidfClassifier:
         )
         try:
             self.matrix = self.vectorizer.fit_transform(read)
-            self.regression.fit(self.matrix, labels)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Label not .* is present in all")  # a label that none has
+                self.regression.fit(self.matrix, labels)
         except ValueError as error:
             raise ValueError(
                 f"Found no words to count in {len(texts)} training texts ({error}); expected words that stand in "
@@ -63,9 +81,11 @@ class TfidfClassifier:
         return self
 
     def probabilities(self, texts: list[str | tuple[str, str]], *, progress: bool = False) -> np.ndarray:
-        """Probabilities `[texts, num_labels]`; 0 for a class that no training text has."""
-        result = np.zeros((len(texts), self.num_labels))
+        """Probabilities `[texts, num_labels]`, 0 for a class that no training text has; values of a regression."""
         counted = self.vectorizer.transform(cleaned_texts(texts, self.cleaning))
+        if self.problem_type == REGRESSION:
+            return self.regression.predict(counted)[:, None]
+        result = np.zeros((len(texts), self.num_labels))
         result[:, self.regression.classes_] = self.regression.predict_proba(counted)
         return result
 

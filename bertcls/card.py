@@ -12,6 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, StrictUndefined
 
 from bertcls.files import file_format
+from bertcls.findings import format_p
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 CARD = "README.md"
@@ -41,6 +42,7 @@ _SHOWN = (  # of the facts, apart from the task; the others hold texts of the da
     "baselines",
     "calibration",
     "slices",
+    "measure",
     "stock",
 )
 _FEW_ROWS = 30  # of a label: its own score says little
@@ -101,6 +103,7 @@ def write_card(facts: dict, run_dir: str, *, repo_id: str | None = None, languag
     contract = model.get("contract") or {}
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
     environment.filters |= {"cell": _cell, "number": _number, "minutes": _minutes}
+    environment.filters["p"] = lambda value: format_p(value).removeprefix("= ")
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         repo_id=repo_id,
         name=repo_id.split("/")[-1],
@@ -122,8 +125,9 @@ def write_card(facts: dict, run_dir: str, *, repo_id: str | None = None, languag
         scores=_with_gaps(facts["scores"]),
         score_rows=_score_rows(facts["scores"], task["problem_type"]),
         baselines=facts.get("baselines") or [],
-        calibration=facts.get("calibration"),
+        calibration=_with_gaps(facts.get("calibration") or {}),
         slices=facts.get("slices") or [],
+        measure=facts.get("measure", "accuracy"),
         audit=[line.replace("```", "'''") for line in (facts.get("audit") or {}).get("lines", [])],
         arguments={
             name: value for name, value in arguments.items() if not name.endswith("token") and value is not None
@@ -242,18 +246,17 @@ def _limits(facts: dict, data_name: str, from_scratch: bool) -> list[str]:
             f"{_count(tested).capitalize()} leave its {name} on rows of this kind between {low:.4f} and {high:.4f} "
             "(95 % interval)."
         )
-    if kind == SINGLE_LABEL:
-        baselines = facts.get("baselines") or []
-        unbeaten = [row["name"] for row in baselines if not row["beaten"]]
-        if unbeaten:
-            found.append(f"On these rows it does not beat {' and '.join(unbeaten)} beyond noise.")
-        elif not baselines:
-            found.append("It was not compared with a simple model.")
+    baselines = facts.get("baselines") or []
+    unbeaten = [row["name"] for row in baselines if not row["beaten"]]
+    if unbeaten:
+        found.append(f"On these rows it does not beat {' and '.join(unbeaten)} beyond noise.")
+    elif not baselines:
+        found.append("It was not compared with a simple model.")
     if few := _rare_labels(task, tested):
         found.append(f"Labels with few tested rows, whose own scores say little: {few}.")
     if weak := [row for row in facts.get("slices") or [] if row["differs"]]:
-        groups = "; ".join(f"{row['slice']}, {row['group']}: {row['accuracy']:.4f} of {row['rows']}" for row in weak)
-        found.append(f"Its accuracy differs beyond noise between groups of rows: {groups}.")
+        groups = "; ".join(f"{row['slice']}, {row['group']}: {row['score']:.4f} of {row['rows']}" for row in weak)
+        found.append(f"Its {facts.get('measure', 'accuracy')} differs beyond noise between groups of rows: {groups}.")
     if facts.get("calibration"):
         found.append(
             "Its probabilities are calibrated on held-out rows of this data alone; on other texts it may be surer "

@@ -149,12 +149,13 @@ def draw_confusion(matrix: list[list[int]], names: list[str], path: Path) -> Non
         bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
 
 
-def draw_reliability(bins: list[dict], path: Path) -> None:
+def draw_reliability(bins: list[dict], path: Path, *, decisions: bool = False) -> None:
     """How often answers of a confidence are right, with 95 % intervals, beside how often they should be; rows below.
 
     Args:
         bins: `low`, `high`, `rows`, `confidence` (mean) and `accuracy`; empty ones may be there or not.
         path: the PNG.
+        decisions: the bins are of probabilities of labels, each label of each text, and not of answers.
     """
     bins = [row for row in bins if row["rows"]]
     with _figure(path, _WIDTH, 6.2) as figure:
@@ -162,10 +163,10 @@ def draw_reliability(bins: list[dict], path: Path) -> None:
         start = min((row["low"] for row in bins), default=0)
         lows, accuracies = [row["low"] for row in bins], [row["accuracy"] for row in bins]
         widths = [row["high"] - row["low"] for row in bins]
-        bars = upper.bar(
-            lows, accuracies, widths, align="edge", color="#cfe3f1", ec="white", label="accuracy of a bin"
-        )
-        (diagonal,) = upper.plot([start, 1], [start, 1], "--", color=_GREY, label="as right as it is sure")
+        found, ideal = ("share", "as often as it says") if decisions else ("accuracy", "as right as it is sure")
+        label = f"{found} of a bin"
+        bars = upper.bar(lows, accuracies, widths, align="edge", color="#cfe3f1", ec="white", label=label)
+        (diagonal,) = upper.plot([start, 1], [start, 1], "--", color=_GREY, label=ideal)
         for row in bins:
             low, high = wilson_interval(round(row["accuracy"] * row["rows"]), row["rows"])
             upper.plot([row["confidence"]] * 2, [low, high], color=_COLOURS[0], linewidth=1.2)
@@ -175,8 +176,10 @@ def draw_reliability(bins: list[dict], path: Path) -> None:
         size = 9.5 if len(bins) <= 8 else 8
         lower.bar_label(counts, [f"{row['rows']:,}" for row in bins], padding=1, fontsize=size)
         lower.margins(y=0.25)
-        upper.set(ylabel="accuracy", ylim=(0, 1.02), xlim=(start, 1))
-        lower.set(xlabel="confidence: probability of the predicted class", ylabel="rows")
+        called = "share that has the label" if decisions else "accuracy"
+        upper.set(ylabel=called, ylim=(0, 1.02), xlim=(start, 1))
+        what = "probability of a label" if decisions else "confidence: probability of the predicted class"
+        lower.set(xlabel=what, ylabel="labels of texts" if decisions else "rows")
         lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         figure.legend(handles=[bars, points, diagonal], loc="outside upper center")
 

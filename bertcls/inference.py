@@ -170,7 +170,7 @@ class TextClassifier:
                 "of one label a text. Leave it out."
             )
         logits, windows_of = self._run(texts, windows=windows, progress=progress)
-        answers = [self.answer(row) for row in self._to_probabilities(logits)]
+        answers = [self.answer(row) for row in self.to_probabilities(logits)]
         if abstain_below is not None:
             answers = [answer if answer.score >= abstain_below else replace(answer, label=None) for answer in answers]
         if not windows:
@@ -197,9 +197,10 @@ class TextClassifier:
 
         Of a regression it gives the values `[texts, 1]`.
         """
-        return self._to_probabilities(self.logits(texts, progress=progress))
+        return self.to_probabilities(self.logits(texts, progress=progress))
 
-    def _to_probabilities(self, logits: np.ndarray) -> np.ndarray:
+    def to_probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """What `probabilities` gives, from `logits` `[..., num_labels]`."""
         logits = logits.astype(np.float64)
         if self.model.config.problem_type == REGRESSION:
             return logits
@@ -227,7 +228,7 @@ class TextClassifier:
         Those of a window are what the head says of it alone.
         """
         logits, windows_of = self._run(self._checked(texts), windows=True, progress=progress)
-        return self._to_probabilities(logits), [self._to_probabilities(rows) for rows, _ in windows_of]
+        return self.to_probabilities(logits), [self.to_probabilities(rows) for rows, _ in windows_of]
 
     def _run(
         self, texts: list[Text], *, windows: bool = False, progress: bool = False
@@ -277,7 +278,7 @@ class TextClassifier:
         self, text: Text, logits: np.ndarray, spans: list[tuple[int, int]]
     ) -> tuple[WindowPrediction, ...]:
         cleaned = clean(text if isinstance(text, str) else text[1], self.model.config.cleaning)
-        answers = [self.answer(row) for row in self._to_probabilities(logits)]
+        answers = [self.answer(row) for row in self.to_probabilities(logits)]
         return tuple(
             WindowPrediction(start, end, cleaned[start:end], answer.label, answer.score, answer.probabilities)
             for (start, end), answer in zip(spans, answers)

@@ -9,7 +9,7 @@ import evaluate
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
-from scipy.stats import binom
+from scipy.stats import binom, permutation_test, t
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from transformers import EvalPrediction
 
@@ -172,7 +172,7 @@ def make_compute_metrics(
             return metric.compute(predictions=logits[:, 0], references=labels)
         if problem_type == MULTI_LABEL:
             scores = metric.compute(predictions=(logits >= 0).astype(np.int64), references=labels.astype(np.int64))
-            loss = float(np.mean(np.logaddexp(0, logits.astype(np.float64)) - labels * logits))
+            loss = multi_label_loss(logits, labels)
         else:
             scores, loss = metric.compute(predictions=logits.argmax(-1), references=labels), log_loss(logits, labels)
         return {name: scores[name] for name in kept} | {"log_loss": loss}
@@ -219,6 +219,15 @@ def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(log_sum - logits[np.arange(len(labels)), labels]))
 
 
+def multi_label_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean negative log-probability of the right decisions, in nats; both `[examples, num_labels]`, labels 0 or 1.
+
+    >>> round(multi_label_loss(np.array([[0.0, 0.0]]), np.array([[1, 0]])), 4)
+    0.6931
+    """
+    return float(np.mean(np.logaddexp(0, logits.astype(np.float64)) - labels * logits))
+
+
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of a share such as an accuracy (Wilson, 1927), right also near 0 and 1 and for few trials.
 
@@ -250,24 +259,38 @@ def correlation_interval(correlation: float, trials: int, confidence: float = 0.
     return math.tanh(centre - half), math.tanh(centre + half)
 
 
+def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a mean by Student's t; without an end for fewer than 2 values.
+
+    >>> [round(bound, 3) for bound in mean_interval(np.array([1.0, 2.0, 3.0, 4.0]))]
+    [0.446, 4.554]
+    """
+    if len(values) < 2:
+        return -math.inf, math.inf
+    half = t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The temperature that makes the probabilities of held-out rows most likely (Guo et al., 2017).
 
-    The most probable class stays the same. Between 0.2 and 10; 1 where no row is wrong, since any rise of confidence
-    would then seem right.
+    The most probable class stays the same, and of several labels which of them have 0.5 or more. Between 0.2 and 10;
+    1 where no row is wrong, since any rise of confidence would then seem right.
 
     Args:
         logits: `[examples, num_labels]`, of examples that the model was not trained on.
-        labels: class numbers `[examples]`.
+        labels: class numbers `[examples]`, or of a multi-label task 0 and 1 `[examples, num_labels]`.
 
     >>> sure = np.array([[2.0, -2.0]] * 10)  # 98 % sure each time, right 7 times of 10
     >>> round(fit_temperature(sure, np.array([0] * 7 + [1] * 3)), 2)
     4.72
     """
-    if (logits.argmax(-1) == labels).all():
+    multi_label = labels.ndim == 2
+    loss = multi_label_loss if multi_label else log_loss
+    if ((logits >= 0) == labels).all() if multi_label else (logits.argmax(-1) == labels).all():
         return 1.0
     found = minimize_scalar(
-        lambda power: log_loss(logits / math.exp(power), labels),
+        lambda power: loss(logits / math.exp(power), labels),
         bounds=(math.log(0.2), math.log(10)),
         method="bounded",
         options={"xatol": 1e-4},
@@ -275,23 +298,22 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(math.exp(found.x))
 
 
-def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> tuple[float, list[dict]]:
-    """Expected calibration error of the most probable class (Naeini et al., 2015), and its bins.
+def calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> tuple[float, list[dict]]:
+    """Expected calibration error (Naeini et al., 2015), and its bins.
 
     Args:
-        probabilities: `[examples, num_labels]`.
-        labels: class numbers `[examples]`.
+        confidence: probabilities `[answers]`.
+        right: `[answers]`, whether what had the probability is true.
         bins: of equal width, from 0 to 1.
 
     Returns:
-        the mean over examples of |accuracy - confidence| of their bin; and of each bin that has examples `low`,
-        `high`, `rows`, `confidence` and `accuracy`.
+        the mean over answers of |accuracy - confidence| of their bin; and of each bin that has answers `low`, `high`,
+        `rows`, `confidence` and `accuracy`.
 
-    >>> error, found = calibration(np.array([[0.9, 0.1], [0.8, 0.2]]), np.array([0, 1]), bins=1)
+    >>> error, found = calibration(np.array([0.9, 0.8]), np.array([True, False]), bins=1)
     >>> round(error, 3), found[0]["rows"], found[0]["accuracy"]
     (0.35, 2, 0.5)
     """
-    confidence, right = probabilities.max(-1), probabilities.argmax(-1) == labels
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     found = [
         {
@@ -303,7 +325,7 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -
         }
         for number in np.unique(place).tolist()
     ]
-    return sum(row["rows"] * abs(row["accuracy"] - row["confidence"]) for row in found) / len(labels), found
+    return sum(row["rows"] * abs(row["accuracy"] - row["confidence"]) for row in found) / len(right), found
 
 
 def coverage(confidence: np.ndarray, right: np.ndarray) -> list[dict]:
@@ -344,3 +366,22 @@ def mcnemar(one: np.ndarray, other: np.ndarray) -> float:
     wins, losses = int(((one == 1) & (other == 0)).sum()), int(((one == 0) & (other == 1)).sum())
     trials, fewer = wins + losses, min(wins, losses)
     return min(1.0, 2 * float(binom.cdf(fewer, trials, 0.5)))
+
+
+def paired_permutation(one: np.ndarray, other: np.ndarray) -> float:
+    """How often the means of two models' scores of the same rows would differ this much if the models were alike.
+
+    The models are swapped at random in each row, 9,999 times (all ways of it for few rows).
+
+    >>> paired_permutation(np.array([1.0, 2.0, 3.0]), np.array([2.0, 3.0, 4.0]))  # 2 of 8 ways
+    0.25
+    """
+    found = permutation_test(
+        (one, other),
+        lambda a, b, axis: (a - b).mean(axis),
+        permutation_type="samples",
+        vectorized=True,
+        batch=100,
+        rng=np.random.default_rng(0),
+    )
+    return float(found.pvalue)

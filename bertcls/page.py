@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from bertcls.findings import format_p
 from bertcls.modeling import MULTI_LABEL, REGRESSION
 
 PAGE = "report.html"
@@ -78,7 +79,7 @@ def write_page(facts: dict, folder: Path) -> Path:
         "percent": _percent,
         "count": _count,
         "probability": _probability,
-        "p_value": _p_value,
+        "p_value": lambda value: format_p(value).removeprefix("= ") if _known(value) else "–",
         "value": _value,
         "command": _command,
         "plain": _plain,
@@ -101,6 +102,8 @@ def _context(facts: dict, figures: dict) -> dict:
         main, called = "pearson", "Pearson's correlation"
     elif kind == MULTI_LABEL:
         called = "texts with exactly the right labels"
+    measured = "test_mae" if kind == REGRESSION else "test_accuracy"  # what baselines and slices show
+    encoder = {key: scores.get(f"{measured}{end}") for key, end in (("score", ""), ("low", "_low"), ("high", "_high"))}
     names = list(task.get("labels") or [])
     per_class = [
         {"number": number, "name": name} | {key: scores[f"test_{key}_{name}"] for key in _PER_CLASS}
@@ -136,7 +139,11 @@ def _context(facts: dict, figures: dict) -> dict:
         "before_after": before_after,
         "audit": audit,
         "figures": figures,
-        "axes": {key: _axis(facts.get(key) or [], scores) for key in ("baselines", "slices")},
+        "encoder": encoder,
+        "measure": facts.get("measure", "accuracy"),
+        "short": "error" if kind == REGRESSION else "accuracy",  # in the head of a column
+        "several": kind == MULTI_LABEL,
+        "axes": {key: _axis([encoder, *facts[key]]) for key in ("baselines", "slices") if facts.get(key)},
         "slices": [(name, list(parts)) for name, parts in groupby(facts.get("slices") or [], itemgetter("slice"))],
         **{key: facts.get(key) or [] for key in ("baselines", "confusions", "errors")},
         **{key: facts.get(key) or {} for key in ("source", "run", "arguments", "model")},
@@ -163,25 +170,21 @@ def _groups(probes: list[dict]) -> list[dict]:
     for number in dict.fromkeys(probe["group"] for probe in probes):
         members = [probe for probe in probes if probe["group"] == number]
         free = all(probe.get("expected") is None for probe in members)
-        groups.append(
-            {
-                "number": number,
-                "probes": members,
-                "apart": free and len({probe["prediction"] for probe in members}) > 1,
-            }
-        )
+        free = free and not any(isinstance(probe["prediction"], float) for probe in members)
+        answers = {str(probe["prediction"]) for probe in members}
+        groups.append({"number": number, "probes": members, "apart": free and len(answers) > 1})
     return groups
 
 
-def _axis(rows: list[dict], scores: dict) -> tuple[float, float]:
-    """Ends of a line that holds the intervals of all rows and of the score, at whole tenths.
+def _axis(rows: list[dict]) -> tuple[float, float]:
+    """Ends of a line that holds the intervals of all rows, at whole tenths, tens and so on.
 
-    >>> _axis([{"low": 0.71, "high": 0.8}], {"test_accuracy_low": 0.83, "test_accuracy_high": 0.87})
-    (0.7, 0.9)
+    >>> _axis([{"low": 0.71, "high": 0.8}, {"low": 0.83, "high": 0.87}]), _axis([{"low": 3.0, "high": 16.0}])
+    ((0.7, 0.9), (0.0, 20.0))
     """
-    lows = [*(row["low"] for row in rows), scores.get("test_accuracy_low", 1.0)]
-    highs = [*(row["high"] for row in rows), scores.get("test_accuracy_high", 0.0)]
-    return math.floor(min(lows) * 10) / 10, math.ceil(max(highs) * 10) / 10
+    low, high = min(row["low"] for row in rows), max(row["high"] for row in rows)
+    step = 10.0 ** math.ceil(math.log10(max(high - low, 1e-6)) - 0.7)
+    return round(math.floor(low / step) * step, 9), round(math.ceil(high / step) * step, 9)
 
 
 def _figure(path: Path) -> dict:
@@ -221,14 +224,10 @@ def _probability(value: float | None) -> str:
     return "> 0.999" if 0.9995 <= value < 1 else "< 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
-def _p_value(value: float | None) -> str:
-    if not _known(value):
-        return "–"
-    return "< 0.0001" if value < 0.0001 else f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
-
-
 def _plain(value: object) -> str:
-    """A label, or a list of them."""
+    """A label, a list of them, or none."""
+    if value is None:
+        return "–"
     if isinstance(value, float):
         return f"{value:.4g}"
     return ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)

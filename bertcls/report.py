@@ -16,11 +16,11 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from bertcls.analysis import confident_errors, confused_pairs, run_probes, slice_scores, slices_of
+from bertcls.analysis import run_probes
 from bertcls.audit import AUDIT, format_audit
-from bertcls.baseline import TfidfClassifier, cleaned_texts
+from bertcls.baseline import cleaned_texts
 from bertcls.card import write_card
-from bertcls.data import draw_rows, label_array, label_names_of, label_shares, problem_type_of
+from bertcls.data import label_array, label_names_of, label_shares, problem_type_of
 from bertcls.figures import (
     draw_before_after,
     draw_confusion,
@@ -31,26 +31,23 @@ from bertcls.figures import (
     draw_shares,
 )
 from bertcls.files import warn
+from bertcls.findings import gather_findings, headline
 from bertcls.inference import TextClassifier, reaches, texts_of
 from bertcls.metrics import (
     ClassificationMetric,
     MultiLabelMetric,
     RegressionMetric,
-    calibration,
     correlation_interval,
-    coverage,
-    mcnemar,
+    mean_interval,
     wilson_interval,
 )
-from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bertcls.modeling import MULTI_LABEL, REGRESSION
 from bertcls.page import write_page
 from bertcls.stock import STOCK, export_stock
-from bertcls.tokenization import count_windows
 
 REPORT = "report"  # folder of a run; all test scores can be recomputed from the predictions in it
 RESULTS, PREDICTIONS, RECORD = f"{REPORT}/metrics.json", f"{REPORT}/predictions.parquet", "run.json"
 _STOCK_TEXTS = 16  # of the reported rows, on which the stock export is compared, in fp64
-_TFIDF_ROWS = 100_000  # of train at most: beyond, logistic regression takes minutes
 _CONTRACT = (  # of the configuration: what turns a raw text into an answer
     "cleaning",
     "max_length",
@@ -97,7 +94,8 @@ def score_reported(
         progress: show a progress bar.
 
     Returns:
-        `test_*`: the scores of the task's metric, and the 95 % interval of the accuracy, or of Pearson's correlation.
+        `test_*`: the scores of the task's metric, and the 95 % interval of the accuracy, or of Pearson's correlation
+        and the mean absolute error.
     """
     if windows:
         probabilities, windows_of = classifier.probabilities_with_windows(texts_of(dataset), progress=progress)
@@ -125,6 +123,7 @@ def score_reported(
     scores = metric.compute(predictions=predictions, references=labels)
     if kind == REGRESSION:
         scores["pearson_low"], scores["pearson_high"] = correlation_interval(scores["pearson"], len(labels))
+        scores["mae_low"], scores["mae_high"] = mean_interval(np.abs(predictions - labels))
     else:
         right = round(scores["accuracy"] * len(labels))
         scores["accuracy_low"], scores["accuracy_high"] = wilson_interval(right, len(labels))
@@ -209,14 +208,14 @@ def write_report(
         encoder: what the model started from.
         from_scratch: its architecture alone, with random weights.
         source: `dataset`, `config` and `files`, for the record.
-        probes: file for `bertcls.run_probes`, of a single-label task.
+        probes: file for `bertcls.run_probes`.
         figures: draw figures and the page.
         windows: as in `score_reported`.
         progress: show a progress bar.
 
     Returns:
         the content of `metrics.json`: `headline`, `scores`, `task`, `source`, `model`, `arguments`, `run`, `audit`,
-        `stock`; for a single-label task also `baselines`, `calibration`, `slices`, `confusions`, `errors`, `probes`.
+        `stock`, what `gather_findings` gives, and `probes`.
     """
     test, folder = splits["test"], Path(run_dir, REPORT)
     scores = results | score_reported(classifier, test, run_dir=run_dir, windows=windows, progress=progress)
@@ -251,15 +250,13 @@ def write_report(
     write_metrics(facts, run_dir=run_dir)  # whatever happens to the rest
     texts = cleaned_texts(texts_of(test), config.cleaning)
     tokens = _token_counts(texts, classifier.tokenizer)
-    if config.problem_type == SINGLE_LABEL:
-        facts |= _single_label_facts(classifier, splits, pd.read_parquet(Path(run_dir, PREDICTIONS)), texts, tokens)
-        if probes is not None and config.pair_truncation is not None:
-            warn("--probes holds single texts, and this model reads pairs; they are left out.")
-        elif probes is not None:
-            facts["probes"] = run_probes(probes, classifier)
-        facts["headline"] = _headline(scores, facts["baselines"])
-    else:
-        facts["headline"] = describe_scores(scores)
+    table = pd.read_parquet(Path(run_dir, PREDICTIONS))
+    facts |= gather_findings(classifier, splits, table, texts, tokens)
+    facts["headline"] = headline(scores["test_mae" if config.problem_type == REGRESSION else "test_accuracy"], facts)
+    if probes is not None and config.pair_truncation is not None:
+        warn("--probes holds single texts, and this model reads pairs; they are left out.")
+    elif probes is not None:
+        facts["probes"] = run_probes(probes, classifier)
     try:
         facts["stock"] = export_stock(run_dir, str(Path(run_dir, STOCK)), texts_of(test)[:_STOCK_TEXTS])
     except (OSError, ValueError) as error:  # the run is whole without it
@@ -288,80 +285,6 @@ def describe_report(facts: dict, *, run_dir: str) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
-def _single_label_facts(
-    classifier: TextClassifier, splits: DatasetDict, table: pd.DataFrame, texts: list[str], tokens: list[int]
-) -> dict:
-    """What the table of predictions tells beyond its scores; `texts` are cleaned, `tokens` their numbers of tokens."""
-    config = classifier.model.config
-    train = draw_rows(splits["train"], _TFIDF_ROWS, seed=0)
-    names, labels = label_names_of(train), label_array(splits["test"])
-    right = (table["label"] == table["prediction"]).to_numpy()
-    probabilities = table[[f"probability_{name}" for name in names]].to_numpy()
-    most = int(np.bincount(label_array(splits["train"]), minlength=len(names)).argmax())
-    baselines = [_baseline(f"the majority label ({names[most]})", labels == most, right)]
-    try:
-        tfidf = TfidfClassifier(len(names), cleaning=config.cleaning).fit(texts_of(train), label_array(train))
-    except ValueError as error:
-        warn(f"No TF-IDF beside the encoder: {error}")
-        tfidf = None
-    else:
-        simple = tfidf.probabilities(texts_of(splits["test"])).argmax(-1) == labels
-        cut = f" ({len(train):,} of {len(splits['train']):,} rows)" if len(train) < len(splits["train"]) else ""
-        baselines.append(_baseline(f"TF-IDF with logistic regression{cut}", simple, right))
-    shown = ["\n".join(text) if isinstance(text, tuple) else text for text in texts_of(train)]
-    frame = pd.DataFrame({"text": shown, "label": np.array(names)[label_array(train)]})
-    error, bins = calibration(probabilities, labels)
-    raw = probabilities**config.temperature  # as without it, up to a factor
-    train_texts = cleaned_texts(texts_of(splits["train"]), config.cleaning)
-    one_window = config.truncation != "none" or config.pair_truncation is not None
-    windows = [
-        1 if one_window else count_windows(n, max_length=config.max_length, overlap=config.overlap) for n in tokens
-    ]
-    return {
-        "baselines": baselines,
-        "calibration": {
-            "temperature": config.temperature,
-            "ece_before": calibration(raw / raw.sum(-1, keepdims=True), labels)[0],
-            "ece": error,
-            "bins": bins,
-            "coverage": coverage(probabilities.max(-1), right),
-        },
-        "slices": slice_scores(right, slices_of(texts, tokens, windows, train_texts)),
-        "confusions": confused_pairs(table),
-        "errors": confident_errors(table, classifier, tfidf, frame),
-    }
-
-
-def _baseline(name: str, simple: np.ndarray, right: np.ndarray) -> dict:
-    """A simple model beside the encoder, whose answers are `right` or not, on the same rows."""
-    low, high = wilson_interval(int(simple.sum()), len(simple))
-    p_value = mcnemar(simple, right)
-    return {
-        "name": name,
-        "accuracy": float(simple.mean()),
-        "low": low,
-        "high": high,
-        "p_value": p_value,
-        "beaten": bool(right.mean() > simple.mean() and p_value < 0.05),
-    }
-
-
-def _headline(scores: dict, baselines: list[dict]) -> str:
-    """Whether the encoder is worth its cost: the first line of the report.
-
-    >>> _headline({"test_accuracy": 0.9}, [{"name": "TF-IDF", "accuracy": 0.89, "p_value": 0.4, "beaten": False}])
-    'Warning: the encoder (0.9000) does not beat TF-IDF (0.8900, McNemar p = 0.4) beyond noise.'
-    """
-    unbeaten = [row for row in baselines if not row["beaten"]]
-    if not unbeaten:
-        others = " and ".join(f"{row['name']} ({row['accuracy']:.4f})" for row in baselines)
-        return f"The encoder ({scores['test_accuracy']:.4f}) beats {others} beyond noise."
-    others = " and ".join(
-        f"{row['name']} ({row['accuracy']:.4f}, McNemar p = {row['p_value']:.2g})" for row in unbeaten
-    )
-    return f"Warning: the encoder ({scores['test_accuracy']:.4f}) does not beat {others} beyond noise."
-
-
 def _token_counts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens of each text without special ones, a thousand texts at a time."""
     counts: list[int] = []
@@ -386,8 +309,10 @@ def _draw(facts: dict, trainer: Trainer, folder: Path, *, test_tokens: list[int]
     if any(name.startswith("before_") for name in facts["scores"]):
         draw_before_after(facts["scores"], folder / "before_after.png")
     if "calibration" in facts:
+        decisions = facts["task"]["problem_type"] == MULTI_LABEL
+        draw_reliability(facts["calibration"]["bins"], folder / "reliability.png", decisions=decisions)
+    if "coverage" in facts.get("calibration", {}):
         draw_confusion(facts["scores"]["test_confusion_matrix"], facts["task"]["labels"], folder / "confusion.png")
-        draw_reliability(facts["calibration"]["bins"], folder / "reliability.png")
         draw_coverage(facts["calibration"]["coverage"], folder / "coverage.png")
 
 

@@ -170,12 +170,11 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
     # 6. Calibrate, save, load afresh, and score the reported split once, from raw text, in fp32
     trained = TextClassifier.from_trainer(trainer)
-    if multi_label:
-        probabilities = trained.probabilities(texts_of(splits["validation"]))
-        trained.model.config.thresholds = tune_thresholds(probabilities, label_array(splits["validation"]))
-    elif kind == "single_label_classification":
-        logits = trained.logits(texts_of(splits["validation"]))
-        trained.model.config.temperature = fit_temperature(logits, label_array(splits["validation"]))
+    if kind != "regression":
+        logits, labels = trained.logits(texts_of(splits["validation"])), label_array(splits["validation"])
+        trained.model.config.temperature = fit_temperature(logits, labels)
+        if multi_label:  # at the probabilities that the temperature gives
+            trained.model.config.thresholds = tune_thresholds(trained.to_probabilities(logits), labels)
     trainer.save_model(args.run_dir)
     if trainer.is_world_process_zero():
         texts, pushed = texts_of(splits["test"])[:64], args.hub is not None

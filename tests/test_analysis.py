@@ -17,9 +17,10 @@ from bertcls import (
     run_probes,
     slice_scores,
     slices_of,
+    sure_errors,
     tokenize_windows,
 )
-from bertcls.report import _baseline, _headline
+from bertcls.findings import beside, headline
 
 # ------------------------------------------------------------------------------------------------ calibration
 
@@ -41,13 +42,18 @@ def test_a_fitted_temperature_never_makes_validation_less_likely_and_stays_in_bo
         temperature = fit_temperature(logits, labels)
         assert log_loss(logits / temperature, labels) <= log_loss(logits, labels) + 1e-9
         assert 0.2 <= temperature <= 10
+    draw = np.random.default_rng(2)
+    true = draw.normal(size=(20_000, 3))
+    several = (draw.random(true.shape) < 1 / (1 + np.exp(-true))).astype(int)
+    assert fit_temperature(true * 2.5, several) == pytest.approx(2.5, abs=0.1)
     sure = np.array([[9.0, 0.0]] * 5)
     assert fit_temperature(sure, np.zeros(5, int)) == 1.0  # without an error there is nothing to fit to
 
 
 def test_calibration_by_hand():
     probabilities = np.array([[0.95, 0.05], [0.05, 0.95], [0.65, 0.35], [0.62, 0.38], [1.0, 0.0]])
-    error, bins = calibration(probabilities, np.array([0, 0, 0, 1, 0]), bins=10)
+    right = probabilities.argmax(-1) == np.array([0, 0, 0, 1, 0])
+    error, bins = calibration(probabilities.max(-1), right, bins=10)
     assert [(row["low"], row["high"], row["rows"]) for row in bins] == [(0.6, 0.7, 2), (0.9, 1.0, 3)]
     assert [row["accuracy"] for row in bins] == [0.5, pytest.approx(2 / 3)]
     assert [row["confidence"] for row in bins] == pytest.approx([0.635, (0.95 + 0.95 + 1.0) / 3])
@@ -73,7 +79,7 @@ def test_slices_by_hand():
         "even": pd.Categorical(["b", "a"] * 50),
     }
     rows = slice_scores(right, groups)
-    assert [(row["slice"], row["group"], row["rows"], row["accuracy"], row["differs"]) for row in rows] == [
+    assert [(row["slice"], row["group"], row["rows"], row["score"], row["differs"]) for row in rows] == [
         ("negation", "without", 50, 1.0, True),
         ("negation", "with", 50, 0.2, True),
         ("even", "a", 50, 0.6, False),
@@ -126,6 +132,43 @@ def test_confused_pairs_by_hand():
         {"label": "b", "prediction": "a", "rows": 1, "share": 0.5},
         {"label": "c", "prediction": "a", "rows": 1, "share": 1.0},
     ]
+
+
+def test_missed_and_given_labels_are_paired():
+    labels, predictions = [["a", "b"], ["a"], ["b"], [], ["a"]], [["a", "c"], [], ["b"], ["c"], ["c"]]
+    assert confused_pairs(pd.DataFrame({"label": labels, "prediction": predictions})) == [
+        {"label": "a", "prediction": "c", "rows": 1, "share": pytest.approx(1 / 3)},
+        {"label": "a", "prediction": None, "rows": 1, "share": pytest.approx(1 / 3)},
+        {"label": "b", "prediction": "c", "rows": 1, "share": 0.5},
+        {"label": None, "prediction": "c", "rows": 1, "share": 0.2},
+    ]
+
+
+def test_the_surest_wrong_decision_of_several_labels_and_the_furthest_number():
+    table = pd.DataFrame(
+        {
+            "label": [["a"], ["a", "b"], [], ["b"]],
+            "prediction": [["a", "b"], ["b"], ["a", "b"], ["b"]],
+            "probability_a": [0.99, 0.02, 0.3, 0.0],
+            "probability_b": [0.9, 0.99, 0.6, 1.0],
+        }
+    )
+    found = sure_errors(table, thresholds=[0.2, 0.5])
+    assert found.index.tolist() == [1, 0, 2]  # by 0.98, 0.9 and 0.6
+    assert found["decision"].tolist() == ["a", "b", "b"] and found["probability"].tolist() == [0.02, 0.9, 0.6]
+    numbers = pd.DataFrame({"label": [1.0, 2.0, 3.0], "prediction": [1.5, 9.0, 3.0]})
+    assert sure_errors(numbers).index.tolist() == [1, 0, 2] and set(sure_errors(numbers)["probability"]) == {None}
+
+
+def test_slices_of_numbers():
+    values = np.array([1.0, 1.2, 0.8, 1.0, 5.0, 5.2, 4.8, 5.0, 1.1, 0.9])
+    rows = slice_scores(values, {"size": pd.Categorical(["small"] * 4 + ["large"] * 4 + ["small"] * 2)})
+    assert [(row["group"], row["rows"], round(row["score"], 6), row["differs"]) for row in rows] == [
+        ("large", 4, 5.0, True),
+        ("small", 6, 1.0, True),
+    ]
+    assert rows[0]["low"] == pytest.approx(5 - 3.18245 * 0.163299 / 2, rel=1e-5)  # t of 3 degrees of freedom
+    assert not slice_scores(np.array([1.0, 2.0]), {"x": pd.Categorical(["a", "b"])})[0]["differs"]
 
 
 def test_the_surest_errors_come_first_with_similar_training_texts(tokenizer):
@@ -190,6 +233,11 @@ def test_tfidf_learns_words_and_characters():
     assert chinese.probabilities(["好", "差"]).argmax(-1).tolist() == [1, 0]
     pairs = TfidfClassifier(2).fit([("a cat", "a cat"), ("a dog", "a cow")] * 4, [1, 0] * 4)
     assert pairs.similar([("a dog", "cow")], 1)[0][0][0] in (1, 3, 5, 7)
+    several = TfidfClassifier(3, problem_type="multi_label_classification")
+    several.fit(["good film", "dull film", "good song", "dull song"] * 5, np.array([[1, 0, 0], [0, 0, 0]] * 10))
+    assert (several.probabilities(["good", "dull"]) > 0.5).tolist() == [[True, False, False], [False, False, False]]
+    numbers = TfidfClassifier(1, problem_type="regression").fit(["good film", "dull film"] * 5, [9.0, 1.0] * 5)
+    assert numbers.probabilities(["good", "dull"])[:, 0] == pytest.approx([9, 1], abs=2)
     with pytest.raises(ValueError, match="Found one class in 2 training texts"):
         TfidfClassifier(2).fit(["a", "b"], [1, 1])
     with pytest.raises(ValueError, match="Found no words to count in 2 training texts"):
@@ -199,13 +247,13 @@ def test_tfidf_learns_words_and_characters():
 def test_the_headline_warns_where_a_simple_model_is_as_good():
     right = np.array([1] * 90 + [0] * 10, dtype=bool)
     worse = np.array([1] * 60 + [0] * 40, dtype=bool)
-    beaten, equal = _baseline("majority", worse, right), _baseline("TF-IDF", right[::-1], right)
+    beaten, equal = beside("majority", worse, right), beside("TF-IDF", right[::-1], right)
     assert beaten["beaten"] and not equal["beaten"]
-    assert _headline({"test_accuracy": 0.9}, [beaten]) == "The encoder (0.9000) beats majority (0.6000) beyond noise."
-    assert _headline({"test_accuracy": 0.9}, [beaten, equal]).startswith(
-        "Warning: the encoder (0.9000) does not beat TF-IDF"
-    )
-    assert not _baseline("better", np.ones(100, dtype=bool), right)["beaten"]
+    findings = {"measure": "accuracy", "baselines": [beaten]}
+    assert headline(0.9, findings) == "The encoder (accuracy 0.9000) beats majority (0.6000) beyond noise."
+    findings["baselines"].append(equal)
+    assert headline(0.9, findings).startswith("Warning: the encoder (accuracy 0.9000) does not beat TF-IDF")
+    assert not beside("better", np.ones(100, dtype=bool), right)["beaten"]
 
 
 @pytest.mark.parametrize("max_length", [8, 13, 32])

@@ -44,8 +44,8 @@ FACTS = {  # as write_report gives them
     },
     "source": {"dataset": "stanfordnlp/sst2", "config": "default", "revision": "8d51e7e4887a4caaa95b3f", "files": []},
     "baselines": [
-        {"name": "always positive", "accuracy": 0.5092, "low": 0.476, "high": 0.5422, "p_value": 1e-9, "beaten": True},
-        {"name": "TF-IDF", "accuracy": 0.8011, "low": 0.7733, "high": 0.8263, "p_value": 0.00012, "beaten": True},
+        {"name": "always positive", "score": 0.5092, "low": 0.476, "high": 0.5422, "p_value": 1e-9, "beaten": True},
+        {"name": "TF-IDF", "score": 0.8011, "low": 0.7733, "high": 0.8263, "p_value": 0.00012, "beaten": True},
     ],
     "calibration": {
         "temperature": 1.3742,
@@ -62,7 +62,7 @@ FACTS = {  # as write_report gives them
             "slice": "negation",
             "group": "with negation",
             "rows": 212,
-            "accuracy": 0.7311,
+            "score": 0.7311,
             "low": 0.6678,
             "high": 0.7862,
             "differs": True,
@@ -157,7 +157,7 @@ def test_the_numbers_are_those_of_the_facts(tmp_path):
     assert ["reported", "accuracy", "0.8610", "0.8364 to 0.8824"] in rows
     assert ["selection", "accuracy", "0.9071", ""] in rows
     assert ["selection, before training", "accuracy", "0.4932", ""] in rows
-    assert ["TF-IDF", "0.8011", "0.7733 to 0.8263", "0.00012", "yes"] in rows
+    assert ["TF-IDF", "0.8011", "0.7733 to 0.8263", "0.0001", "yes"] in rows
     assert ["negative", "44.0%", "45.0%", "49.1%"] in rows
     assert ["negative", "360", "68"] in rows and ["positive", "53", "391"] in rows
     assert ["negation: with negation", "212", "0.7311", "0.6678 to 0.7862", "yes"] in rows
@@ -169,7 +169,7 @@ def test_the_numbers_are_those_of_the_facts(tmp_path):
         "stanfordnlp/sst2, configuration default, revision 8d51e7e4887a4caaa95b3f.",
         "Rows: train 8,000, validation 1,000, test 872. The reported rows are called validation in the data.",
         "rows        8,000   872\n",
-        "temperature 1.3742",
+        "temperature 1.37",
         "0.0613 before, 0.0218 after.",
         "hardware: NVIDIA H200, processes: 2, CPU threads of each: 8, bf16\n",
         "time: 4.2 minutes in all, 3.6 minutes of them training (111.26 texts a second)\n",

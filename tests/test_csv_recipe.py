@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, SAMPLE, TINY, load_recipe, real_path
@@ -77,6 +78,23 @@ def test_several_labels(recipe, tmp_path, form):
     assert all(set(labels) <= set(TOPICS) for labels in table["label"])
     exact = sum(list(a) == list(b) for a, b in zip(table["label"], table["prediction"])) / len(table)
     assert exact == pytest.approx(results["test_accuracy"])
+    facts = json.loads((tmp_path / "run" / "report" / "metrics.json").read_text())
+    constant, tfidf = facts["baselines"]
+    sets = [frozenset(labels) for labels in table["label"]]
+    assert constant["score"] <= max(sets.count(one) for one in sets) / len(sets)
+    assert tfidf["name"] == "TF-IDF with logistic regression" and tfidf["low"] < tfidf["score"] <= tfidf["high"]
+    probabilities = table[[f"probability_{name}" for name in sorted(TOPICS)]].to_numpy().ravel()
+    truth = np.array([[name in labels for name in sorted(TOPICS)] for labels in table["label"]]).ravel()
+    gaps = pd.DataFrame({"bin": (probabilities * 15).astype(int), "gap": truth - probabilities})
+    ece = gaps.groupby("bin")["gap"].sum().abs().sum() / len(gaps)
+    assert facts["calibration"]["ece"] == pytest.approx(ece)
+    assert facts["calibration"]["temperature"] == classifier.model.config.temperature
+    assert sum(row["rows"] for row in facts["slices"] if row["slice"] == "words") == len(table)
+    wrong = table[[list(a) != list(b) for a, b in zip(table["label"], table["prediction"])]]
+    assert len(facts["errors"]) == min(len(wrong), 20)
+    for error in facts["errors"]:
+        assert (error["decision"] in error["label"]) != (error["decision"] in error["prediction"])
+        assert error["probabilities"][error["decision"]] == error["probability"] and error["similar"]
 
 
 def test_numbers_far_from_zero(recipe, tmp_path):
@@ -95,6 +113,18 @@ def test_numbers_far_from_zero(recipe, tmp_path):
     assert 1050 < answer.label < 1250 and answer.score is None
     table = pd.read_parquet(tmp_path / "run" / "report" / "predictions.parquet")
     assert ((table["label"] - table["prediction"]) ** 2).mean() ** 0.5 == pytest.approx(results["test_rmse"], rel=1e-4)
+    facts = json.loads((tmp_path / "run" / "report" / "metrics.json").read_text())
+    errors = (table["label"] - table["prediction"]).abs()
+    assert results["test_mae"] == pytest.approx(errors.mean()) and facts["measure"] == "mean absolute error"
+    assert results["test_mae_low"] < results["test_mae"] < results["test_mae_high"]
+    median, tfidf = facts["baselines"]
+    assert (
+        median["beaten"] and median["score"] > 1.5 * results["test_mae"] and tfidf["name"].startswith("TF-IDF with r")
+    )
+    assert facts["headline"].endswith("beyond noise.") and f"{results['test_mae']:.4f}" in facts["headline"]
+    furthest = [abs(error["label"] - error["prediction"]) for error in facts["errors"]]
+    assert furthest == pytest.approx(errors.nlargest(20).tolist())
+    assert "calibration" not in facts and "confusions" not in facts
 
 
 def test_pairs(recipe, tmp_path):

@@ -50,7 +50,14 @@ def task_facts(kind: str) -> dict:
     if kind == "regression":
         problem = "regression"
         scores |= {"test_pearson": 0.81234, "test_pearson_low": 0.78765, "test_pearson_high": 0.83456}
-        scores |= {"test_rmse": 0.45678, "test_mae": 0.34567, "test_r2": 0.65432, "test_spearman": 0.79876}
+        scores |= {
+            "test_rmse": 0.45678,
+            "test_mae": 0.34567,
+            "test_mae_low": 0.31,
+            "test_mae_high": 0.38,
+            "test_r2": 0.65432,
+            "test_spearman": 0.79876,
+        }
         scores |= {"before_pearson": 0.0123, "eval_pearson": 0.8345, "before_r2": -17.2, "eval_r2": 0.66}
     else:
         problem = "multi_label_classification" if kind == "multi-label" else "single_label_classification"
@@ -121,15 +128,12 @@ def coverage_points() -> list[dict]:
 
 def all_facts(kind: str) -> dict:
     facts = task_facts(kind)
-    if kind == "regression":
-        return facts | {"calibration": None, "baselines": [], "errors": []}
-    if kind == "multi-label":
-        return facts
-    names = LABELS[kind]
-    return facts | {
+    names = LABELS[kind] or ["value", "value"]
+    facts |= {
+        "measure": "accuracy",
         "baselines": [
-            {"name": HOSTILE[0], "accuracy": 0.5, "low": 0.4, "high": 0.6, "p_value": 1e-20, "beaten": True},
-            {"name": "TF-IDF", "accuracy": 0.87, "low": 0.86, "high": 0.88, "p_value": None, "beaten": False},
+            {"name": HOSTILE[0], "score": 0.5, "low": 0.4, "high": 0.6, "p_value": 1e-20, "beaten": True},
+            {"name": "TF-IDF", "score": 0.87, "low": 0.86, "high": 0.88, "p_value": None, "beaten": False},
         ],
         "calibration": {
             "temperature": 1.31,
@@ -139,7 +143,7 @@ def all_facts(kind: str) -> dict:
             "coverage": coverage_points(),
         },
         "slices": [
-            {"slice": s, "group": g, "rows": 90, "accuracy": 0.8, "low": 0.7, "high": 0.87, "differs": g == HOSTILE[1]}
+            {"slice": s, "group": g, "rows": 90, "score": 0.8, "low": 0.7, "high": 0.87, "differs": g == HOSTILE[1]}
             for s, g in (("words", "2 to 9 words"), ("words", HOSTILE[1]), (HOSTILE[2], "with"), (HOSTILE[2], "no"))
         ],
         "confusions": [{"label": names[0], "prediction": names[1], "rows": 52, "share": 52 / 428}],
@@ -157,11 +161,29 @@ def all_facts(kind: str) -> dict:
             for number, text in enumerate(HOSTILE)
         ],
         "probes": [
-            {"group": 1, "text": text, "prediction": names[n % 2], "probability": 0.9, "expected": None}
+            {"group": 1, "text": text, "prediction": n % 2, "probability": 0.9, "expected": None, "right": None}
             for n, text in enumerate(HOSTILE[:3])
         ]
-        + [{"group": 2, "text": "x", "prediction": names[0], "probability": 0.5, "expected": names[1]}],
+        + [{"group": 2, "text": "x", "prediction": 0, "probability": 0.5, "expected": 1, "right": False}],
     }
+    if kind == "multi-label":  # lists of names, no coverage, and which decision was wrong
+        del facts["calibration"]["coverage"]
+        facts["measure"] = "share of texts with exactly the right labels"
+        facts["confusions"].append({"label": None, "prediction": names[2], "rows": 3, "share": 0.01})
+        for error in facts["errors"]:
+            error |= {"label": names[:2], "prediction": [], "decision": names[0], "probability": 0.03}
+    if kind == "regression":
+        del facts["calibration"], facts["confusions"]
+        facts["measure"] = "mean absolute error"
+        for row in facts["baselines"]:
+            row |= {"score": 3.5, "low": 3.1, "high": 4.0}
+        for error in facts["errors"]:
+            error |= {"label": 4.5, "prediction": 1.25, "probability": None, "probabilities": {}}
+            error["similar"][0]["label"] = 3.25
+    for probe in facts["probes"]:
+        for key in ("prediction", "expected"):
+            probe[key] = 1.5 if kind == "regression" else None if probe[key] is None else names[probe[key]]
+    return facts
 
 
 def draw_all(facts: dict, folder) -> list[str]:
@@ -177,7 +199,10 @@ def draw_all(facts: dict, folder) -> list[str]:
         figures.draw_shares(facts["task"]["label_shares"], folder / "label_shares.png")
     if "test_confusion_matrix" in scores:
         figures.draw_confusion(scores["test_confusion_matrix"], labels, folder / "confusion.png")
-        figures.draw_reliability(facts["calibration"]["bins"], folder / "reliability.png")
+    if "calibration" in facts:
+        decisions = "coverage" not in facts["calibration"]
+        figures.draw_reliability(facts["calibration"]["bins"], folder / "reliability.png", decisions=decisions)
+    if "coverage" in facts.get("calibration", {}):
         figures.draw_coverage(facts["calibration"]["coverage"], folder / "coverage.png")
     return sorted(path.stem for path in folder.glob("*.png"))
 
@@ -288,6 +313,12 @@ def test_every_number_of_the_score_is_that_of_the_facts(pages, kind):
         assert ["0.900", "50.0 %", "0.9375", "0.8975 to 0.9444"] in page.rows
     if kind == "regression":
         assert ["R²", "-17.2000", "0.6600"] in page.rows
+        assert ["this encoder", "0.3457", "0.3100 to 0.3800", "", "", ""] in page.rows
+        assert ["TF-IDF", "3.5000", "3.1000 to 4.0000", "", "–", "not better beyond noise"] in page.rows
+        assert "Mean absolute error with its 95 % interval; the line runs from 0 to 4" in page.text
+    if kind == "multi-label":
+        assert ["–", LABELS[kind][2], "3", "1.0 %"] in page.rows
+        assert f"its probability of {LABELS[kind][0]} is 0.030" in page.text
 
 
 def test_sections_stand_in_their_order_or_are_left_out(pages):
@@ -296,7 +327,8 @@ def test_sections_stand_in_their_order_or_are_left_out(pages):
     }
     last = ["data", "curves", "before-after", "made"]
     order = ["baselines", "classes", "calibration", "slices", "confusions", "errors", "probes", *last]
-    assert sections == {"binary": order, "twenty": order, "multi-label": ["classes", *last], "regression": last}
+    numbers = [name for name in order if name not in ("classes", "calibration", "confusions")]
+    assert sections == {"binary": order, "twenty": order, "multi-label": order, "regression": numbers}
 
 
 @pytest.mark.parametrize("kind", KINDS)
