@@ -59,6 +59,8 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "problem_type_of": "data",
     "split_dataset": "data",
     "read_table": "files",
+    "format_p": "findings",
+    "gather_findings": "findings",
     "push_folder": "hub",
     "verify_saved": "hub",
     "Prediction": "inference",

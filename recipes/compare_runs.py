@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from bertcls import bootstrap_difference, compare_arms, load_arm, one_line_errors, verdict
+from bertcls import bootstrap_difference, compare_arms, format_p, load_arm, one_line_errors, verdict
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the choice of a backend that needs no screen)
@@ -25,32 +25,52 @@ def main(folders: list[str], output_dir: str | None = None) -> list[dict]:
     rows = compare_arms(arms)
 
     # 2. A line a run, and the sentence
-    width = max(len(arm.name) for arm in arms)
-    print(f"{'run'.ljust(width)}  seeds  accuracy (sd over seeds)  95 % interval    training   memory")
+    width, found = max(len(arm.name) for arm in arms), []
+    print(f"{'run'.ljust(width)}  seeds  accuracy (sd over seeds)  95 % interval     training    memory")
     for arm in arms:
         accuracies = arm.right.mean(1)
-        spread = f"{accuracies.std(ddof=1):.4f}" if len(accuracies) > 1 else "-"
-        low, high = bootstrap_difference(
-            np.zeros_like(arm.right), arm.right
-        )  # of the mean, for other examples and seeds
-        seconds = np.mean([result.get("train_runtime", np.nan) for result in arm.results])
-        memory = max((record["peak_memory_gib"]["process"] for record in arm.records if record), default=np.nan)
+        spread = float(accuracies.std(ddof=1)) if len(accuracies) > 1 else None
+        low, high = bootstrap_difference(np.zeros_like(arm.right), arm.right)  # of the mean, other examples and seeds
+        seconds = [result["train_runtime"] for result in arm.results if "train_runtime" in result]
+        memory = {where: peak(arm.records, where) for where in ("process", "accelerator")}
+        found.append(
+            {
+                "name": arm.name,
+                "accuracies": accuracies.tolist(),
+                "accuracy": float(accuracies.mean()),
+                "sd": spread,
+                "low": low,
+                "high": high,
+                "train_seconds": float(np.mean(seconds)) if seconds else None,
+                "peak_memory_gib": memory,
+            }
+        )
+        scores = f"{accuracies.mean():.4f} ({'-' if spread is None else f'{spread:.4f}'})"
+        used = " + ".join(
+            f"{size:.1f} GiB{' GPU' * (where == 'accelerator')}" for where, size in memory.items() if size
+        )
         print(
-            f"{arm.name.ljust(width)}  {len(accuracies):5d}  {accuracies.mean():.4f} ({spread})".ljust(width + 34)
-            + f"  {low:.4f} to {high:.4f}  {seconds:6.0f} s  {memory:5.1f} GiB"
+            f"{arm.name.ljust(width)}  {len(accuracies):5d}  {scores:24s}  {low:.4f} to {high:.4f}"
+            f"  {f'{np.mean(seconds):.0f} s' if seconds else '-':>8s}  {used or '-':>8s}"
         )
     for row in rows:
         if row["p_value"] is not None:
-            print(f"McNemar, {row['name']} and {arms[0].name}: p = {row['p_value']:.4f}")
+            print(f"McNemar, {row['name']} and {arms[0].name}: p {format_p(row['p_value'])}")
     print(verdict(arms, rows))
 
     # 3. Figures and numbers
     if output_dir is not None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        Path(output_dir, "comparison.json").write_text(json.dumps(rows, indent=2) + "\n")
+        facts = {"runs": found, "differences": rows, "verdict": verdict(arms, rows)}
+        Path(output_dir, "comparison.json").write_text(json.dumps(facts, indent=2) + "\n")
         draw_scores([arm.name for arm in arms], [arm.right.mean(1) for arm in arms], Path(output_dir, "scores.png"))
         draw_curves(folders, Path(output_dir, "curves.png"))
     return rows
+
+
+def peak(records: list[dict], where: str) -> float | None:
+    """GiB that the largest of the runs used of the process's memory or the accelerator's."""
+    return max((record["peak_memory_gib"].get(where) or 0 for record in records if record), default=0) or None
 
 
 def draw_scores(names: list[str], accuracies: list[np.ndarray], path: Path) -> None:
@@ -66,18 +86,19 @@ def draw_scores(names: list[str], accuracies: list[np.ndarray], path: Path) -> N
 
 
 def draw_curves(folders: list[str], path: Path) -> None:
-    """Loss of training and accuracy of validation over the epochs, a colour a run."""
+    """Loss of training and accuracy of validation over the epochs, a colour for the runs of each folder."""
     figure, (losses, scores) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for number, folder in enumerate(folders):
-        pattern = "checkpoints/checkpoint-*/trainer_state.json"
-        states = [*Path(folder).glob(pattern), *Path(folder).glob(f"*/{pattern}")]
-        if not states:
-            continue
-        last = max(states, key=lambda state: state.stat().st_mtime)
-        history = json.loads(last.read_text())["log_history"]
-        for axes, key in ((losses, "loss"), (scores, "eval_accuracy")):
-            points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
-            axes.plot(*zip(*points) if points else ([], []), ".-", color=f"C{number}", label=Path(folder).name)
+        label = Path(folder).name
+        for run in [Path(folder), *sorted(Path(folder).glob("*/"))]:  # of several seeds a line each
+            states = list(run.glob("checkpoints/checkpoint-*/trainer_state.json"))
+            if not states:
+                continue
+            history = json.loads(max(states, key=lambda state: state.stat().st_mtime).read_text())["log_history"]
+            for axes, key in ((losses, "loss"), (scores, "eval_accuracy")):
+                points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
+                axes.plot(*zip(*points) if points else ([], []), ".-", color=f"C{number}", alpha=0.6, label=label)
+            label = None
     losses.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
     scores.set(xlabel="epoch", ylabel="validation accuracy")
     if scores.lines:

@@ -25,7 +25,7 @@ def write_run(folder, right, *, texts=None, ids=None):
     pd.DataFrame(table).to_parquet(folder / "report" / "predictions.parquet")
     scores = {"test_accuracy": float(np.mean(right)), "train_runtime": 60.0}
     (folder / "report" / "metrics.json").write_text(json.dumps({"scores": scores}))
-    (folder / "run.json").write_text(json.dumps({"peak_memory_gib": {"process": 2.5}}))
+    (folder / "run.json").write_text(json.dumps({"peak_memory_gib": {"process": 2.5, "accelerator": 7.5}}))
     return str(folder)
 
 
@@ -129,7 +129,12 @@ def test_the_command_prints_and_draws(tmp_path):
     command = [sys.executable, str(ROOT / "recipes" / "compare_runs.py"), str(tmp_path / "one"), str(tmp_path / "two")]
     done = subprocess.run([*command, "--output_dir", str(tmp_path / "out")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "McNemar, two and one: p = 0.0000" in done.stdout and "two is better than one: two has +" in done.stdout
+    assert "McNemar, two and one: p < 0.0001" in done.stdout and "two is better than one: two has +" in done.stdout
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"comparison.json", "scores.png", "curves.png"}
+    facts = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [run["accuracy"] for run in facts["runs"]] == pytest.approx([one.mean(), other.mean()])
+    assert facts["runs"][1] == facts["runs"][1] | {"name": "two", "sd": None, "train_seconds": 60.0}
+    assert facts["runs"][1]["peak_memory_gib"] == {"process": 2.5, "accelerator": 7.5}
+    assert "2.5 GiB + 7.5 GiB GPU" in done.stdout and facts["verdict"] in done.stdout
     alone = subprocess.run(command[:3], capture_output=True, text=True)
     assert alone.returncode == 2 and "Found 1 run; expected at least two" in alone.stderr
