@@ -173,6 +173,13 @@ class RecipeArguments(TextArguments):
     max_test_samples: int | None = field(
         default=None, metadata={"help": "Rows drawn from the reported split, the same for every seed."}
     )
+    language: str | None = field(
+        default=None, metadata={"help": "Of the texts, for the model card: en, zh, multilingual."}
+    )
+    license: str | None = field(
+        default=None,
+        metadata={"help": "Of the model, for its card, in the Hub's words: apache-2.0, cc-by-4.0, other."},
+    )
     probes: str | None = field(
         default=None, metadata={"help": "File of texts to ask the model, a text a line; the answers are reported."}
     )
@@ -222,6 +229,8 @@ class RecipeArguments(TextArguments):
             "source": {"dataset": dataset, "config": self.dataset_config_name, "files": files},
             "probes": self.probes,
             "figures": self.figures,
+            "language": self.language,
+            "license": self.license,
         }
 
     def check(self) -> None:

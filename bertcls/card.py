@@ -52,14 +52,17 @@ _PATH = re.compile(r"(?<![\w./:~-])~?(?:/[^\s/'\"`|,;()]+){2,}/?|\b[A-Za-z]:\\[^
 _WHOLE_PATH = re.compile(r"(?:~?/|\.\.?/|[A-Za-z]:[\\/])(?:(?!\s[-~/])[^\n\t])*")  # no command line
 
 
-def write_card(facts: dict, run_dir: str, *, repo_id: str | None = None, language: str | None = None) -> Path:
+def write_card(
+    facts: dict, run_dir: str, *, repo_id: str | None = None, language: str | None = None, license: str | None = None
+) -> Path:
     """Writes the model card, `README.md`, from what a run found. It holds no text of the data, token or local path.
 
     Args:
         facts: of `write_report`, with `stock` as `export_stock` returns it; what is missing is left out.
         run_dir: where the file goes.
         repo_id: name in the snippets; `None` takes the name of the folder, and `push_folder` puts in the repository's.
-        language: ISO code for the metadata, such as `en`.
+        language: of the texts, for the metadata: an ISO code such as `en`, or `multilingual`.
+        license: of the model, for the metadata, in the Hub's words; `None` states none.
 
     Returns:
         path of the card.
@@ -92,6 +95,7 @@ def write_card(facts: dict, run_dir: str, *, repo_id: str | None = None, languag
     ]
     data = ModelCardData(
         language=language,
+        license=license,
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=["bertcls", task["problem_type"].replace("_", "-")],

@@ -121,6 +121,9 @@ def mask_once(dataset: Dataset, collator: DataCollatorForLanguageModeling, *, se
 
     Returns:
         the blocks with masked `input_ids`, `labels` and `attention_mask`.
+
+    Raises:
+        ValueError: no position of any block was masked, so that there is nothing to score.
     """
 
     def mask(batch: dict[str, list]) -> dict[str, list]:
@@ -129,9 +132,15 @@ def mask_once(dataset: Dataset, collator: DataCollatorForLanguageModeling, *, se
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return dataset.map(
+        masked = dataset.map(
             mask, batched=True, batch_size=128, remove_columns=dataset.column_names, load_from_cache_file=False
         )
+    if not any(label != -100 for labels in masked["labels"] for label in labels):
+        raise ValueError(
+            f"Found no masked token in the {len(dataset)} blocks of validation; expected some to score. Hold out more "
+            "texts (--validation_samples), or raise --mlm_probability."
+        )
+    return masked
 
 
 class _MaskedPositionsOnly:

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 
 from bertcls.analysis import run_probes
 from bertcls.audit import AUDIT, format_audit
-from bertcls.baseline import cleaned_texts
+from bertcls.baseline import TfidfClassifier, cleaned_texts
 from bertcls.card import write_card
 from bertcls.data import label_array, label_names_of, label_shares, problem_type_of
 from bertcls.figures import (
@@ -77,7 +77,13 @@ _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "n
 
 
 def score_reported(
-    classifier: TextClassifier, dataset: Dataset, *, run_dir: str, windows: bool = False, progress: bool = False
+    classifier: TextClassifier | TfidfClassifier,
+    dataset: Dataset,
+    *,
+    run_dir: str,
+    thresholds: list[float] | None = None,
+    windows: bool = False,
+    progress: bool = False,
 ) -> dict:
     """Scores the reported rows from their raw text, and writes `report/predictions.parquet`, the source of them.
 
@@ -88,6 +94,7 @@ def score_reported(
         classifier: loaded from the saved folder.
         dataset: rows with raw `text`, `label` and `example_id`.
         run_dir: where the file goes.
+        thresholds: of a multi-label model, from which probability on a label is given; `None`: from 0.5 on.
         windows: of a single-label task, also give what is often reported for long texts in place of a score per
             document: `test_window_accuracy`, each window judged by its document's label, and `test_vote_accuracy`,
             documents by the label that most of their windows have, ties by the summed probability.
@@ -108,7 +115,7 @@ def score_reported(
         predictions, metric = probabilities[:, 0], RegressionMetric()
         table["label"], table["prediction"] = labels, predictions
     elif kind == MULTI_LABEL:
-        predictions = reaches(probabilities, classifier.model.config.thresholds).astype(np.int64)
+        predictions = reaches(probabilities, thresholds).astype(np.int64)
         metric = MultiLabelMetric(names)
         for column, rows in (("label", labels), ("prediction", predictions)):
             table[column] = [[names[number] for number in np.flatnonzero(row)] for row in rows]
@@ -187,6 +194,8 @@ def write_report(
     encoder: str,
     from_scratch: bool,
     source: dict,
+    language: str | None = None,
+    license: str | None = None,
     probes: str | None = None,
     figures: bool = True,
     windows: bool = False,
@@ -208,6 +217,8 @@ def write_report(
         encoder: what the model started from.
         from_scratch: its architecture alone, with random weights.
         source: `dataset`, `config` and `files`, for the record.
+        language: of the texts, for the card.
+        license: of the model, for the card.
         probes: file for `bertcls.run_probes`.
         figures: draw figures and the page.
         windows: as in `score_reported`.
@@ -218,7 +229,8 @@ def write_report(
         `stock`, what `gather_findings` gives, and `probes`.
     """
     test, folder = splits["test"], Path(run_dir, REPORT)
-    scores = results | score_reported(classifier, test, run_dir=run_dir, windows=windows, progress=progress)
+    how = {"thresholds": classifier.model.config.thresholds, "windows": windows, "progress": progress}
+    scores = results | score_reported(classifier, test, run_dir=run_dir, **how)
     scores |= {"reported_split": reported_split, "seed": trainer.args.seed, "train_samples": len(splits["train"])}
     audit = Path(run_dir, AUDIT)
     config = classifier.model.config
@@ -263,7 +275,7 @@ def write_report(
         warn(f"No stock export: {error}")
         facts["stock"] = {"exported": False, "reason": "It could not be written."}
     write_metrics(facts, run_dir=run_dir)
-    write_card(facts, run_dir)
+    write_card(facts, run_dir, language=language, license=license)
     if figures:
         _draw(facts, trainer, folder, test_tokens=tokens)
         write_page(facts, folder)
@@ -328,50 +340,62 @@ def _plain(value):
     return getattr(value, "value", value)
 
 
-def write_record(trainer: Trainer, *, run_dir: str, started: float) -> dict:
+def write_record(trainer: Trainer | None, *, run_dir: str, started: float, seed: int | None = None) -> dict:
     """Writes how a run was made to `run.json`, as this process saw it; not pushed, since it may hold local paths.
+
+    Args:
+        trainer: that trained; `None` for a model that no Trainer trained.
+        run_dir: where the file goes.
+        started: when the run began, in seconds of `time.time()`.
+        seed: `None` takes the Trainer's.
 
     Returns:
         `command` (without tokens of the Hub), `git_commit` of the recipe's repository (with `-dirty` where its files
-        were changed; `None` outside of one), `seed`, `versions`, `device`, `processes`, `cpu_threads` of each and
-        `precision`; `wall_seconds` since `started` (of `time.time()`); `train_seconds`, with evaluations, and
-        over these `train_examples_per_second` and `train_tokens_per_second` (tokens of windows without padding; `None`
-        for a resumed run); `padding_share` of the training batches; `peak_memory_gib` of the process since it
-        began (earlier ones of `--seeds` included) and of its accelerator in this run.
+        were changed; `None` outside of one), `seed`, `versions`, `wall_seconds`, and `peak_memory_gib` of the process
+        since it began (earlier ones of `--seeds` included) and of its accelerator in this run. Of a Trainer also
+        `device`, `processes`, `cpu_threads` of each and `precision`; `train_seconds`, with evaluations, and over
+        these `train_examples_per_second` and `train_tokens_per_second` (tokens of windows without padding; `None`
+        for a resumed run); and `padding_share` of the training batches.
     """
+    record = {
+        "command": _without_tokens(sys.argv),
+        "git_commit": _git_commit(Path(sys.argv[0]).resolve().parent),
+        "seed": trainer.args.seed if seed is None else seed,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "wall_seconds": round(time.time() - started, 1),
+        **({} if trainer is None else _training_record(trainer)),
+        "peak_memory_gib": {
+            "process": round(_peak_memory() / 2**30, 2),
+            "accelerator": None
+            if trainer is None or trainer.args.device.type == "cpu"
+            else round(torch.accelerator.max_memory_allocated() / 2**30, 2),
+        },
+    }
+    Path(run_dir, RECORD).write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def _training_record(trainer: Trainer) -> dict:
     args, state, dataset = trainer.args, trainer.state, trainer.train_dataset
     summary = next((entry for entry in reversed(state.log_history) if "train_runtime" in entry), {})
     seconds = summary.get("train_runtime")
     rates = {"train_examples_per_second": None, "train_tokens_per_second": None}
     if seconds and not args.resume_from_checkpoint:
-        tokens = int(np.sum(dataset["length"][:]))
         per_second = state.epoch / seconds
         rates = {
             "train_examples_per_second": round(len(dataset) * per_second, 2),
-            "train_tokens_per_second": round(tokens * per_second, 1),
+            "train_tokens_per_second": round(int(np.sum(dataset["length"][:])) * per_second, 1),
         }
     padding = [entry["padding_share"] for entry in state.log_history if "padding_share" in entry]
-    on_cpu = args.device.type == "cpu"
-    record = {
-        "command": _without_tokens(sys.argv),
-        "git_commit": _git_commit(Path(sys.argv[0]).resolve().parent),
-        "seed": args.seed,
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+    return {
         "device": torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type,
         "processes": args.world_size,
         "cpu_threads": torch.get_num_threads(),
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
-        "wall_seconds": round(time.time() - started, 1),
         "train_seconds": seconds,
         **rates,
         "padding_share": round(float(np.mean(padding)), 4) if padding else None,
-        "peak_memory_gib": {
-            "process": round(_peak_memory() / 2**30, 2),
-            "accelerator": None if on_cpu else round(torch.accelerator.max_memory_allocated() / 2**30, 2),
-        },
     }
-    Path(run_dir, RECORD).write_text(json.dumps(record, indent=2) + "\n")
-    return record
 
 
 def _peak_memory() -> int:

@@ -57,6 +57,7 @@ DEFAULTS = dict(
     dataset_name="lansinuote/ChnSentiCorp",  # Hub id or folder
     text_column="text",
     label_column="label",
+    language="zh",  # stands in the model card
     model_name_or_path="hfl/chinese-bert-wwm-ext",
     max_length=256,  # tokens, about as many characters; the audit says how many texts are longer
     max_train_windows=2,  # of a longer review, in a training step

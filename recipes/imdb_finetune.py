@@ -57,6 +57,7 @@ DEFAULTS = dict(
     dataset_name="stanfordnlp/imdb",  # Hub id or folder
     text_column="text",
     label_column="label",
+    language="en",  # stands in the model card
     model_name_or_path="google-bert/bert-base-uncased",
     max_length=256,  # tokens per window
     max_train_windows=4,  # of a longer review, in a training step

@@ -59,6 +59,7 @@ DEFAULTS = dict(
     text_column="sentence1",
     text_pair_column="sentence2",
     label_column="label",
+    language="en",  # stands in the model card
     model_name_or_path="google-bert/bert-base-uncased",
     max_length=128,  # tokens of both sentences; the longest pair has about 100
     pair_truncation="longest_first",

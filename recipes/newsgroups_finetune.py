@@ -61,6 +61,7 @@ DEFAULTS = dict(
     dataset_name="20newsgroups",  # through scikit-learn; or a Hub id, file or folder
     categories=["alt.atheism", "soc.religion.christian", "comp.graphics", "sci.med"],
     remove=["headers", "footers", "quotes"],
+    language="en",  # stands in the model card
     model_name_or_path="google-bert/bert-base-uncased",
     max_length=512,  # tokens per window; 256 and 4 of them reached 0.846 and 0.901 (below: 0.858 and 0.906)
     max_train_windows=2,  # of a longer post, in a training step

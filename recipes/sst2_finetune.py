@@ -58,6 +58,7 @@ DEFAULTS = dict(
     dataset_name="stanfordnlp/sst2",  # Hub id or folder
     text_column="sentence",
     label_column="label",
+    language="en",  # stands in the model card
     model_name_or_path="google-bert/bert-base-uncased",
     phrases=True,  # training rows are cut out of sentences: hold out whole ones
     max_length=128,  # tokens; the longest sentence has 66

@@ -197,7 +197,19 @@ def test_the_tfidf_baseline_writes_the_same_report(sample, tmp_path):
         "audit.json",
         "checkpoints",
         "report",
+        "run.json",
     }
+
+
+def test_the_tfidf_baseline_of_several_labels_and_of_numbers(tmp_path):
+    recipe = load_recipe("tfidf_baseline")
+    path = tmp_path / "several.jsonl"
+    path.write_text("\n".join(map(json.dumps, headlines(300, topics=2))))
+    words = ["--text_column", "headline_body", "--label_column", "topic"]
+    assert run(recipe, tmp_path / "a", "--train_file", str(path), *words)["test_f1_micro"] > 0.9
+    rows = [{"text": f"{'good ' * (n % 7)}{'bad ' * (7 - n % 7)}{n}", "label": 10.5 * (n % 7)} for n in range(200)]
+    pd.DataFrame(rows).to_csv(tmp_path / "numbers.csv", index=False)
+    assert run(recipe, tmp_path / "b", "--train_file", str(tmp_path / "numbers.csv"))["test_pearson"] > 0.7
 
 
 @pytest.mark.real

@@ -458,3 +458,10 @@ def test_unlabelled_texts_come_from_their_split_or_a_file(tmp_path):
 def test_bad_options_get_one_line(words, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         pretrain(tmp_path / "run", *words.split())
+
+
+def test_validation_without_a_masked_token_is_refused(tokenizer):
+    blocks = Dataset.from_dict({"input_ids": [[2, 30, 3]], "special_tokens_mask": [[1, 0, 1]]})
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=1e-9)
+    with pytest.raises(ValueError, match="Found no masked token in the 1 blocks of validation"):
+        mask_once(blocks, collator, seed=0)
