@@ -170,7 +170,7 @@ def draw_reliability(bins: list[dict], path: Path, *, decisions: bool = False) -
         for row in bins:
             low, high = wilson_interval(round(row["accuracy"] * row["rows"]), row["rows"])
             upper.plot([row["confidence"]] * 2, [low, high], color=_COLOURS[0], linewidth=1.2)
-        label = "its 95 % interval, at the mean confidence"
+        label = f"its 95 % interval, at the mean {'probability' if decisions else 'confidence'}"
         (points,) = upper.plot([row["confidence"] for row in bins], accuracies, "o", color=_COLOURS[0], label=label)
         counts = lower.bar(lows, [row["rows"] for row in bins], widths, align="edge", color=_COLOURS[0], ec="white")
         size = 9.5 if len(bins) <= 8 else 8

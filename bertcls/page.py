@@ -151,7 +151,10 @@ def _context(facts: dict, figures: dict) -> dict:
     present = {
         "baselines": ("Simple baselines", context["baselines"]),
         "classes": ("Scores per class", per_class or context["matrix"] or "confusion" in figures),
-        "calibration": ("Calibration and coverage", calibration["bins"] or calibration["coverage"]),
+        "calibration": (
+            "Calibration and coverage" if calibration["coverage"] else "Calibration",
+            calibration["bins"] or calibration["coverage"],
+        ),
         "slices": ("Slices", context["slices"]),
         "confusions": ("Confused pairs", context["confusions"]),
         "errors": ("Largest errors" if kind == REGRESSION else "Most confident errors", context["errors"]),
@@ -230,7 +233,7 @@ def _plain(value: object) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:.4g}"
-    return ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
+    return ", ".join(map(str, value)) or "no label" if isinstance(value, list | tuple) else str(value)
 
 
 def _value(value: object) -> str:
