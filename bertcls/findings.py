@@ -140,13 +140,13 @@ def _tfidf_values(tfidf: TfidfClassifier, splits: DatasetDict, labels: np.ndarra
 def _constant(train: np.ndarray, labels: np.ndarray, names: list[str], kind: str) -> tuple[str, np.ndarray]:
     """The answer that is best without reading a text: its name, and its value of each row."""
     if kind == REGRESSION:
-        return f"the median ({np.median(train):.4g})", np.abs(labels - np.median(train))
+        return f"always answering {np.median(train):.4g}, the median", np.abs(labels - np.median(train))
     answers, counts = np.unique(train, axis=0, return_counts=True)
     answer = answers[counts.argmax()]
     if kind == SINGLE_LABEL:
-        return f"the majority label ({names[answer]})", labels == answer
-    given = ", ".join(names[number] for number in np.flatnonzero(answer)) or "none"
-    return f"the most frequent labels ({given})", (labels == answer).all(-1)
+        return f"always answering {names[answer]}", labels == answer
+    given = ", ".join(names[number] for number in np.flatnonzero(answer)) or "no label"
+    return f"always answering {given}", (labels == answer).all(-1)
 
 
 def _calibration(probabilities: np.ndarray, labels: np.ndarray, kind: str, temperature: float) -> dict:
