@@ -263,6 +263,7 @@ _COMMON_DEFAULTS = {
 }
 
 Arguments = TypeVar("Arguments", bound=TextArguments)
+Options = TypeVar("Options")
 
 
 class _Parser(HfArgumentParser):
@@ -322,13 +323,7 @@ def parse(
     args, training_args, extra = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
     )
-    if extra:
-        options = [option for action in parser._actions for option in action.option_strings]
-        close = difflib.get_close_matches(extra[0].split("=")[0], options, n=1)
-        raise ValueError(
-            f"Found the unknown option {extra[0]}; expected one that --help lists"
-            + (f", such as {close[0]}." if close else ".")
-        )
+    _refuse_unknown(parser, extra)
     _check(args, training_args, given)
     if training_args.push_to_hub:  # Trainer would push every save, unverified, and write the token into checkpoints
         args.hub = {
@@ -345,12 +340,44 @@ def parse(
         if training_args.ddp_find_unused_parameters is None:
             training_args.ddp_find_unused_parameters = False
     if training_args.device.type == "cpu":
-        torch.set_num_threads(args.cpu_threads or _cpu_threads())
+        torch.set_num_threads(args.cpu_threads or cores_per_process())
     _choose_output_dir(args, training_args, named="output_dir" in given)
     args.started = time.time()
     if training_args.device.type not in ("cpu", "mps"):
         torch.accelerator.reset_peak_memory_stats()  # of an earlier one of --seeds
     return args, training_args
+
+
+def parse_options(arguments_class: type[Options], argv: list[str] | None = None, *, description: str) -> Options:
+    """The command line of a program that trains nothing.
+
+    Args:
+        arguments_class: a dataclass of its options.
+        argv: words of the command line; `None` takes those of the process.
+        description: shown by `--help`.
+
+    Raises:
+        ValueError: an unknown or abbreviated option, or a value of another type.
+    """
+    parser = _Parser(
+        arguments_class,
+        description=description,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    args, extra = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    _refuse_unknown(parser, extra)
+    return args
+
+
+def _refuse_unknown(parser: argparse.ArgumentParser, extra: list[str]) -> None:
+    if extra:
+        options = [option for action in parser._actions for option in action.option_strings]
+        close = difflib.get_close_matches(extra[0].split("=")[0], options, n=1)
+        raise ValueError(
+            f"Found the unknown option {extra[0]}; expected one that --help lists"
+            + (f", such as {close[0]}." if close else ".")
+        )
 
 
 def parse_runs(
@@ -423,7 +450,7 @@ def _cuda_bf16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _cpu_threads() -> int:
+def cores_per_process() -> int:
     """Cores for this process. The launchers set `OMP_NUM_THREADS=1` where it is not set, which idles the others."""
     chosen = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]  # OpenMP allows one number per nesting level
     if chosen.isdigit() and int(chosen) > 1:

@@ -1,6 +1,7 @@
 """Tables from files: csv, tsv, json, jsonl, parquet and txt, compressed or not, in any encoding."""
 
 import bz2
+import codecs
 import csv
 import gzip
 import io
@@ -12,7 +13,11 @@ import tempfile
 import warnings
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
 import datasets
 import pandas as pd
@@ -26,8 +31,12 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
-_UNPACK = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
+ROWS_AT_A_TIME = 4096  # of a file that is streamed
+_CHARACTERS_AT_A_TIME = 4_000_000  # of them
+_BYTES_AT_A_TIME = 1 << 20
+_UNPACK = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _ENCODINGS = ["gb18030", "big5", "shift_jis", "euc_kr", "cp1251", "cp1252"]  # told apart by the letters they give
+_MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))  # of byte order
 _DELIMITERS = ",;\t|"
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _OPEN = re.compile(r'\t"[^"\t]*$')  # a quoted cell that goes on in the next line
@@ -70,6 +79,69 @@ def read_table(path: str | Path, *, encoding: str | None = None, delimiter: str 
         ValueError: a file that is empty, broken or of another kind; with the line where it can be known.
     """
     path = Path(path).expanduser()
+    kind = _kind(path)
+    content = _unpacked(path)
+    if not content.strip():
+        raise _empty(path)
+    if kind == ".parquet":
+        table = _parquet(content, path)
+    else:
+        text = decode(content, path, encoding)
+        if not text.strip():
+            raise _empty(path)
+        if kind == ".txt":
+            table = pa.table({"text": [line.rstrip("\r") for line in text.split("\n") if line.strip()]})
+        elif kind in (".csv", ".tsv"):
+            delimiter = delimiter or ("\t" if kind == ".tsv" else None)
+            table = next(_csv(partial(io.StringIO, text, newline=""), path, delimiter))
+        else:
+            table = _json(text, path)
+    if table.num_columns == 0 and table.schema.metadata:
+        raise ValueError(next(iter(json.loads(table.schema.metadata[_REFUSED]).values())))
+    if table.num_rows == 0:
+        raise _no_rows(path)
+    stat = path.stat()
+    return on_disk(table, [str(path.resolve()), stat.st_size, stat.st_mtime_ns, encoding, delimiter])
+
+
+def stream_table(
+    path: str | Path, *, encoding: str | None = None, delimiter: str | None = None
+) -> Callable[[list[str] | None], Iterator[pa.Table]]:
+    """The rows of `read_table`, some thousand at a time, in memory that does not grow with the file.
+
+    A json file that is one list or one object is read whole, and so is a packed parquet file.
+
+    Args:
+        path: the file, as in `read_table`.
+        encoding: as in `read_table`; the whole file is checked once, here.
+        delimiter: as in `read_table`.
+
+    Returns:
+        a function that opens the file and gives its tables; called with names of columns, at least with these.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: as `read_table`; what is wrong with a row is raised when it is reached.
+    """
+    path = Path(path).expanduser()
+    kind = _kind(path)
+    if kind == ".parquet":
+        tables = partial(_parquet_tables, path)
+    else:
+        open_text = partial(_open_text, path, _checked_encoding(path, encoding))
+        if kind == ".txt":
+            tables = partial(_txt_tables, open_text)
+        elif kind in (".csv", ".tsv"):
+            tables = partial(_csv, open_text, path, delimiter or ("\t" if kind == ".tsv" else None), ROWS_AT_A_TIME)
+        else:
+            tables = partial(_json_tables, open_text, path)
+    if next(tables(), pa.table({})).num_rows == 0:
+        raise _no_rows(path)
+    return tables
+
+
+def _kind(path: Path) -> str:
+    """`file_format` of a file that is there and can be read."""
     kind = file_format(path)
     if not path.is_file():
         raise FileNotFoundError(f"No file found at {path}; expected a {', '.join(SUFFIXES)} file. Check the path.")
@@ -77,27 +149,15 @@ def read_table(path: str | Path, *, encoding: str | None = None, delimiter: str 
         raise ValueError(
             f"{path} is of an unknown kind; expected the ending {', '.join(SUFFIXES)}, compressed or not. Rename it."
         )
-    content = _unpacked(path)
-    if not content.strip():
-        raise ValueError(f"{path} is empty; expected at least one row. Check the file.")
-    if kind == ".parquet":
-        table = _parquet(content, path)
-    else:
-        text = decode(content, path, encoding)
-        if not text.strip():
-            raise ValueError(f"{path} is empty; expected at least one row. Check the file.")
-        if kind == ".txt":
-            table = pa.table({"text": [line.rstrip("\r") for line in text.split("\n") if line.strip()]})
-        elif kind in (".csv", ".tsv"):
-            table = _csv(text, path, delimiter or ("\t" if kind == ".tsv" else None))
-        else:
-            table = _json(text, path)
-    if table.num_columns == 0 and table.schema.metadata:
-        raise ValueError(next(iter(json.loads(table.schema.metadata[_REFUSED]).values())))
-    if table.num_rows == 0:
-        raise ValueError(f"{path} has columns but 0 rows; expected at least 1. Check the file.")
-    stat = path.stat()
-    return on_disk(table, [str(path.resolve()), stat.st_size, stat.st_mtime_ns, encoding, delimiter])
+    return kind
+
+
+def _empty(path: Path) -> ValueError:
+    return ValueError(f"{path} is empty; expected at least one row. Check the file.")
+
+
+def _no_rows(path: Path) -> ValueError:
+    return ValueError(f"{path} has columns but 0 rows; expected at least 1. Check the file.")
 
 
 def on_disk(table: pa.Table, state: list) -> Dataset:
@@ -127,27 +187,78 @@ def decode(content: bytes, path: Path, encoding: str | None = None) -> str:
     try:
         text = content.decode(encoding)
     except LookupError as error:
-        raise ValueError(
-            f"Found --encoding {encoding}; expected one that Python knows, such as utf-8, gb18030 or latin-1. Correct "
-            "it."
-        ) from error
+        raise _unknown_encoding(encoding) from error
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{path} is not {encoding}: byte {error.object[error.start : error.start + 1].hex()} in line {line} has "
-            "no meaning there; expected text. Name another --encoding."
-        ) from error
+        raise _not_decoded(path, encoding, error, line=1) from error
     if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise ValueError(
-            f"{path} holds a null byte in line {line}; expected text. It may be a binary file, or UTF-16 without a "
-            "byte order mark (--encoding utf-16-le)."
-        )
+        raise _null_byte(path, text, line=1)
     return text
 
 
+def _unknown_encoding(encoding: str) -> ValueError:
+    return ValueError(
+        f"Found --encoding {encoding}; expected one that Python knows, such as utf-8, gb18030 or latin-1. Correct it."
+    )
+
+
+def _not_decoded(path: Path, encoding: str, error: UnicodeDecodeError, *, line: int) -> ValueError:
+    """`line` is the one that the bytes of `error` start in."""
+    line += error.object[: error.start].count(b"\n")
+    return ValueError(
+        f"{path} is not {encoding}: byte {error.object[error.start : error.start + 1].hex()} in line {line} has "
+        "no meaning there; expected text. Name another --encoding."
+    )
+
+
+def _null_byte(path: Path, text: str, *, line: int) -> ValueError:
+    line += text[: text.index("\0")].count("\n")
+    return ValueError(
+        f"{path} holds a null byte in line {line}; expected text. It may be a binary file, or UTF-16 without a "
+        "byte order mark (--encoding utf-16-le)."
+    )
+
+
+def _checked_encoding(path: Path, encoding: str | None) -> str:
+    """What `decode` would read a whole file as, found block by block; refuses what it refuses."""
+    head = next(_blocks(path))
+    marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
+    name = encoding or marked or "utf-8"
+    try:
+        decoder = codecs.getincrementaldecoder(name)()
+    except LookupError as error:
+        raise _unknown_encoding(name) from error
+    line, blank, before, decoded = 1, True, b"", 0
+    blocks = _blocks(path)
+    for block in blocks:
+        try:
+            text = decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            if encoding or marked or decoded > 9:  # so many characters beyond ASCII are UTF-8 by no chance
+                raise _not_decoded(path, name, error, line=line) from error
+            sample = before[before.find(b"\n") + 1 :] + block + next(blocks, b"")
+            return _checked_encoding(path, _encoding(sample, path))
+        if "\0" in text:
+            raise _null_byte(path, text, line=line)
+        decoded += 0 if text.isascii() else sum(character > "\x7f" for character in text)
+        line, blank, before = line + text.count("\n"), blank and not text.strip(), block
+    if blank:
+        raise _empty(path)
+    return name
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """The content of a file, unpacked, and an empty block that ends it."""
+    try:
+        with _open(path) as file:
+            while block := file.read(_BYTES_AT_A_TIME):
+                yield block
+    except _BROKEN as error:
+        raise _not_unpacked(path, error) from error
+    yield b""
+
+
 def _encoding(content: bytes, path: Path) -> str:
-    for mark, name in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+    for mark, name in _MARKS:
         if content.startswith(mark):
             return name
     try:
@@ -168,67 +279,152 @@ def _encoding(content: bytes, path: Path) -> str:
     return name
 
 
-def _unpacked(path: Path) -> bytes:
-    content, suffix = path.read_bytes(), path.suffix.lower()
+_BROKEN = (OSError, EOFError, ValueError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error)
+
+
+def _open(path: Path) -> BinaryIO:
+    """A file, unpacked as it is read."""
+    suffix = path.suffix.lower()
+    if suffix != ".zip":
+        return _UNPACK.get(suffix, open)(path, "rb")
     try:
-        if suffix == ".zip":
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX/" not in name]
-                if len(names) != 1:
-                    raise ValueError(f"it holds {len(names)} files")
-                return archive.read(names[0])
-        return _UNPACK[suffix](content) if suffix in _UNPACK else content
-    except (OSError, EOFError, ValueError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} cannot be unpacked ({error}); expected a whole {suffix} file with one file in it, without a "
-            "password. Unpack it, or get it anew."
-        ) from error
+        archive = zipfile.ZipFile(path)
+        names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX/" not in name]
+        if len(names) != 1:
+            raise ValueError(f"it holds {len(names)} files")
+        return archive.open(names[0])
+    except _BROKEN as error:
+        raise _not_unpacked(path, error) from error
+
+
+def _open_text(path: Path, encoding: str) -> TextIO:
+    return io.TextIOWrapper(_open(path), encoding, newline="")
+
+
+def _unpacked(path: Path) -> bytes:
+    return b"".join(_blocks(path))
+
+
+def _not_unpacked(path: Path, error: Exception) -> Exception:
+    if path.suffix.lower() not in (*_UNPACK, ".zip"):
+        return error  # the disk's
+    return ValueError(
+        f"{path} cannot be unpacked ({error}); expected a whole {path.suffix.lower()} file with one file in it, "
+        "without a password. Unpack it, or get it anew."
+    )
 
 
 def _parquet(content: bytes, path: Path) -> pa.Table:
     try:
         return pq.read_table(io.BytesIO(content))
     except (pa.ArrowException, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"{path} cannot be read ({first}); expected a whole parquet file. Get it anew.") from error
+        raise _not_parquet(path, error) from error
 
 
-def _csv(text: str, path: Path, delimiter: str | None) -> pa.Table:
-    text = text.lstrip("\r\n")
-    if "\n" not in text:
-        text = text.replace("\r", "\n")
+def _parquet_tables(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    packed = path.suffix.lower() != ".parquet"
+    try:
+        with pq.ParquetFile(pa.BufferReader(_unpacked(path)) if packed else path) as file:
+            for batch in file.iter_batches(ROWS_AT_A_TIME, columns=columns):
+                yield pa.Table.from_batches([batch])
+    except (pa.ArrowException, OSError) as error:
+        raise _not_parquet(path, error) from error
+
+
+def _not_parquet(path: Path, error: Exception) -> ValueError:
+    first = str(error).splitlines()[0]
+    return ValueError(f"{path} cannot be read ({first}); expected a whole parquet file. Get it anew.")
+
+
+def _txt_tables(open_text: Callable[[], TextIO], columns: list[str] | None = None) -> Iterator[pa.Table]:
+    with open_text() as file:
+        file.reconfigure(newline="\n")  # a carriage return alone ends no line
+        for lines in in_slices((line.rstrip("\r\n") for line in file if line.strip()), len):
+            yield pa.table({"text": lines})
+
+
+def in_slices(items: Iterable, size_of: Callable[..., int]) -> Iterator[list]:
+    """Items in lists of at most `ROWS_AT_A_TIME`, fewer where `size_of` them, in characters, adds up to much."""
+    held, size = [], 0
+    for item in items:
+        held.append(item)
+        size += size_of(item)
+        if len(held) == ROWS_AT_A_TIME or size > _CHARACTERS_AT_A_TIME:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
+
+
+def _csv(
+    open_text: Callable[[], TextIO],
+    path: Path,
+    delimiter: str | None,
+    rows: int | None = None,
+    columns: list[str] | None = None,
+) -> Iterator[pa.Table]:
+    """Tables of `rows` rows, or of `None` one of all; of `columns`, or of all."""
+    with open_text() as file:
+        head = next(line for line in file if line.strip("\r\n"))
     if delimiter is None:
-        head = text.split("\n", 1)[0]
-        delimiter = max(_DELIMITERS, key=lambda character: len(next(csv.reader([head], delimiter=character))))
+        line = head.rstrip("\r\n")
+        delimiter = max(_DELIMITERS, key=lambda character: len(next(csv.reader([line], delimiter=character))))
     elif len(delimiter) != 1:
         raise ValueError(f"Found --delimiter {delimiter!r}; expected one character. Correct it.")
-    # A tab stands in no text: where each line has its cells, a quotation mark is one of the text's own.
-    lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
-    tabs = lines[0].count("\t") if delimiter == "\t" else 0
-    plain = tabs > 0 and all(line.count("\t") == tabs and not _OPEN.search(line) for line in lines)
+    plain = delimiter == "\t" and _is_plain(open_text)
     quoting = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
-    try:
-        header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting))
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut
-            frame = pd.read_csv(
-                io.StringIO(text, newline=""),
+    done = 0
+    with open_text() as header_file, open_text() as file:
+        try:
+            lines = (line for line in header_file if line.strip("\r\n"))
+            header = next(csv.reader(lines, delimiter=delimiter, quoting=quoting))
+            frames = pd.read_csv(
+                file,
                 sep=delimiter,
                 dtype=str,
                 keep_default_na=False,  # "NA" and "None" are words
                 na_values=[""],
                 index_col=False,
                 quoting=quoting,
+                iterator=True,
             )
-    except (csv.Error, pd.errors.ParserWarning, ValueError) as error:  # pandas' ParserError is a ValueError
-        reason = " ".join(str(error).replace("Error tokenizing data. C error: ", "").split()).rstrip(".")
-        raise ValueError(
-            f"{path} cannot be read ({reason}); expected a header line and as many cells in each row, separated by "
-            f'{delimiter!r}, with texts that hold it in "quotes". Correct that line, or name another --delimiter.'
-        ) from error
-    columns = {}
-    for number, name in enumerate(_unquoted(cell.strip()) if plain else cell.strip() for cell in header):
-        name = name or ""
+            while (frame := _next_frame(frames, rows)) is not None:
+                names = [_unquoted(cell.strip()) if plain else cell.strip() for cell in header]
+                yield _frame_to_table(frame, [name or "" for name in names], path, plain, columns, done)
+                done += len(frame)
+        except (csv.Error, pd.errors.ParserWarning, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+            reason = " ".join(str(error).replace("Error tokenizing data. C error: ", "").split()).rstrip(".")
+            raise ValueError(
+                f"{path} cannot be read ({reason}); expected a header line and as many cells in each row, separated "
+                f'by {delimiter!r}, with texts that hold it in "quotes". Correct that line, or name another '
+                "--delimiter."
+            ) from error
+
+
+def _is_plain(open_text: Callable[[], TextIO]) -> bool:
+    """Whether each line has its cells, so that a quotation mark is one of the text's own: a tab stands in no text."""
+    with open_text() as file:
+        lines = (line.rstrip("\r\n") for line in file if line.strip())
+        tabs = (head := next(lines)).count("\t")
+        return tabs > 0 and all(line.count("\t") == tabs and not _OPEN.search(line) for line in chain([head], lines))
+
+
+def _next_frame(frames, rows: int | None) -> pd.DataFrame | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut
+        try:
+            return frames.read(rows)
+        except StopIteration:
+            return None
+
+
+def _frame_to_table(
+    frame: pd.DataFrame, header: list[str], path: Path, plain: bool, columns: list[str] | None, first_row: int
+) -> pa.Table:
+    cells = {}
+    for number, name in enumerate(header):
+        if columns is not None and name not in columns:
+            continue
         values = [
             None if missing else value for value, missing in zip(frame.iloc[:, number], frame.iloc[:, number].isna())
         ]
@@ -236,12 +432,12 @@ def _csv(text: str, path: Path, delimiter: str | None) -> pa.Table:
             values = [_unquoted(value) for value in values]
         if name == "" and not any(values):
             continue  # a delimiter at the end of each line
-        if name in columns:
+        if name in cells:
             raise ValueError(
                 f"{path} names the column {name!r} twice in its header line; expected different names. Rename one."
             )
-        columns[name] = values
-    return columns_to_table(columns, path)
+        cells[name] = values
+    return columns_to_table(cells, path, first_row=first_row)
 
 
 def _unquoted(value: str | None) -> str | None:
@@ -271,46 +467,87 @@ def _json(text: str, path: Path) -> pa.Table:
         lists = [value for value in whole.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
         rows = lists[0] if len(lists) == 1 else [whole]
     if rows is None:
-        rows = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise ValueError(
-                        f"{path} is not valid JSON in line {number} ({error.msg}); expected one object a line. "
-                        "Correct that line."
-                    ) from error
-                except RecursionError as error:
-                    raise _too_deep(path) from error
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise ValueError(
-                f"{path} holds a {type(row).__name__} as record {number}; expected an object such as "
-                '{"text": "...", "label": "..."}. Correct it.'
-            )
-    names = dict.fromkeys(name for row in rows for name in row)
-    return columns_to_table({name: [row.get(name) for row in rows] for name in names}, path)
+        rows = _json_records(text.split("\n"), path)
+    rows = [_checked_record(row, number, path) for number, row in enumerate(rows)]
+    return _records_to_table(rows, path)
+
+
+def _json_tables(open_text: Callable[[], TextIO], path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Records line by line as they are needed; another form is read whole."""
+    with open_text() as file:
+        head = list(islice((line for line in file if line.strip()), 2))
+    try:
+        by_line = len(head) == 2 and all(isinstance(json.loads(line), dict) for line in head)
+    except (json.JSONDecodeError, RecursionError):
+        by_line = False
+    with open_text() as file:
+        file.reconfigure(newline="\n")
+        if not by_line:
+            yield _json(file.read(), path)
+            return
+        done = line_number = 0
+        for lines in in_slices(file, len):
+            rows = [
+                _checked_record(row, number, path)
+                for number, row in enumerate(_json_records(lines, path, first_line=line_number + 1), start=done)
+            ]
+            if rows:
+                yield _records_to_table(rows, path, columns, first_row=done)
+            done, line_number = done + len(rows), line_number + len(lines)
+
+
+def _json_records(lines: list[str], path: Path, *, first_line: int = 1) -> Iterator:
+    for number, line in enumerate(lines, start=first_line):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"{path} is not valid JSON in line {number} ({error.msg}); expected one object a line. "
+                    "Correct that line."
+                ) from error
+            except RecursionError as error:
+                raise _too_deep(path) from error
+
+
+def _checked_record(row, number: int, path: Path) -> dict:
+    if not isinstance(row, dict):
+        raise ValueError(
+            f"{path} holds a {type(row).__name__} as record {number}; expected an object such as "
+            '{"text": "...", "label": "..."}. Correct it.'
+        )
+    return row
+
+
+def _records_to_table(
+    rows: list[dict], path: Path, columns: list[str] | None = None, *, first_row: int = 0
+) -> pa.Table:
+    names = dict.fromkeys(name for row in rows for name in row) if columns is None else columns
+    return columns_to_table({name: [row.get(name) for row in rows] for name in names}, path, first_row=first_row)
 
 
 def _too_deep(path: Path) -> ValueError:
     return ValueError(f"{path} is not valid JSON (nested too deeply); expected flat objects. Correct it.")
 
 
-def columns_to_table(columns: dict[str, list], source: str | Path) -> pa.Table:
-    """Columns to an Arrow table. One that it cannot hold is left out; `refused` says why, if it is asked for."""
+def columns_to_table(columns: dict[str, list], source: str | Path, *, first_row: int = 0) -> pa.Table:
+    """Columns to an Arrow table. One that it cannot hold is left out; `refused` says why, if it is asked for.
+
+    `first_row` is the number of the first of these rows in `source`.
+    """
     arrays, refused = {}, {}
     for name, values in columns.items():
         try:
             arrays[name] = pa.array(values)
         except UnicodeEncodeError:
-            row = next(row for row, value in enumerate(values) if _SURROGATE.search(str(value)))
+            row = first_row + next(row for row, value in enumerate(values) if _SURROGATE.search(str(value)))
             refused[name] = (
                 f"Column {name} of {source} holds half of a character (a lone surrogate) in row {row}; expected whole "
                 "characters. Export the file again as UTF-8."
             )
         except (pa.ArrowException, TypeError, OverflowError) as error:
-            first = {type(value).__name__: row for row, value in reversed([*enumerate(values)]) if value is not None}
+            numbered = reversed([*enumerate(values, start=first_row)])
+            first = {type(value).__name__: row for row, value in numbered if value is not None}
             found = ", ".join(f"{kind} in row {row}" for kind, row in sorted(first.items(), key=lambda item: item[1]))
             refused[name] = (
                 f"Column {name} of {source} mixes types ({found})"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bertcls import RecipeArguments, clear_output, one_line_errors, parse, parse_runs
-from bertcls.arguments import _check, _cpu_threads
+from bertcls.arguments import _check, cores_per_process
 
 DEFAULTS = {"learning_rate": 5e-5, "num_train_epochs": 3, "max_length": 64}
 
@@ -194,12 +194,12 @@ def test_threads(parsed, monkeypatch):
         assert torch.get_num_threads() == 1
         monkeypatch.setenv("OMP_NUM_THREADS", "1")  # what accelerate launch sets where nothing was set
         monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-        alone = _cpu_threads()
+        alone = cores_per_process()
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(alone))
-        assert _cpu_threads() == 1
+        assert cores_per_process() == 1
         for value in ("3", "3,2"):
             monkeypatch.setenv("OMP_NUM_THREADS", value)
-            assert _cpu_threads() == 3
+            assert cores_per_process() == 3
     finally:
         torch.set_num_threads(before)
 

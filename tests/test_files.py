@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset
 
-from bertcls import load_splits, read_table
+from bertcls import load_splits, read_table, stream_table
 from bertcls.files import decode, file_format
 
 ROWS = [
@@ -204,3 +204,71 @@ def test_a_file_of_which_nothing_can_be_stored(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": 1}\n')
     with pytest.raises(ValueError, match="Column text of .* mixes types"):
         read_table(tmp_path / "a.jsonl")
+
+
+def streamed(path, **options) -> list[dict]:
+    return [row for table in stream_table(path, **options)() for row in table.to_pylist()]
+
+
+AWKWARD = [{"text": f'line "{i}",\nnext; \t{i}' if i % 3 else f"plain {i}", "label": "NA"} for i in range(30)]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".json", ".jsonl", ".txt", ".parquet", ".csv.gz", ".jsonl.zip"])
+def test_a_streamed_file_is_the_file(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr("bertcls.files.ROWS_AT_A_TIME", 7)
+    monkeypatch.setattr("bertcls.files._BYTES_AT_A_TIME", 50)
+    path, frame = tmp_path / f"a{suffix}", pd.DataFrame(AWKWARD)
+    if suffix == ".parquet":
+        frame.to_parquet(path)
+    elif "csv" in suffix or suffix == ".tsv":
+        frame.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
+    elif "jsonl" in suffix:
+        frame.to_json(path, orient="records", lines=True)
+    elif suffix == ".json":
+        path.write_text(json.dumps(AWKWARD, indent=1))
+    else:
+        path.write_text("\n\n".join(f"Zeile {i} ü" for i in range(30)), encoding="utf-8-sig")
+    assert streamed(path) == plain(path) and len(streamed(path)) == 30
+    tables = list(stream_table(path)(["text"]))
+    assert len(tables) == (1 if suffix == ".json" else 5) and all("text" in table.column_names for table in tables)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b"text,label\na,x\nb,y,z\n"),
+        ("a.csv", b"text,text\na,x\n"),
+        ("a.csv", b"text,label\n"),
+        ("a.csv", b"\n \n"),
+        ("a.csv.gz", gzip.compress(b"text\n" + b"a\n" * 99)[:-9]),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "b"}\n{"text": }\n'),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "b"}\n[1]\n'),
+        ("a.json", b'[{"text": "a"},\n{"text": ]'),
+        ("a.csv", b"text\na\n" * 40 + b"\xff\xd8\0\n"),
+        ("a.csv", "text\nä\n".encode() * 40 + b"\xff\n"),
+        ("a.bin", b"text"),
+    ],
+)
+def test_a_streamed_file_is_refused_in_the_same_words(tmp_path, monkeypatch, name, content):
+    monkeypatch.setattr("bertcls.files._BYTES_AT_A_TIME", 50)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError) as whole:
+        read_table(tmp_path / name)
+    with pytest.raises(ValueError) as by_parts:
+        streamed(tmp_path / name)
+    assert str(by_parts.value) == str(whole.value)
+
+
+def test_a_broken_parquet_file_is_refused_when_it_is_opened(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(ValueError, match="a.parquet cannot be read .*; expected a whole parquet file"):
+        stream_table(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "utf-8-sig", "cp1251"])
+def test_the_encoding_of_a_streamed_file(tmp_path, monkeypatch, encoding):
+    monkeypatch.setattr("bertcls.files._BYTES_AT_A_TIME", 997)  # cuts characters
+    line = "Очень хороший фильм и отличный сюжет" if encoding == "cp1251" else "酒店房间很干净，服务员态度也好。"
+    rows = [f"only ASCII {i}" for i in range(200)] + [f"{line} {i}" for i in range(200)]
+    (tmp_path / "a.csv").write_bytes("\n".join(["text", *rows]).encode(encoding))
+    assert [row["text"] for row in streamed(tmp_path / "a.csv")] == rows

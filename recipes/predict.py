@@ -1,0 +1,151 @@
+"""Label a file or a data set of any size with a trained model, or one text, or lines as they are typed.
+
+Data: csv, tsv, json, jsonl, parquet or txt, compressed or not, a folder or a Hub id, as in the recipes, without labels.
+Run:  python recipes/predict.py --model_name_or_path runs/mine --dataset_name mine.csv --output_file labels.parquet
+      accelerate launch recipes/predict.py --model_name_or_path runs/mine --dataset_name stanfordnlp/imdb --split test
+          --text_column text --output_file labels.jsonl       (on all GPUs; on several machines to a folder all see)
+      python recipes/predict.py --model_name_or_path runs/mine --text "Never again."
+      python recipes/predict.py --model_name_or_path runs/mine --text -         (a line of standard input, a line out)
+
+The output has a row for each row of the data, in its order: id, label, score, and the probability of every class.
+A run that was killed goes on where it was when the same command is started again.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from bertcls import (
+    TextClassifier,
+    check_output,
+    describe_prediction,
+    digest_of,
+    errors_of_rank_0,
+    merge_parts,
+    one_line_errors,
+    open_parts,
+    parse_options,
+    parts_folder,
+    predict_parts,
+    start_processes,
+    stream_rows,
+    survey,
+)
+
+
+@dataclass
+class Arguments:
+    model_name_or_path: str = field(metadata={"help": "Folder that a recipe saved, or its copy on the Hub."})
+    dataset_name: str | None = field(default=None, metadata={"help": "File, folder or Hub id; it needs no labels."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
+    split: str | None = field(default=None, metadata={"help": "Of the data set; none: its only one."})
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column with the texts; none: text, sentence, content or review."}
+    )
+    text_pair_column: str | None = field(default=None, metadata={"help": "Column with the second texts of pairs."})
+    id_column: str | None = field(default=None, metadata={"help": "Becomes id; none: rows are counted from 0."})
+    encoding: str | None = field(default=None, metadata={"help": "Of the file, such as gb18030; none: detected."})
+    delimiter: str | None = field(default=None, metadata={"help": "Between the cells of a csv; none: detected."})
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read a data set of the Hub without a copy on disk; its rows are not counted."},
+    )
+    output_file: str | None = field(default=None, metadata={"help": "A .parquet or .jsonl file."})
+    overwrite_output: bool = field(default=False, metadata={"help": "Remove what is there, and start anew."})
+    abstain_below: float | None = field(
+        default=None, metadata={"help": "No label, null, where the most probable one has a lower probability."}
+    )
+    rows_per_part: int = field(
+        default=4096, metadata={"help": "Rows that are labelled and written at once, and lost at most when killed."}
+    )
+    text: str | None = field(
+        default=None, metadata={"help": "One text to label; - labels standard input line by line, pairs with a tab."}
+    )
+    text_pair: str | None = field(default=None, metadata={"help": "With --text: the second text of a pair."})
+    cpu_threads: int | None = field(
+        default=None, metadata={"help": "Threads per process without an accelerator; none: cores by processes."}
+    )
+    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
+
+
+def main(args: Arguments) -> None:
+    # 1. The model, on one device a process
+    state = start_processes(args.cpu_threads)
+    classifier = TextClassifier.from_pretrained(args.model_name_or_path, device=state.device)
+    classifier.predict([], abstain_below=args.abstain_below)  # refuses what the model cannot do
+    if args.text is not None:
+        if state.is_main_process:
+            answer(classifier, args)
+        return
+
+    # 2. The data, read once to find what is wrong with it before any row is labelled
+    output_file = Path(args.output_file).expanduser()
+    rows = stream_rows(
+        args.dataset_name,
+        args.dataset_config_name,
+        split=args.split,
+        text_column=args.text_column,
+        text_pair_column=args.text_pair_column,
+        id_column=args.id_column,
+        encoding=args.encoding,
+        delimiter=args.delimiter,
+        streaming=args.streaming,
+        rows=args.rows_per_part,
+    )
+    total = None
+    with errors_of_rank_0(state):
+        if state.is_main_process:
+            found = survey(islice(rows(), 1) if args.streaming else rows())
+            total = None if args.streaming else found["rows"]
+
+            # 3. The parts that a killed run left are gone on with, if they are of this model, data and options
+            manifest = {"model": digest_of(classifier), "data": found["digest"]}
+            manifest |= {name: getattr(args, name) for name in ("abstain_below", "rows_per_part", "streaming")}
+            lock = open_parts(output_file, manifest, overwrite=args.overwrite_output)
+
+    # 4. Label: a part a process at a time
+    hidden = args.disable_tqdm or not state.is_main_process
+    with tqdm(total=total, desc="Labelling", unit=" rows", smoothing=0, disable=hidden) as bar:
+        parts, counts = predict_parts(
+            classifier,
+            rows(),
+            parts_folder(output_file),
+            suffix=output_file.suffix,
+            state=state,
+            abstain_below=args.abstain_below,
+            bar=bar,
+        )
+    state.wait_for_everyone()
+
+    # 5. One file, in the order of the data
+    if state.is_main_process:
+        merge_parts(parts, output_file)
+        lock.release()
+        print(f"{output_file}: {counts['rows']:,} rows")
+        if counts["missing"]:
+            print(f"{counts['missing']:,} of them have no text, and so no label")
+        if counts["empty"]:
+            print(f"{counts['empty']:,} of them have an empty text; what the model assumes of nothing is their label")
+    state.destroy_process_group()
+
+
+def answer(classifier: TextClassifier, args: Arguments) -> None:
+    """Labels `--text`, or lines of standard input until its end."""
+    if args.text != "-":
+        text = args.text if args.text_pair is None else (args.text, args.text_pair)
+        print(describe_prediction(classifier.predict(text, abstain_below=args.abstain_below)[0]))
+        return
+    if sys.stdin.isatty():
+        print("A text a line, Ctrl-D ends.", file=sys.stderr)
+    pairs = classifier.model.config.pair_truncation is not None
+    for line in sys.stdin:
+        text = tuple(line.rstrip("\r\n").split("\t")) if pairs else line.rstrip("\r\n")
+        print(describe_prediction(classifier.predict(text, abstain_below=args.abstain_below)[0]), flush=True)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        main(parse_options(Arguments, description=__doc__))
