@@ -103,6 +103,7 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "layerwise_optimizer": "optim",
     "layerwise_parameter_groups": "optim",
     "check_output": "prediction",
+    "check_pairs": "prediction",
     "count_rows": "prediction",
     "describe_prediction": "prediction",
     "digest_of": "prediction",

@@ -29,7 +29,7 @@ _MANIFEST, _LOCK = "manifest.json", "lock"
 
 
 def start_processes(cpu_threads: int | None = None) -> PartialState:
-    """This process among those of the launcher, on its accelerator or on the CPU, where it gets its share of the cores.
+    """This process among those of the launcher, on its accelerator, or on a CPU with its share of the cores.
 
     Args:
         cpu_threads: on a CPU; `None` takes the cores by the processes.
@@ -185,15 +185,45 @@ def predict_parts(
     return parts, counts
 
 
-def check_output(output_file: Path) -> None:
-    """Refuses a file of another kind than `FORMATS`.
+def check_output(output_file: Path, *, source: str | None = None, overwrite: bool = False) -> None:
+    """Refuses an output of another kind than `FORMATS`, and one that is there, but for what a killed run left.
+
+    Args:
+        output_file: as in `open_parts`.
+        source: of the rows; never overwritten.
+        overwrite: another file may be.
 
     Raises:
-        ValueError: another suffix.
+        FileExistsError: the file is there.
+        ValueError: another suffix, or the source.
     """
     if output_file.suffix not in FORMATS:
         raise ValueError(
             f"Found --output_file {output_file}; expected a name that ends with {' or '.join(FORMATS)}. Rename it."
+        )
+    if source is not None and output_file.exists() and output_file.samefile(Path(source).expanduser()):
+        raise ValueError(f"Found {output_file} as data and as output; expected two files. Name another --output_file.")
+    if output_file.exists() and not overwrite and not (parts_folder(output_file) / _MANIFEST).is_file():
+        raise FileExistsError(
+            f"Found {output_file}; expected no such file. Name another --output_file, or give --overwrite_output."
+        )
+
+
+def check_pairs(classifier: TextClassifier, *, given: bool, flag: str) -> None:
+    """Refuses single texts for a model of pairs, and pairs for a model of texts.
+
+    Args:
+        classifier: whose contract says what it reads.
+        given: whether `flag` names second texts.
+        flag: for the message.
+
+    Raises:
+        ValueError: what was found and expected.
+    """
+    if given != (classifier.model.config.pair_truncation is not None):
+        found, wanted = ("pairs", "single texts")[:: 1 if given else -1]
+        raise ValueError(
+            f"Found {found} for a model of {wanted}; expected {wanted}. {'Leave out' if given else 'Give'} {flag}."
         )
 
 
@@ -225,10 +255,7 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False) ->
         output_file.unlink(missing_ok=True)
     if overwrite or not folder.is_dir():
         _remove_folder(folder)
-    if output_file.exists() and not path.is_file():
-        raise FileExistsError(
-            f"Found {output_file}; expected no such file. Name another --output_file, or give --overwrite_output."
-        )
+    check_output(output_file)
     folder.mkdir(parents=True, exist_ok=True)
     lock = _locked(folder)
     if path.is_file():

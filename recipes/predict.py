@@ -1,6 +1,6 @@
 """Label a file or a data set of any size with a trained model, or one text, or lines as they are typed.
 
-Data: csv, tsv, json, jsonl, parquet or txt, compressed or not, a folder or a Hub id, as in the recipes, without labels.
+Data: csv, tsv, json, jsonl, parquet or txt, compressed or not, a folder or a Hub id, as in the recipes; no labels.
 Run:  python recipes/predict.py --model_name_or_path runs/mine --dataset_name mine.csv --output_file labels.parquet
       accelerate launch recipes/predict.py --model_name_or_path runs/mine --dataset_name stanfordnlp/imdb --split test
           --text_column text --output_file labels.jsonl       (on all GPUs; on several machines to a folder all see)
@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from bertcls import (
     TextClassifier,
     check_output,
+    check_pairs,
     describe_prediction,
     digest_of,
     errors_of_rank_0,
@@ -68,21 +69,30 @@ class Arguments:
     cpu_threads: int | None = field(
         default=None, metadata={"help": "Threads per process without an accelerator; none: cores by processes."}
     )
-    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
+
+    def __post_init__(self):
+        if (self.text is None) == (self.dataset_name is None):
+            raise ValueError("Found --text and --dataset_name, or neither; expected one of them. Give one.")
+        if (self.dataset_name is None) != (self.output_file is None):
+            raise ValueError("Found --dataset_name or --output_file alone; expected both or neither. Give the other.")
+        for name in ("rows_per_part", "cpu_threads"):
+            if (number := getattr(self, name)) is not None and number < 1:
+                raise ValueError(f"Found --{name} {number}; expected at least 1. Raise it.")
 
 
 def main(args: Arguments) -> None:
     # 1. The model, on one device a process
+    output_file = Path(args.output_file or "").expanduser()
+    if args.text is None:
+        check_output(output_file, source=args.dataset_name, overwrite=args.overwrite_output)
     state = start_processes(args.cpu_threads)
     classifier = TextClassifier.from_pretrained(args.model_name_or_path, device=state.device)
     classifier.predict([], abstain_below=args.abstain_below)  # refuses what the model cannot do
     if args.text is not None:
-        if state.is_main_process:
-            answer(classifier, args)
-        return
+        return answer(classifier, args) if state.is_main_process else None
 
     # 2. The data, read once to find what is wrong with it before any row is labelled
-    output_file = Path(args.output_file).expanduser()
+    check_pairs(classifier, given=args.text_pair_column is not None, flag="--text_pair_column")
     rows = stream_rows(
         args.dataset_name,
         args.dataset_config_name,
@@ -107,8 +117,7 @@ def main(args: Arguments) -> None:
             lock = open_parts(output_file, manifest, overwrite=args.overwrite_output)
 
     # 4. Label: a part a process at a time
-    hidden = args.disable_tqdm or not state.is_main_process
-    with tqdm(total=total, desc="Labelling", unit=" rows", smoothing=0, disable=hidden) as bar:
+    with tqdm(total=total, desc="Labelling", unit=" rows", smoothing=0, disable=not state.is_main_process) as bar:
         parts, counts = predict_parts(
             classifier,
             rows(),
@@ -134,15 +143,16 @@ def main(args: Arguments) -> None:
 
 def answer(classifier: TextClassifier, args: Arguments) -> None:
     """Labels `--text`, or lines of standard input until its end."""
-    if args.text != "-":
-        text = args.text if args.text_pair is None else (args.text, args.text_pair)
-        print(describe_prediction(classifier.predict(text, abstain_below=args.abstain_below)[0]))
-        return
-    if sys.stdin.isatty():
-        print("A text a line, Ctrl-D ends.", file=sys.stderr)
     pairs = classifier.model.config.pair_truncation is not None
-    for line in sys.stdin:
-        text = tuple(line.rstrip("\r\n").split("\t")) if pairs else line.rstrip("\r\n")
+    if args.text != "-":
+        check_pairs(classifier, given=args.text_pair is not None, flag="--text_pair")
+        texts = [(args.text, args.text_pair) if pairs else args.text]
+    else:
+        texts = (line.rstrip("\r\n") for line in sys.stdin)
+        texts = (tuple(line.partition("\t")[::2]) for line in texts) if pairs else texts
+        if sys.stdin.isatty():
+            print("A text a line, of a pair both with a tab between; Ctrl-D ends.", file=sys.stderr)
+    for text in texts:
         print(describe_prediction(classifier.predict(text, abstain_below=args.abstain_below)[0]), flush=True)
 
 
