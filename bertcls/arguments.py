@@ -365,9 +365,8 @@ def parse_options(arguments_class: type[Options], argv: list[str] | None = None,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    args, extra = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
-    _refuse_unknown(parser, extra)
-    return args
+    _refuse_unknown(parser, parser.parse_known_args(argv)[1])
+    return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[0]
 
 
 def _refuse_unknown(parser: argparse.ArgumentParser, extra: list[str]) -> None:

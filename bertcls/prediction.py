@@ -177,7 +177,8 @@ def predict_parts(
         counts += count_rows(table)
         parts.append(folder / f"part-{number:06d}{suffix}")
         if parts[-1].name in there:
-            bar.initial += len(table)  # not of this run's speed
+            if not bar.disable:
+                bar.initial += len(table)  # no part of this run's speed
         elif number % state.num_processes == state.process_index:
             with _whole_file(parts[-1]) as path, _writer(path, suffix) as write:
                 write(label_table(classifier, table, abstain_below=abstain_below))
@@ -258,19 +259,17 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False) ->
     check_output(output_file)
     folder.mkdir(parents=True, exist_ok=True)
     lock = _locked(folder)
-    if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        other = [name for name in {**there, **manifest} if there.get(name) != manifest.get(name)]
-        if other:
-            raise FileExistsError(
-                f"Found parts of a run with another {' and '.join(other)} in {folder}; expected those of this run. "
-                "Name another --output_file, or give --overwrite_output to start anew."
-            )
-        for unfinished in folder.glob("*.tmp"):
-            unfinished.unlink(missing_ok=True)
-    else:
-        with _whole_file(path) as unfinished:
-            unfinished.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else manifest
+    if other := [name for name in {**there, **manifest} if there.get(name) != manifest.get(name)]:
+        lock.release()
+        raise FileExistsError(
+            f"Found parts of a run with another {' and '.join(other)} in {folder}; expected those of this run. "
+            "Name another --output_file, or give --overwrite_output to start anew."
+        )
+    for unfinished in folder.glob("*.tmp"):
+        unfinished.unlink(missing_ok=True)
+    with _whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return lock
 
 
