@@ -117,7 +117,8 @@ def main(args: Arguments) -> None:
             lock = open_parts(output_file, manifest, overwrite=args.overwrite_output)
 
     # 4. Label: a part a process at a time
-    with tqdm(total=total, desc="Labelling", unit=" rows", smoothing=0, disable=not state.is_main_process) as bar:
+    shown = {} if state.is_main_process else {"disable": True}  # of all processes' rows, which go on abreast
+    with tqdm(total=total, desc="Labelling", unit=" rows", smoothing=0, **shown) as bar:
         parts, counts = predict_parts(
             classifier,
             rows(),
