@@ -2,8 +2,7 @@
 
 Data: csv, tsv, json, jsonl, parquet or txt, compressed or not, a folder or a Hub id, as in the recipes; no labels.
 Run:  python recipes/predict.py --model_name_or_path runs/mine --dataset_name mine.csv --output_file labels.parquet
-      accelerate launch recipes/predict.py --model_name_or_path runs/mine --dataset_name stanfordnlp/imdb --split test
-          --text_column text --output_file labels.jsonl       (on all GPUs; on several machines to a folder all see)
+      accelerate launch --multi_gpu recipes/predict.py ...    (all GPUs; on several machines to a folder that all see)
       python recipes/predict.py --model_name_or_path runs/mine --text "Never again."
       python recipes/predict.py --model_name_or_path runs/mine --text -         (a line of standard input, a line out)
 
@@ -51,8 +50,7 @@ class Arguments:
     encoding: str | None = field(default=None, metadata={"help": "Of the file, such as gb18030; none: detected."})
     delimiter: str | None = field(default=None, metadata={"help": "Between the cells of a csv; none: detected."})
     streaming: bool = field(
-        default=False,
-        metadata={"help": "Read a data set of the Hub without a copy on disk; its rows are not counted."},
+        default=False, metadata={"help": "Read a data set of the Hub without a copy on disk, its rows uncounted."}
     )
     output_file: str | None = field(default=None, metadata={"help": "A .parquet or .jsonl file."})
     overwrite_output: bool = field(default=False, metadata={"help": "Remove what is there, and start anew."})
@@ -135,10 +133,9 @@ def main(args: Arguments) -> None:
         merge_parts(parts, output_file)
         lock.release()
         print(f"{output_file}: {counts['rows']:,} rows")
-        if counts["missing"]:
-            print(f"{counts['missing']:,} of them have no text, and so no label")
-        if counts["empty"]:
-            print(f"{counts['empty']:,} of them have an empty text; what the model assumes of nothing is their label")
+        for kind, what in (("missing", "no text, and so no label"), ("empty", "an empty text, labelled as it is")):
+            if counts[kind]:
+                print(f"{counts[kind]:,} of them have {what}")
     state.destroy_process_group()
 
 
