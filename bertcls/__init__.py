@@ -63,7 +63,7 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "stream_rows": "data",
     "read_table": "files",
     "stream_table": "files",
-    "format_p": "findings",
+    "format_p": "formats",
     "gather_findings": "findings",
     "push_folder": "hub",
     "verify_saved": "hub",

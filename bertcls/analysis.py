@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import fisher_exact, ttest_ind
+from scipy.stats import fisher_exact, ttest_ind_from_stats
 
 from bertcls.baseline import TfidfClassifier
 from bertcls.inference import TextClassifier, reaches
@@ -59,14 +59,17 @@ def slice_scores(values: np.ndarray, groups: dict[str, pd.Categorical]) -> list[
 def score_with_interval(values: np.ndarray) -> dict:
     """`score`, the mean, and its 95 % interval `low` to `high`: Wilson's of bools, Student's of distances.
 
+    One distance has no interval: `None`.
+
     >>> score_with_interval(np.array([True, True]))["low"].__round__(3)
     0.342
     """
+    low, high = None, None
     if values.dtype == bool:
         low, high = wilson_interval(int(values.sum()), len(values))
-    else:
+    elif len(values) > 1:
         low, high = mean_interval(values)
-        low, high = max(low, 0.0), high if np.isfinite(high) else float(values.max())  # one row has no spread
+        low = max(low, 0.0)  # of a distance
     return {"score": float(values.mean()), "low": low, "high": high}
 
 
@@ -77,7 +80,8 @@ def _p_value(own: np.ndarray, rest: np.ndarray) -> float:
         return float(fisher_exact(table).pvalue) if len(rest) else 1.0
     if min(len(own), len(rest)) < 2 or not (own.std() or rest.std()):
         return 1.0
-    return float(ttest_ind(own, rest, equal_var=False).pvalue)
+    sizes = [(part.mean(), part.std(ddof=1), len(part)) for part in (own, rest)]
+    return float(ttest_ind_from_stats(*sizes[0], *sizes[1], equal_var=False).pvalue)
 
 
 def slices_of(
@@ -134,7 +138,7 @@ def confused_pairs(table: pd.DataFrame, count: int = 10) -> list[dict]:
     """The most frequent wrong predictions: `label`, `prediction`, `rows`, and their `share` of the label's rows.
 
     Of several labels a text a pair is one that was missed beside one that was given in its text without right; `None`
-    stands where there is no such one, and its share is that of all rows.
+    stands where there is no such one. The share of what was given where nothing was missed is that of all rows.
     """
     wrong, sizes = Counter(), Counter()
     for label, prediction in zip(map(_as_set, table["label"]), map(_as_set, table["prediction"])):
@@ -165,7 +169,8 @@ def sure_errors(table: pd.DataFrame, thresholds: list[float] | None = None) -> p
     """
     columns = [name for name in table.columns if name.startswith("probability_")]
     if not columns:
-        order = (table["label"] - table["prediction"]).abs().sort_values(ascending=False, kind="stable").index
+        off = (table["label"] - table["prediction"]).abs()
+        order = off[off > 0].sort_values(ascending=False, kind="stable").index
         return table.loc[order].assign(probability=None)
     wrong = table[[_as_set(a) != _as_set(b) for a, b in zip(table["label"], table["prediction"])]]
     probabilities, names = wrong[columns].to_numpy(), [name.removeprefix("probability_") for name in columns]

@@ -325,6 +325,8 @@ def parse(
     )
     _refuse_unknown(parser, extra)
     _check(args, training_args, given)
+    if hasattr(args, "language") and "language" not in given and {"dataset_name", "train_file"} & given:
+        args.language = None  # what the recipe says is of its own data
     if training_args.push_to_hub:  # Trainer would push every save, unverified, and write the token into checkpoints
         args.hub = {
             "repo_id": training_args.hub_model_id,

@@ -26,8 +26,13 @@ class TfidfClassifier:
         analyzer: `word`, or `char` for characters and pairs of them; `None` takes `char` for Chinese and Japanese.
         cleaning: steps of `bertcls.text`.
         min_df: texts that a word must stand in.
-        C: inverse strength of the L2 penalty; that of a ridge regression is 10 / C.
-        class_weight: `balanced` or `None`, in scikit-learn's sense.
+        C: inverse strength of the L2 penalty; of a ridge regression alpha is 10 / C, scikit-learn's default at C = 10.
+        class_weight: `balanced` or `None`, in scikit-learn's sense; not of a regression.
+
+    `thresholds` may be set after `fit`: from which probability on a multi-label model gives a label; else from 0.5 on.
+
+    Raises:
+        ValueError: `class_weight` with a regression.
     """
 
     def __init__(
@@ -41,7 +46,9 @@ class TfidfClassifier:
         C: float = 10.0,
         class_weight: str | None = None,
     ):
-        self.num_labels, self.problem_type = num_labels, problem_type
+        if problem_type == REGRESSION and class_weight is not None:
+            raise ValueError(f"Found class_weight={class_weight!r} with a regression; expected none. Leave it out.")
+        self.num_labels, self.problem_type, self.thresholds = num_labels, problem_type, None
         self.analyzer, self.cleaning, self.min_df = analyzer, cleaning, min_df
         self.regression = LogisticRegression(C=C, max_iter=2000, class_weight=class_weight)
         if problem_type == MULTI_LABEL:
@@ -71,7 +78,7 @@ class TfidfClassifier:
         try:
             self.matrix = self.vectorizer.fit_transform(read)
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Label not .* is present in all")  # a label that none has
+                warnings.filterwarnings("ignore", message="Label .* is present in all")  # a label that none has
                 self.regression.fit(self.matrix, labels)
         except ValueError as error:
             raise ValueError(

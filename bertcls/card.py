@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, StrictUndefined
 
 from bertcls.files import file_format
-from bertcls.findings import format_p
+from bertcls.formats import format_p
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 CARD = "README.md"
@@ -22,12 +22,13 @@ _KINDS = {
     MULTI_LABEL: "gives a text any number of {} labels",
     REGRESSION: "gives a text a number",
 }
-_METRICS = {  # score: (type in the metadata, name); the first that a run has is the one with an interval
+_METRICS = {  # score: (type in the metadata, name)
     "pearson": ("pearsonr", "Pearson correlation"),
     "accuracy": ("accuracy", "accuracy"),
     "f1_micro": ("f1", "F1 micro"),
     "f1_macro": ("f1", "F1 macro"),
     "rmse": ("rmse", "RMSE"),
+    "mae": ("mae", "mean absolute error"),
     "window_accuracy": ("accuracy", "accuracy per window"),
     "vote_accuracy": ("accuracy", "accuracy per document by vote"),
 }
@@ -106,8 +107,10 @@ def write_card(
     )
     contract = model.get("contract") or {}
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
-    environment.filters |= {"cell": _cell, "number": _number, "minutes": _minutes}
-    environment.filters["p"] = lambda value: format_p(value).removeprefix("= ")
+    environment.filters |= {"cell": _cell, "number": _number, "minutes": _minutes, "p": format_p}
+    environment.filters["interval"] = lambda row: (
+        "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
+    )
     text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         repo_id=repo_id,
         name=repo_id.split("/")[-1],

@@ -3,22 +3,25 @@
 import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
+from scipy.special import expit, logit
 
 from bertcls.analysis import confident_errors, confused_pairs, score_with_interval, slice_scores, slices_of
 from bertcls.baseline import TfidfClassifier, cleaned_texts
 from bertcls.data import draw_rows, label_array, label_names_of
 from bertcls.files import warn
+from bertcls.formats import format_p, format_value
 from bertcls.inference import TextClassifier, reaches, texts_of
 from bertcls.metrics import calibration, coverage, mcnemar, paired_permutation, tune_thresholds
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.tokenization import count_windows
 
-MEASURES = {  # of a row, of which baselines and slices show the mean
+_MEASURES = {  # of a row, of which baselines and slices show the mean
     SINGLE_LABEL: "accuracy",
     MULTI_LABEL: "share of texts with exactly the right labels",
     REGRESSION: "mean absolute error",
 }
-_TFIDF_ROWS = 100_000  # of train at most: beyond, logistic regression takes minutes
+_TFIDF_ROWS = 100_000  # of train at most, shared among the labels that have a regression each: beyond it takes minutes
+_TFIDF_FEWEST_ROWS = 2_000
 
 
 def gather_findings(
@@ -38,7 +41,8 @@ def gather_findings(
     """
     config, names = classifier.model.config, label_names_of(splits["test"])
     kind, labels = config.problem_type, label_array(splits["test"])
-    train = draw_rows(splits["train"], _TFIDF_ROWS, seed=0)
+    fits = len(names) if kind == MULTI_LABEL else 1
+    train = draw_rows(splits["train"], max(_TFIDF_ROWS // fits, _TFIDF_FEWEST_ROWS), seed=0)
     if kind == REGRESSION:
         values = np.abs(table["prediction"].to_numpy() - labels)
     else:
@@ -61,8 +65,8 @@ def gather_findings(
     ]
     train_texts = cleaned_texts(texts_of(splits["train"]), config.cleaning)
     found = {
-        "measure": MEASURES[kind],
-        "baselines": [beside(name, other, values) for name, other in baselines],
+        "measure": _MEASURES[kind],
+        "baselines": [_beside(name, other, values) for name, other in baselines],
         "slices": slice_scores(values, slices_of(texts, tokens, windows, train_texts)),
         "errors": confident_errors(table, classifier, tfidf, _shown(train)),
     }
@@ -72,7 +76,7 @@ def gather_findings(
     return found
 
 
-def beside(name: str, simple: np.ndarray, values: np.ndarray) -> dict:
+def _beside(name: str, simple: np.ndarray, values: np.ndarray) -> dict:
     """A simple model beside the encoder on the same rows.
 
     Args:
@@ -106,17 +110,10 @@ def headline(score: float, findings: dict) -> str:
     if not unbeaten:
         others = " and ".join(f"{row['name']} ({row['score']:.4f})" for row in findings["baselines"])
         return f"{encoder[0].upper()}{encoder[1:]} beats {others} beyond noise."
-    others = " and ".join(f"{row['name']} ({row['score']:.4f}, p {format_p(row['p_value'])})" for row in unbeaten)
+    others = " and ".join(
+        f"{row['name']} ({row['score']:.4f}, p {format_p(row['p_value'], '= ')})" for row in unbeaten
+    )
     return f"Warning: {encoder} does not beat {others} beyond noise."
-
-
-def format_p(value: float) -> str:
-    """A p-value as people read it.
-
-    >>> format_p(0.00004), format_p(0.0042), format_p(0.3)
-    ('< 0.0001', '= 0.0042', '= 0.30')
-    """
-    return "< 0.0001" if value < 0.0001 else f"= {value:.4f}" if value < 0.01 else f"= {value:.2f}"
 
 
 def _right(probabilities: np.ndarray, labels: np.ndarray, thresholds: list[float] | None) -> np.ndarray:
@@ -140,7 +137,9 @@ def _tfidf_values(tfidf: TfidfClassifier, splits: DatasetDict, labels: np.ndarra
 def _constant(train: np.ndarray, labels: np.ndarray, names: list[str], kind: str) -> tuple[str, np.ndarray]:
     """The answer that is best without reading a text: its name, and its value of each row."""
     if kind == REGRESSION:
-        return f"always answering {np.median(train):.4g}, the median", np.abs(labels - np.median(train))
+        return f"always answering {format_value(float(np.median(train)))}, the median", np.abs(
+            labels - np.median(train)
+        )
     answers, counts = np.unique(train, axis=0, return_counts=True)
     answer = answers[counts.argmax()]
     if kind == SINGLE_LABEL:
@@ -152,8 +151,7 @@ def _constant(train: np.ndarray, labels: np.ndarray, names: list[str], kind: str
 def _calibration(probabilities: np.ndarray, labels: np.ndarray, kind: str, temperature: float) -> dict:
     """Of the most probable class; of several labels, of every decision on a label."""
     if kind == MULTI_LABEL:
-        odds = (probabilities / (1 - probabilities).clip(1e-300)) ** temperature  # as without it
-        raw, truth = odds / (1 + odds), labels == 1
+        raw, truth = expit(temperature * logit(probabilities)), labels == 1  # raw: as without the temperature
         error, bins = calibration(probabilities.ravel(), truth.ravel())
         return {
             "temperature": temperature,

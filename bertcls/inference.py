@@ -129,6 +129,11 @@ class TextClassifier:
             )
         return cls(model, tokenizer, device=device)
 
+    @property
+    def thresholds(self) -> list[float] | None:
+        """From which probability on each label of a multi-label model is given."""
+        return self.model.config.thresholds
+
     @classmethod
     def from_trainer(cls, trainer: "Trainer") -> "TextClassifier":
         """The model that a Trainer holds, without the wrappers of autocast and of several processes."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from bertcls.findings import format_p
+from bertcls.formats import format_p, format_value
 from bertcls.modeling import MULTI_LABEL, REGRESSION
 
 PAGE = "report.html"
@@ -79,7 +79,7 @@ def write_page(facts: dict, folder: Path) -> Path:
         "percent": _percent,
         "count": _count,
         "probability": _probability,
-        "p_value": lambda value: format_p(value).removeprefix("= ") if _known(value) else "–",
+        "p_value": lambda value: format_p(value) if _known(value) else "–",
         "value": _value,
         "command": _command,
         "plain": _plain,
@@ -185,7 +185,8 @@ def _axis(rows: list[dict]) -> tuple[float, float]:
     >>> _axis([{"low": 0.71, "high": 0.8}, {"low": 0.83, "high": 0.87}]), _axis([{"low": 3.0, "high": 16.0}])
     ((0.7, 0.9), (0.0, 20.0))
     """
-    low, high = min(row["low"] for row in rows), max(row["high"] for row in rows)
+    rows = [row for row in rows if row["low"] is not None]
+    low, high = min((row["low"] for row in rows), default=0), max((row["high"] for row in rows), default=1)
     step = 10.0 ** math.ceil(math.log10(max(high - low, 1e-6)) - 0.7)
     return round(math.floor(low / step) * step, 9), round(math.ceil(high / step) * step, 9)
 
@@ -232,7 +233,7 @@ def _plain(value: object) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return format_value(value)
     return ", ".join(map(str, value)) or "no label" if isinstance(value, list | tuple) else str(value)
 
 

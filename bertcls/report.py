@@ -16,7 +16,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase, Trainer
 
-from bertcls.analysis import run_probes
+from bertcls.analysis import run_probes, score_with_interval
 from bertcls.audit import AUDIT, format_audit
 from bertcls.baseline import TfidfClassifier, cleaned_texts
 from bertcls.card import write_card
@@ -38,7 +38,6 @@ from bertcls.metrics import (
     MultiLabelMetric,
     RegressionMetric,
     correlation_interval,
-    mean_interval,
     wilson_interval,
 )
 from bertcls.modeling import MULTI_LABEL, REGRESSION
@@ -81,7 +80,6 @@ def score_reported(
     dataset: Dataset,
     *,
     run_dir: str,
-    thresholds: list[float] | None = None,
     windows: bool = False,
     progress: bool = False,
 ) -> dict:
@@ -91,13 +89,13 @@ def score_reported(
     names, or numbers), and for every class `probability_<name>`.
 
     Args:
-        classifier: loaded from the saved folder.
+        classifier: a `TextClassifier` that was loaded from the saved folder, or a simple model.
         dataset: rows with raw `text`, `label` and `example_id`.
         run_dir: where the file goes.
-        thresholds: of a multi-label model, from which probability on a label is given; `None`: from 0.5 on.
-        windows: of a single-label task, also give what is often reported for long texts in place of a score per
-            document: `test_window_accuracy`, each window judged by its document's label, and `test_vote_accuracy`,
-            documents by the label that most of their windows have, ties by the summed probability.
+        windows: of a single-label task and a `TextClassifier`, also give what is often reported for long texts in
+            place of a score per document: `test_window_accuracy`, each window judged by its document's label, and
+            `test_vote_accuracy`, documents by the label that most of their windows have, ties by the summed
+            probability.
         progress: show a progress bar.
 
     Returns:
@@ -115,7 +113,7 @@ def score_reported(
         predictions, metric = probabilities[:, 0], RegressionMetric()
         table["label"], table["prediction"] = labels, predictions
     elif kind == MULTI_LABEL:
-        predictions = reaches(probabilities, thresholds).astype(np.int64)
+        predictions = reaches(probabilities, classifier.thresholds).astype(np.int64)
         metric = MultiLabelMetric(names)
         for column, rows in (("label", labels), ("prediction", predictions)):
             table[column] = [[names[number] for number in np.flatnonzero(row)] for row in rows]
@@ -130,7 +128,8 @@ def score_reported(
     scores = metric.compute(predictions=predictions, references=labels)
     if kind == REGRESSION:
         scores["pearson_low"], scores["pearson_high"] = correlation_interval(scores["pearson"], len(labels))
-        scores["mae_low"], scores["mae_high"] = mean_interval(np.abs(predictions - labels))
+        found = score_with_interval(np.abs(predictions - labels))
+        scores["mae_low"], scores["mae_high"] = found["low"], found["high"]
     else:
         right = round(scores["accuracy"] * len(labels))
         scores["accuracy_low"], scores["accuracy_high"] = wilson_interval(right, len(labels))
@@ -229,8 +228,7 @@ def write_report(
         `stock`, what `gather_findings` gives, and `probes`.
     """
     test, folder = splits["test"], Path(run_dir, REPORT)
-    how = {"thresholds": classifier.model.config.thresholds, "windows": windows, "progress": progress}
-    scores = results | score_reported(classifier, test, run_dir=run_dir, **how)
+    scores = results | score_reported(classifier, test, run_dir=run_dir, windows=windows, progress=progress)
     scores |= {"reported_split": reported_split, "seed": trainer.args.seed, "train_samples": len(splits["train"])}
     audit = Path(run_dir, AUDIT)
     config = classifier.model.config
@@ -323,8 +321,9 @@ def _draw(facts: dict, trainer: Trainer, folder: Path, *, test_tokens: list[int]
     if "calibration" in facts:
         decisions = facts["task"]["problem_type"] == MULTI_LABEL
         draw_reliability(facts["calibration"]["bins"], folder / "reliability.png", decisions=decisions)
-    if "coverage" in facts.get("calibration", {}):
+    if "test_confusion_matrix" in facts["scores"]:
         draw_confusion(facts["scores"]["test_confusion_matrix"], facts["task"]["labels"], folder / "confusion.png")
+    if "coverage" in facts.get("calibration", {}):
         draw_coverage(facts["calibration"]["coverage"], folder / "coverage.png")
 
 

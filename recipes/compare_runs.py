@@ -55,7 +55,7 @@ def main(folders: list[str], output_dir: str | None = None) -> list[dict]:
         )
     for row in rows:
         if row["p_value"] is not None:
-            print(f"McNemar, {row['name']} and {arms[0].name}: p {format_p(row['p_value'])}")
+            print(f"McNemar, {row['name']} and {arms[0].name}: p {format_p(row['p_value'], '= ')}")
     print(verdict(arms, rows))
 
     # 3. Figures and numbers
@@ -63,7 +63,7 @@ def main(folders: list[str], output_dir: str | None = None) -> list[dict]:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         facts = {"runs": found, "differences": rows, "verdict": verdict(arms, rows)}
         Path(output_dir, "comparison.json").write_text(json.dumps(facts, indent=2) + "\n")
-        draw_scores([arm.name for arm in arms], [arm.right.mean(1) for arm in arms], Path(output_dir, "scores.png"))
+        draw_scores(found, Path(output_dir, "scores.png"))
         draw_curves(folders, Path(output_dir, "curves.png"))
     return rows
 
@@ -73,14 +73,17 @@ def peak(records: list[dict], where: str) -> float | None:
     return max((record["peak_memory_gib"].get(where) or 0 for record in records if record), default=0) or None
 
 
-def draw_scores(names: list[str], accuracies: list[np.ndarray], path: Path) -> None:
-    """The mean of each arm as a bar, its runs as points."""
-    figure, axes = plt.subplots(figsize=(2 + 1.4 * len(names), 4), layout="constrained")
-    axes.bar(names, [values.mean() for values in accuracies], color="#9ecae1")
-    for place, values in enumerate(accuracies):
-        axes.plot([place] * len(values), values, "o", color="#08519c")
-    lowest = min(values.min() for values in accuracies)
-    axes.set(ylabel="accuracy on the reported split", ylim=(max(0, lowest - 0.1), 1))
+def draw_scores(found: list[dict], path: Path) -> None:
+    """The mean of each arm with its 95 % interval, beside its runs."""
+    figure, axes = plt.subplots(figsize=(2 + 1.4 * len(found), 4), layout="constrained")
+    for place, arm in enumerate(found):
+        ends = [[arm["accuracy"] - arm["low"]], [arm["high"] - arm["accuracy"]]]
+        axes.errorbar(place, arm["accuracy"], ends, fmt="s", color="#08519c", capsize=6, label="mean, 95 % interval")
+        axes.plot([place + 0.15] * len(arm["accuracies"]), arm["accuracies"], "o", color="#9ecae1", label="a run")
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[:2], labels[:2])
+    axes.set(ylabel="accuracy on the reported split", xlim=(-0.5, len(found) - 0.5))
+    axes.set_xticks(range(len(found)), [arm["name"] for arm in found])
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

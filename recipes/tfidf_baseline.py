@@ -6,7 +6,7 @@ Run:  python recipes/tfidf_baseline.py --dataset_name stanfordnlp/sst2 --text_co
       python recipes/tfidf_baseline.py --dataset_name 20newsgroups --remove none
       python recipes/tfidf_baseline.py --sample       (no network, seconds)
 
-Options of TrainingArguments have no effect here but --output_dir and --seed.
+Options of training, of the report and of the card have no effect here, but for --output_dir and --seed.
 """
 
 from dataclasses import dataclass, field
@@ -88,11 +88,10 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         class_weight=CLASS_WEIGHT[args.class_weights],
     )
     classifier.fit(texts_of(train), label_array(train))
-    thresholds = None
     if kind == "multi_label_classification":
         held_out = splits["validation"]
-        thresholds = tune_thresholds(classifier.probabilities(texts_of(held_out)), label_array(held_out))
-    results = score_reported(classifier, test, run_dir=args.run_dir, thresholds=thresholds)
+        classifier.thresholds = tune_thresholds(classifier.probabilities(texts_of(held_out)), label_array(held_out))
+    results = score_reported(classifier, test, run_dir=args.run_dir)
     results |= {"reported_split": reported_split, "seed": training_args.seed, "train_samples": len(train)}
     write_metrics({"scores": results}, run_dir=args.run_dir)
     write_record(None, run_dir=args.run_dir, started=args.started, seed=training_args.seed)

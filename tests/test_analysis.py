@@ -2,6 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY
+from scipy.special import expit, softmax
+from scipy.stats import permutation_test
 
 from bertcls import (
     BertClsForSequenceClassification,
@@ -14,13 +16,15 @@ from bertcls import (
     coverage,
     fit_temperature,
     log_loss,
+    paired_permutation,
     run_probes,
+    score_with_interval,
     slice_scores,
     slices_of,
     sure_errors,
     tokenize_windows,
 )
-from bertcls.findings import beside, headline
+from bertcls.findings import _beside, _calibration, headline
 
 # ------------------------------------------------------------------------------------------------ calibration
 
@@ -157,7 +161,7 @@ def test_the_surest_wrong_decision_of_several_labels_and_the_furthest_number():
     assert found.index.tolist() == [1, 0, 2]  # by 0.98, 0.9 and 0.6
     assert found["decision"].tolist() == ["a", "b", "b"] and found["probability"].tolist() == [0.02, 0.9, 0.6]
     numbers = pd.DataFrame({"label": [1.0, 2.0, 3.0], "prediction": [1.5, 9.0, 3.0]})
-    assert sure_errors(numbers).index.tolist() == [1, 0, 2] and set(sure_errors(numbers)["probability"]) == {None}
+    assert sure_errors(numbers).index.tolist() == [1, 0] and set(sure_errors(numbers)["probability"]) == {None}
 
 
 def test_slices_of_numbers():
@@ -247,13 +251,50 @@ def test_tfidf_learns_words_and_characters():
 def test_the_headline_warns_where_a_simple_model_is_as_good():
     right = np.array([1] * 90 + [0] * 10, dtype=bool)
     worse = np.array([1] * 60 + [0] * 40, dtype=bool)
-    beaten, equal = beside("majority", worse, right), beside("TF-IDF", right[::-1], right)
+    beaten, equal = _beside("majority", worse, right), _beside("TF-IDF", right[::-1], right)
     assert beaten["beaten"] and not equal["beaten"]
     findings = {"measure": "accuracy", "baselines": [beaten]}
     assert headline(0.9, findings) == "The encoder (accuracy 0.9000) beats majority (0.6000) beyond noise."
     findings["baselines"].append(equal)
     assert headline(0.9, findings).startswith("Warning: the encoder (accuracy 0.9000) does not beat TF-IDF")
-    assert not beside("better", np.ones(100, dtype=bool), right)["beaten"]
+    assert not _beside("better", np.ones(100, dtype=bool), right)["beaten"]
+
+
+def test_a_permutation_of_pairs_finds_what_is_there_and_no_more():
+    draw = np.random.default_rng(0)
+    levels = [paired_permutation(*np.abs(draw.normal(size=(2, 60))), draws=499) for _ in range(300)]
+    assert 0.01 <= np.mean(np.array(levels) < 0.05) <= 0.09
+    one = np.abs(draw.normal(size=4_000))
+    assert paired_permutation(one, one + draw.normal(0.05, 0.5, 4_000)) < 0.001
+    assert paired_permutation(one, one) == 1.0
+    assert paired_permutation(one[:1], one[1:2]) == 1.0  # one row tells nothing
+    few = draw.normal(size=(2, 13))
+    assert paired_permutation(*few) == pytest.approx(
+        permutation_test(few, lambda a, b: (a - b).mean(), permutation_type="samples", n_resamples=2**13).pvalue
+    )
+
+
+@pytest.mark.parametrize("kind", ["single_label_classification", "multi_label_classification"])
+def test_the_error_without_the_temperature_is_that_of_the_raw_logits(kind):
+    draw = np.random.default_rng(1)
+    logits = draw.normal(size=(200, 3)) * 8
+    logits[:2] = [[800.0, -800.0, 0.0], [-800.0, 0.0, 800.0]]  # whose probabilities are 0 and 1
+    if kind == "multi_label_classification":
+        labels = (draw.random((200, 3)) < 0.5).astype(int)
+        raw, probabilities = expit(logits), expit(logits / 2.5)
+        expected = calibration(raw.ravel(), labels.ravel() == 1)[0]
+    else:
+        labels = draw.integers(3, size=200)
+        raw, probabilities = softmax(logits, -1), softmax(logits / 2.5, -1)
+        expected = calibration(raw.max(-1), raw.argmax(-1) == labels)[0]
+    found = _calibration(probabilities, labels, kind, 2.5)
+    assert found["ece_before"] == pytest.approx(expected, abs=1e-6) and found["ece"] < found["ece_before"]
+
+
+def test_one_distance_has_no_interval():
+    assert score_with_interval(np.array([5.0])) == {"score": 5.0, "low": None, "high": None}
+    rows = slice_scores(np.array([5.0, 1.0, 1.0]), {"x": pd.Categorical(["a", "b", "b"])})
+    assert [(row["low"], row["differs"]) for row in rows] == [(None, False), (1.0, False)]
 
 
 @pytest.mark.parametrize("max_length", [8, 13, 32])

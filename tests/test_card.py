@@ -135,12 +135,13 @@ def snippets_of(card: ModelCard) -> list[str]:
 
 
 def test_the_metadata_is_what_the_hub_reads(tmp_path):
-    data = card_of(FACTS, tmp_path, repo_id="someone/model", language="en").data
+    data = card_of(FACTS, tmp_path, repo_id="someone/model", language="en", license="apache-2.0").data
     written = data.to_dict()
-    assert [written[name] for name in ("library_name", "pipeline_tag", "language")] == [
+    assert [written[name] for name in ("library_name", "pipeline_tag", "language", "license")] == [
         "transformers",
         "text-classification",
         "en",
+        "apache-2.0",
     ]
     assert (data.base_model, data.datasets) == ("google-bert/bert-base-uncased", ["stanfordnlp/sst2"])
     assert data.tags == ["bertcls", "single-label-classification"] and data.model_name == "model"
@@ -241,6 +242,22 @@ def test_other_tasks_have_their_own_scores(tmp_path):
     task = {"problem_type": "regression", "labels": ["value"], "rows": {"test": 100}, "label_shares": {"test": {}}}
     card = card_of({"headline": "", "scores": scores | {"test_samples": 100}, "task": task}, tmp_path)
     assert {r.metric_type: r.metric_value for r in card.data.eval_results} == {"pearsonr": 0.81, "rmse": 2.5}
+    row = {"name": "TF-IDF", "score": 3.5, "low": None, "high": None, "p_value": 0.25, "beaten": False}
+    slices = [{"slice": "words", "group": "2", "rows": 9, "score": 4.5, "low": 4.0, "high": 5.0, "differs": True}]
+    facts = {"headline": "", "scores": scores | {"test_mae": 1.5}, "task": task, "measure": "mean absolute error"}
+    card = card_of(
+        facts | {"scores": facts["scores"] | {"test_samples": 100}, "baselines": [row], "slices": slices}, tmp_path
+    )
+    assert ["reported", "mean absolute error", "1.5000", ""] in rows_of(card)
+    assert ["TF-IDF", "3.5000", "", "0.25", "no"] in rows_of(card) and [
+        "model",
+        "error",
+        "interval",
+        "p",
+        "beaten",
+    ] in rows_of(card)
+    assert 'Mean absolute error by groups of reported rows; "differs" is Welch\'s test' in card.text
+    assert "Its mean absolute error differs beyond noise between groups of rows: words, 2: 4.5000 of 9." in card.text
     assert ["reported", "Pearson correlation", "0.8100", "0.7000 to 0.9000"] in rows_of(card)
     assert "100 rows leave its Pearson correlation on rows of this kind between 0.7000 and 0.9000" in card.text
     assert "gives a text a number" in card.text and "| label |" not in card.text and "calibrated" not in card.text
@@ -252,6 +269,9 @@ def test_other_tasks_have_their_own_scores(tmp_path):
         "F1 micro": 0.7,
     }
     assert card.data.tags == ["bertcls", "multi-label-classification"]
+    calibration = {"temperature": 1.5, "ece_before": 0.1, "ece": 0.05, "bins": []}
+    card = card_of({"headline": "", "scores": scores, "task": task, "calibration": calibration}, tmp_path)
+    assert "reported rows (of every decision on a label): 0.1000 before, 0.0500 after." in card.text
 
 
 def test_there_is_no_local_path_no_token_and_no_text_of_the_data(tmp_path, monkeypatch):

@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, SAMPLE, load_recipe, real_path
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoTokenizer, SchedulerType
 
 from bertcls import (
@@ -442,6 +444,22 @@ def test_two_processes_run_the_recipe(tmp_path):
     assert {path.name for path in folder.iterdir()} == FILES
     assert done.stdout.count("test accuracy") == 1
     assert len(list((folder / "checkpoints" / "checkpoint-2").glob("rng_state_*.pth"))) == 2
+
+
+def test_trackers_get_losses_and_scores_and_the_card_its_language(sst2_recipe, tmp_path):
+    words = ["--sample", "--max_train_samples", "64", "--num_train_epochs", "1", "--figures", "false"]
+    words += ["--per_device_train_batch_size", "16", "--report_to", "tensorboard", "--license", "mit"]
+    words += ["--output_dir", str(tmp_path / "run")]
+    options = {"defaults": sst2_recipe.DEFAULTS, "sample_defaults": sst2_recipe.SAMPLE_DEFAULTS}
+    sst2_recipe.main(*parse(RecipeArguments, words, **options))
+    (events,) = (tmp_path / "run" / "checkpoints" / "runs").iterdir()
+    written = EventAccumulator(str(events)).Reload()
+    assert {"train/loss", "eval/accuracy", "eval/log_loss"} <= set(written.Tags()["scalars"])
+    assert written.Scalars("eval/accuracy")[-1].step == 4  # of 16 rows each
+    card = ModelCard.load(tmp_path / "run" / "README.md").data
+    assert (card.language, card.license) == ("en", "mit")
+    words[-1] += "-other"
+    assert parse(RecipeArguments, [*words, "--dataset_name", str(SAMPLE)], **options)[0].language is None
 
 
 @pytest.mark.real
