@@ -78,10 +78,23 @@ def draw_scores(found: list[dict], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(2 + 1.4 * len(found), 4), layout="constrained")
     for place, arm in enumerate(found):
         ends = [[arm["accuracy"] - arm["low"]], [arm["high"] - arm["accuracy"]]]
-        axes.errorbar(place, arm["accuracy"], ends, fmt="s", color="#08519c", capsize=6, label="mean, 95 % interval")
-        axes.plot([place + 0.15] * len(arm["accuracies"]), arm["accuracies"], "o", color="#9ecae1", label="a run")
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[:2], labels[:2])
+        axes.errorbar(
+            place,
+            arm["accuracy"],
+            ends,
+            fmt="s",
+            color="#08519c",
+            capsize=6,
+            label="_" * bool(place) + "mean, 95 % interval",
+        )
+        axes.plot(
+            [place + 0.15] * len(arm["accuracies"]),
+            arm["accuracies"],
+            "o",
+            color="#9ecae1",
+            label="_" * bool(place) + "a run",
+        )
+    axes.legend()  # whose labels begin with _ but for the first arm's
     axes.set(ylabel="accuracy on the reported split", xlim=(-0.5, len(found) - 0.5))
     axes.set_xticks(range(len(found)), [arm["name"] for arm in found])
     figure.savefig(path, dpi=120)
