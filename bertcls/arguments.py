@@ -1,7 +1,6 @@
 """Command-line arguments: those of all recipes, and how they meet `TrainingArguments`."""
 
 import argparse
-import contextlib
 import difflib
 import os
 import shutil
@@ -12,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import psutil
 import torch
 from accelerate.utils import broadcast_object_list, str_to_bool
-from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, TrainingArguments
 
 from bertcls.augmentation import check_methods
+from bertcls.process import cores_per_process
 from bertcls.text import check_steps
 
 CHECKPOINTS = "checkpoints"  # folder of Trainer's checkpoints inside the output folder
@@ -451,17 +449,6 @@ def _cuda_bf16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def cores_per_process() -> int:
-    """Cores for this process. The launchers set `OMP_NUM_THREADS=1` where it is not set, which idles the others."""
-    chosen = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]  # OpenMP allows one number per nesting level
-    if chosen.isdigit() and int(chosen) > 1:
-        return int(chosen)
-    cores = psutil.cpu_count(logical=False) or os.cpu_count()
-    if hasattr(os, "sched_getaffinity"):
-        cores = min(cores, len(os.sched_getaffinity(0)))
-    return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
-
-
 def _check(args: TextArguments, training_args: TrainingArguments, given: set[str]) -> None:
     """Refuses what contradicts itself, before anything is read or written."""
     if training_args.n_gpu > 1:
@@ -576,24 +563,3 @@ def clear_output(run_dir: str) -> None:
         Path(run_dir, name).unlink(missing_ok=True)
     for name in (CHECKPOINTS, "report", "stock"):
         shutil.rmtree(Path(run_dir, name), ignore_errors=True)
-
-
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Ends a recipe with one line on standard error and exit code 2 where its input was wrong.
-
-    Every helper raises `ValueError` or an `OSError` for bad input. With `BERTCLS_TRACEBACK=1` in the environment the
-    traceback is shown instead.
-    """
-    try:
-        yield
-    except (ValueError, OSError, StrictDataclassError) as error:
-        if os.environ.get("BERTCLS_TRACEBACK") == "1":
-            raise
-        rank = os.environ.get("RANK", "0")
-        where = "" if rank == "0" else f" [process {rank}]"
-        if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
-            error = error.__cause__  # what the model's configuration says
-        line = f"error{where}: {' '.join(str(error).split())} (BERTCLS_TRACEBACK=1 shows where)"
-        print(line, file=sys.stderr, flush=True)
-        sys.exit(2)

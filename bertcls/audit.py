@@ -17,9 +17,9 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from bertcls.arguments import one_line_errors
 from bertcls.data import MIN_WORDS, containers, label_names_of, label_shares, load_splits, problem_type_of
 from bertcls.modeling import REGRESSION
+from bertcls.process import one_line_errors
 from bertcls.text import comparison_key
 from bertcls.tokenization import load_tokenizer
 

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from httpx2 import HTTPError
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
-from bertcls.arguments import one_line_errors
 from bertcls.card import CARD, with_repo_id
 from bertcls.inference import Text, TextClassifier
 from bertcls.modeling import REGRESSION
+from bertcls.process import one_line_errors
 from bertcls.report import PREDICTIONS, RESULTS
 from bertcls.stock import STOCK, STOCK_FILES
 

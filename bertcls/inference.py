@@ -65,6 +65,27 @@ class Prediction:
     windows: tuple[WindowPrediction, ...] | None = None
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A tokenized text, ready for a forward pass together with others.
+
+    Args:
+        text: as it was given.
+        columns: `input_ids` and the like, each a list of windows.
+        spans: where in the cleaned text each window begins and ends; `None` where its windows' answers are not wanted.
+    """
+
+    text: Text
+    columns: dict[str, list[list[int]]]
+    spans: list[tuple[int, int]] | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Windows, and tokens of the longest of them."""
+        windows = self.columns["input_ids"]
+        return len(windows), max(map(len, windows))
+
+
 class TextClassifier:
     """A trained model with its tokenizer and its contract: cleaning, windows, pooling, labels, temperature.
 
@@ -183,6 +204,43 @@ class TextClassifier:
         return [
             replace(answer, windows=self._window_answers(text, *found))
             for answer, text, found in zip(answers, texts, windows_of)
+        ]
+
+    def encode(self, texts: Text | list[Text], *, windows: bool = False) -> list[Encoded]:
+        """The first half of `predict`, for a service that joins texts of many requests in one forward pass.
+
+        Not from two threads at once: the tokenizer keeps state.
+
+        Raises:
+            TypeError: as `predict`.
+        """
+        texts = self._checked(texts)
+        if not texts:
+            return []
+        tokenized = self._tokenize(texts, spans=windows)
+        columns = {name: tokenized[name] for name in self.collator.padding if name in tokenized}
+        return [
+            Encoded(
+                text,
+                {name: column[row] for name, column in columns.items()},
+                tokenized["spans"][row] if windows else None,
+            )
+            for row, text in enumerate(texts)
+        ]
+
+    def predict_encoded(self, encoded: list[Encoded]) -> list[Prediction]:
+        """The second half of `predict`: one `Prediction` for each that `encode` gave, whatever stands beside it."""
+        if not encoded:
+            return []
+        windows = any(one.spans is not None for one in encoded)
+        tokenized = {name: [one.columns[name] for one in encoded] for name in encoded[0].columns}
+        logits, window_logits = self._forward(tokenized, windows)
+        answers = [self.answer(row) for row in self.to_probabilities(logits)]
+        return [
+            answer
+            if one.spans is None
+            else replace(answer, windows=self._window_answers(one.text, window_logits[row], one.spans))
+            for row, (answer, one) in enumerate(zip(answers, encoded))
         ]
 
     def answer(self, probabilities: np.ndarray) -> Prediction:

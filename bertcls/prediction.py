@@ -20,9 +20,9 @@ from accelerate.utils import broadcast_object_list, str_to_bool
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from bertcls.arguments import cores_per_process
 from bertcls.inference import Prediction, TextClassifier
 from bertcls.modeling import MULTI_LABEL, REGRESSION
+from bertcls.process import cores_per_process
 
 FORMATS = (".parquet", ".jsonl")
 _MANIFEST, _LOCK = "manifest.json", "lock"

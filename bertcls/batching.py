@@ -1,0 +1,151 @@
+"""Items that arrive together, run in one call on a thread of their own."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(eq=False)
+class _Job:
+    item: Any
+    rows: int
+    width: int
+    since: float
+    future: asyncio.Future
+
+
+class Batcher:
+    """Collects items from many tasks of an event loop and runs them in batches, one batch at a time.
+
+    A batch is padded to its widest item, so it takes the oldest item and, of those that wait, the ones closest to its
+    width: little is padded, and none waits for ever. While a batch runs, the next one gathers; an item waits for
+    company only where nothing else runs.
+
+    Args:
+        run: called with a list of items on the thread; gives a list of as many results, in the same order.
+        size: rows and columns of an item, such as windows and tokens of the longest one.
+        max_cost: rows times columns of a batch at most; a larger item is a batch of its own.
+        max_wait: seconds that an item waits for others at most before its batch is put together.
+
+    >>> async def ask():
+    ...     batcher = Batcher(lambda words: [word.upper() for word in words], size=lambda word: (1, len(word)))
+    ...     batcher.start()
+    ...     results = await batcher.submit(["one", "two"])
+    ...     await batcher.close()
+    ...     return results
+    >>> asyncio.run(ask())
+    ['ONE', 'TWO']
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list], Sequence],
+        *,
+        size: Callable[[Any], tuple[int, int]],
+        max_cost: int = 512,
+        max_wait: float = 0.0,
+    ):
+        self._run, self._size = run, size
+        self.max_cost, self.max_wait = max_cost, max_wait
+        self._waiting: list[_Job] = []
+        self._arrived = asyncio.Event()
+        self._closing = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._worker: asyncio.Task | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether items are worked on."""
+        return self._worker is not None and not self._worker.done()
+
+    def start(self) -> None:
+        """Begins to work; called once, where an event loop runs."""
+        self._worker = asyncio.get_running_loop().create_task(self._work())
+
+    async def submit(self, items: Sequence) -> list:
+        """The results of items, in their order. If the caller is cancelled, those that have not begun are not run.
+
+        Raises:
+            RuntimeError: the batcher is closed or was never started.
+            Exception: what `run` raised for one of the items alone.
+        """
+        if self._closing or not self.running:
+            raise RuntimeError("Found a batcher that does not run; expected one that is started and not closed.")
+        loop = asyncio.get_running_loop()
+        jobs = [_Job(item, *self._size(item), loop.time(), loop.create_future()) for item in items]
+        self._waiting += jobs
+        self._arrived.set()
+        try:
+            return await asyncio.gather(*(job.future for job in jobs))
+        finally:
+            for job in jobs:
+                job.future.cancel()
+
+    async def close(self) -> None:
+        """Finishes what was submitted, then ends the thread."""
+        self._closing = True
+        self._arrived.set()
+        if self._worker is not None:
+            await self._worker
+        self._thread.shutdown()
+
+    async def _work(self) -> None:
+        while True:
+            while not self._waiting and not self._closing:
+                self._arrived.clear()
+                await self._arrived.wait()
+            if not self._waiting:
+                return
+            await self._linger()
+            if batch := self._take():
+                await self._run_batch(batch)
+
+    async def _linger(self) -> None:
+        """Returns when there is enough for a batch, or the oldest item has waited long enough."""
+        deadline = self._waiting[0].since + self.max_wait
+        while not self._closing and sum(job.rows * job.width for job in self._waiting) < self.max_cost:
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                return
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return
+
+    def _take(self) -> list[_Job]:
+        """The next batch, which waits no longer. What nobody waits for is dropped."""
+        self._waiting = [job for job in self._waiting if not job.future.done()]
+        if not self._waiting:
+            return []
+        oldest, *others = self._waiting
+        batch, rows, width = [oldest], oldest.rows, oldest.width
+        for job in sorted(others, key=lambda job: abs(job.width - oldest.width)):
+            if (rows + 1) * width > self.max_cost:
+                break
+            if (rows + job.rows) * max(width, job.width) <= self.max_cost:
+                batch.append(job)
+                rows, width = rows + job.rows, max(width, job.width)
+        taken = set(batch)
+        self._waiting = [job for job in self._waiting if job not in taken]
+        return batch
+
+    async def _run_batch(self, batch: list[_Job]) -> None:
+        try:
+            items = [job.item for job in batch]
+            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
+            if len(results) != len(batch):
+                raise RuntimeError(f"Found {len(results)} results for {len(batch)} items; expected one each.")
+        except Exception as error:
+            if len(batch) > 1:  # one bad item must not fail its neighbours
+                for job in batch:
+                    await self._run_batch([job])
+            elif not batch[0].future.done():
+                batch[0].future.set_exception(error)
+        else:
+            for job, result in zip(batch, results):
+                if not job.future.done():
+                    job.future.set_result(result)

@@ -1,0 +1,125 @@
+"""A trained model over HTTP, with a web page to try it.
+
+Run:  python recipes/serve.py --model_name_or_path runs/sst2
+      curl -H 'Content-Type: application/json' -d '{"sentences": ["A fine film."]}' http://127.0.0.1:8000/query
+
+POST /query gives the labels' numbers, POST /predict names, scores, probabilities and windows; GET /health, /info,
+/metrics and /docs say the rest, and / is the page. It listens on this machine alone unless --host says otherwise.
+SIGTERM and Ctrl+C let it answer what it accepted. The log is JSON, a line a request, without the texts.
+
+Measured: see "Serve it" in README.md.
+"""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to those that work
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one thread tokenizes, beside those of the model
+
+import argparse
+import ipaddress
+import logging.config
+import socket
+import sys
+from pathlib import Path
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from bertcls import Limits, Server, TextClassifier, cores_per_process, make_app, one_line_errors
+from bertcls.edge import LOGGING
+
+BACKLOG = 2048  # connections that wait to be accepted
+SWITCH_SECONDS = 0.0005  # Python's 0.005 makes each operation of the model wait for the event loop
+
+
+def main(args: argparse.Namespace) -> None:
+    # 1. The address and the limits first: what is wrong with them is said before a model is loaded
+    api_key = read_key(args)
+    listening = bind(args.host, args.port)
+    if api_key is None and not ipaddress.ip_address(listening.getsockname()[0]).is_loopback:
+        print(f"Whoever reaches {args.host} can ask: give it a key (--api_key_file).", file=sys.stderr)
+
+    limits = Limits(
+        texts=args.max_texts,
+        characters=args.max_characters,
+        body=args.max_body_bytes,
+        queue=args.max_queue,
+        seconds=args.timeout,
+        wait=args.max_wait_ms / 1000,
+        batch_tokens=args.batch_tokens,
+    )
+
+    # 2. The model
+    torch.set_num_threads(args.cpu_threads or cores_per_process())
+    sys.setswitchinterval(SWITCH_SECONDS)
+    transformers_logging.disable_progress_bar()
+    classifier = TextClassifier.from_pretrained(args.model_name_or_path)
+    classifier.predict("warm" if classifier.model.config.pair_truncation is None else ("warm", "up"))
+
+    # 3. The service
+    is_folder = Path(args.model_name_or_path).exists()
+    name = Path(args.model_name_or_path).resolve().name if is_folder else args.model_name_or_path
+    app = make_app(classifier, name=name, limits=limits, api_key=api_key, log_texts=args.log_texts)
+
+    # 4. Answer until a signal comes
+    logging.config.dictConfig(LOGGING)
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    listening.listen(BACKLOG)  # who comes from here on is answered
+    print(f"Serving {name} at http://{shown}:{port}", flush=True)
+    Server(app, log_config=None).run(sockets=[listening])
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at the address, which listens once the model is loaded.
+
+    Raises:
+        OSError: the port is taken, or the host is not one of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        found = socket.socket(family, kind, protocol)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except (OSError, OverflowError) as error:
+        raise OSError(
+            f"Found no way to listen at {host}, port {port} ({getattr(error, 'strerror', None) or error}); expected a "
+            "free port of this machine. Name another --port or --host, or end what listens there."
+        ) from error
+    return found
+
+
+def read_key(args: argparse.Namespace) -> str | None:
+    """The key that requests have to bring, from the file, the option or the environment.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a key that is empty or cannot stand in a header.
+    """
+    key = args.api_key if args.api_key is not None else os.environ.get("BERTCLS_API_KEY")
+    if args.api_key_file is not None:
+        key = Path(args.api_key_file).expanduser().read_text().strip()
+    if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
+        raise ValueError("Found an API key that is empty or no header can hold; expected letters, digits and signs.")
+    return key
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    defaults = Limits()
+    parser.add_argument("--model_name_or_path", required=True, help="folder that a recipe saved, or its Hub id")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument("--api_key", help="that requests must bring; other users of this machine can see it in ps")
+    parser.add_argument("--api_key_file", help="file with the key; the environment's BERTCLS_API_KEY serves, too")
+    parser.add_argument("--max_texts", type=int, default=defaults.texts, help="of a request (default: %(default)s)")
+    parser.add_argument("--max_characters", type=int, default=defaults.characters, help="of a text (%(default)s)")
+    parser.add_argument("--max_body_bytes", type=int, default=defaults.body, help="of a request (%(default)s)")
+    parser.add_argument("--max_queue", type=int, default=defaults.queue, help="texts that wait at most (%(default)s)")
+    parser.add_argument("--timeout", type=float, default=defaults.seconds, help="seconds to an answer (%(default)s)")
+    parser.add_argument("--max_wait_ms", type=float, default=1000 * defaults.wait, help="for company (%(default)s)")
+    parser.add_argument("--batch_tokens", type=int, help="padded tokens of a forward pass (512 on a CPU, else 16384)")
+    parser.add_argument("--cpu_threads", type=int, help="of the model (default: one a core)")
+    parser.add_argument("--log_texts", action="store_true", help="write the texts of requests into the log, too")
+    with one_line_errors():
+        main(parser.parse_args())
