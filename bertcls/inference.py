@@ -9,6 +9,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
+from bertcls.engines import OnnxModel, check_engine, convert_encoder, on_cpu_only
 from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsForSequenceClassification
 from bertcls.text import clean
 from bertcls.tokenization import WindowCollator, load_tokenizer, tokenize_windows
@@ -89,7 +90,7 @@ class Encoded:
 class TextClassifier:
     """A trained model with its tokenizer and its contract: cleaning, windows, pooling, labels, temperature.
 
-    Computes in fp32, and gives a text the same answer whatever the texts beside it.
+    Computes in fp32, if nothing else is asked for, and then gives a text the same answer whatever the texts beside it.
 
     Args:
         model: put into evaluation mode and moved to `device`.
@@ -103,7 +104,7 @@ class TextClassifier:
 
     def __init__(
         self,
-        model: BertClsForSequenceClassification,
+        model: BertClsForSequenceClassification | OnnxModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
         device: torch.device | str | None = None,
@@ -122,17 +123,28 @@ class TextClassifier:
         name_or_path: str,
         backend: str = "torch",
         *,
+        dtype: str = "float32",
         device: torch.device | str | None = None,
         revision: str | None = None,
     ) -> "TextClassifier":
         """Loads a folder that a recipe saved, or its copy on the Hub.
 
+        Args:
+            name_or_path: the folder; for ONNX Runtime one that `export_onnx` wrote.
+            backend: `torch`, or `onnx` for ONNX Runtime on the CPU.
+            dtype: of the encoder: `float32`, with torch `bfloat16`, or `int8` (on the CPU). The last two are faster,
+                and a text's answer then moves a little with the texts beside it.
+            device: as for the class.
+            revision: Hub revision.
+
         Raises:
             FileNotFoundError: no such model.
-            ValueError: another backend than `torch`, a model that no recipe saved, or one with missing weights.
+            ImportError: ONNX Runtime is asked for and not installed.
+            ValueError: no such engine, a model that no recipe saved, or one with missing weights.
         """
-        if backend != "torch":
-            raise ValueError(f"Found backend={backend!r}; expected 'torch'.")
+        check_engine(backend, dtype, device)
+        if on_cpu_only(backend, dtype):
+            device = "cpu"
         tokenizer = load_tokenizer(name_or_path, revision=revision)
         config = AutoConfig.from_pretrained(name_or_path, revision=revision)
         if config.model_type != "bertcls":
@@ -140,6 +152,8 @@ class TextClassifier:
                 f"{name_or_path} holds a model of type {config.model_type!r}, expected 'bertcls': a folder that a "
                 "recipe saved. Fine-tune the model with a recipe first."
             )
+        if backend == "onnx":
+            return cls(OnnxModel(name_or_path, config, dtype=dtype, revision=revision), tokenizer, device=device)
         model, info = BertClsForSequenceClassification.from_pretrained(
             name_or_path, dtype=torch.float32, revision=revision, output_loading_info=True
         )
@@ -148,7 +162,10 @@ class TextClassifier:
                 f"{name_or_path} lacks the weights {', '.join(sorted(info['missing_keys']))}, so its answers would be "
                 "random. Save the model again."
             )
-        return cls(model, tokenizer, device=device)
+        classifier = cls(model, tokenizer, device=device)
+        if dtype != "float32":
+            model.encoder = convert_encoder(model.encoder, dtype)
+        return classifier
 
     @property
     def thresholds(self) -> list[float] | None:

@@ -1,0 +1,260 @@
+"""A copy of a model for ONNX Runtime and others, with all that turns tokens of windows into logits of texts inside."""
+
+import logging
+import os
+import shutil
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from bertcls.engines import ONNX_FILES, POOLING_FILE
+from bertcls.inference import Text, TextClassifier
+from bertcls.modeling import MULTI_LABEL, BertClsForSequenceClassification
+
+ONNX = "onnx"  # folder of a run
+ONNX_TOLERANCE = 1e-4  # of a logit
+OPSET = 20  # has all that is needed, and older runtimes read it
+ONE_FILE_BYTES = 1_900_000_000  # an ONNX file ends at 2 GiB; the weights of larger models lie beside it
+_FILES = {*ONNX_FILES.values(), POOLING_FILE, "config.json", "tokenizer.json", "tokenizer_config.json"}
+
+
+def export_onnx(run_dir: str, folder: str, *, int8: bool = False) -> dict:
+    """Writes a model as ONNX files with its labels, contract and tokenizer beside them, and checks the answers.
+
+    `model.onnx` takes `input_ids`, `attention_mask` and, where the encoder has them, `token_type_ids`
+    `[windows, tokens]`, and `window_counts` `[texts]`, the number of windows of each text, in order: all int64. It
+    gives `logits` `[texts, num_labels]`, `window_logits` `[windows, num_labels]` and `window_vectors`
+    `[windows, hidden]`. `pooling.onnx` goes from `window_vectors` and `window_counts` to the first two, for texts of
+    too many windows for one run. The temperature is not applied; it stands in `config.json`.
+
+    Args:
+        run_dir: folder of a run, or its copy on the Hub.
+        folder: for the copy; an earlier export there is replaced.
+        int8: also write `model_int8.onnx`: int8 weights in the linear layers of the encoder.
+
+    Returns:
+        `{"difference": ...}`, the largest one found in a logit; with int8 `"int8_difference"` too.
+
+    Raises:
+        ImportError: onnx, onnxscript or onnxruntime is not installed.
+        FileNotFoundError: no such model.
+        ValueError: a logit differs by more than 1e-4, an encoder that cannot be exported, or a folder that holds other
+            files. Then `folder` is as it was.
+
+    >>> export_onnx("runs/sst2", "runs/sst2/onnx")   # doctest: +SKIP
+    {'difference': 2.1e-06}
+    """
+    _check_installed()
+    target = Path(folder)
+    _check_folder(target)
+    classifier = TextClassifier.from_pretrained(run_dir, device="cpu")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}-{os.getpid()}")
+    partial.mkdir()
+    try:
+        _write(classifier, partial, int8)
+        facts = {"difference": _difference(classifier, partial, "float32")}
+        if not facts["difference"] <= ONNX_TOLERANCE:
+            raise ValueError(
+                f"The ONNX export of {run_dir} differs from the model by {facts['difference']:.2g} in a logit; "
+                f"expected at most {ONNX_TOLERANCE:.0e}. Nothing was written to {folder}; the model is whole."
+            )
+        if int8:
+            facts["int8_difference"] = _difference(classifier, partial, "int8")
+        if target.exists():
+            shutil.rmtree(target)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return facts
+
+
+def _check_installed() -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            __import__(name)
+        except ImportError as error:
+            raise ImportError(
+                f"The export needs {name}, which is not installed. Install it: pip install onnx onnxscript onnxruntime"
+            ) from error
+
+
+def _check_folder(folder: Path) -> None:
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if folder.is_file() or (others := {name for name in found if name.removesuffix(".data") not in _FILES}):
+        what = "is a file" if folder.is_file() else f"holds {', '.join(sorted(others)[:3])}"
+        raise ValueError(f"{folder} {what}; expected a new folder, or an earlier export, for the ONNX files.")
+
+
+def _write(classifier: TextClassifier, folder: Path, int8: bool) -> None:
+    model = classifier.model
+    tokenized = classifier._tokenize(_texts(classifier), spans=False)
+    names = [name for name in classifier.collator.padding if name in tokenized]
+    batch = classifier.collator([{name: tokenized[name][row] for name in names} for row in (1, -1, 2)])
+    counts = torch.bincount(batch["window_example"])
+    inputs = {name: batch[name] for name in names}
+    each = {0: "windows", 1: "tokens"}
+    outputs = ["logits", "window_logits"]
+    _export(
+        _Documents(model, names),
+        (tuple(inputs.values()), counts),
+        folder / ONNX_FILES["float32"],
+        [*names, "window_counts"],
+        (tuple(each for _ in names), {0: "texts"}),
+        [*outputs, "window_vectors"],
+    )
+    vectors = torch.zeros(int(counts.sum()), model.config.hidden_size)
+    _export(
+        _Pooling(model),
+        (vectors, counts),
+        folder / POOLING_FILE,
+        ["window_vectors", "window_counts"],
+        ({0: "windows"}, {0: "texts"}),
+        outputs,
+    )
+    if int8:
+        _quantize(folder)
+    model.config.to_json_file(folder / "config.json")
+    tokenizer = classifier.tokenizer
+    for name in ("is_local", "local_files_only", "max_length", "stride", "truncation_strategy"):
+        tokenizer.init_kwargs.pop(name, None)  # of this load, or of the last call in training
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(folder)
+
+
+def _export(module: nn.Module, inputs: tuple, path: Path, names: list[str], shapes: tuple, outputs: list[str]) -> None:
+    size = sum(parameter.nbytes for parameter in module.parameters())
+    try:
+        with _quiet():
+            torch.onnx.export(
+                module.eval(),
+                inputs,
+                path,
+                input_names=names,
+                output_names=outputs,
+                dynamic_shapes=shapes,
+                opset_version=OPSET,
+                external_data=size > ONE_FILE_BYTES,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        kind = module.model.config.encoder.model_type
+        raise ValueError(
+            f"torch cannot export a {kind} encoder to ONNX ({str(error).splitlines()[0]}); expected one like BERT. "
+            "Use the torch backend."
+        ) from error
+
+
+def _quantize(folder: Path) -> None:
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    source = folder / ONNX_FILES["float32"]
+    nodes = onnx.load(source, load_external_data=False).graph.node
+    with _quiet():
+        quantize_dynamic(
+            source,
+            folder / ONNX_FILES["int8"],
+            op_types_to_quantize=["MatMul"],  # the encoder's linear layers
+            # those of the head and the pooler are Gemm, which the quantizer renames and takes too
+            nodes_to_exclude=[f"{node.name}_MatMul" for node in nodes if node.op_type == "Gemm"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=source.with_name(source.name + ".data").exists(),
+        )
+
+
+@contextmanager
+def _quiet():
+    """Without the exporters' lines about packages that are not needed."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _texts(classifier: TextClassifier) -> list[Text]:
+    """Texts of random word pieces: none, one, a few, half a window, three windows."""
+    config, tokenizer = classifier.model.config, classifier.tokenizer
+    random = np.random.default_rng(0)
+    pieces = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
+    max_length = config.max_length or tokenizer.model_max_length
+    lengths = (0, 1, 12, max_length // 2, 3 * max_length)
+    texts = [tokenizer.decode(random.choice(pieces, length)) for length in lengths]
+    return [("Is it?", text) for text in texts] if config.pair_truncation is not None else texts
+
+
+def _difference(classifier: TextClassifier, folder: Path, dtype: str) -> float:
+    """The largest one in a logit, of a text or a window.
+
+    Texts are run alone, together, and with more windows than one run takes.
+    """
+    exported = TextClassifier.from_pretrained(str(folder), backend="onnx", dtype=dtype)
+    texts, found = _texts(classifier), []
+    batches = [*([text] for text in texts), texts]
+    for part, windows in [*((batch, None) for batch in batches), (texts, 2)]:
+        for each in (classifier, exported):
+            each.model.config.windows_per_forward = windows or each.model.config.windows_per_forward
+        (logits, of_windows), (others, of_others) = (each._run(part, windows=True) for each in (classifier, exported))
+        found.append(np.abs(logits - others).max())
+        found += [np.abs(rows - others).max() for (rows, _), (others, _) in zip(of_windows, of_others)]
+    return float(np.max(found)) / classifier.model.config.label_scale  # which is of a regression
+
+
+class _Pooling(nn.Module):
+    """From window vectors to logits, as `BertClsForSequenceClassification` does.
+
+    Written anew with what ONNX has: a batch size that is the size of an input, and sums in place of `scatter_reduce`
+    with `mean`, which the exporter turns into an overwriting scatter without a word (onnxscript 0.7.2).
+    """
+
+    def __init__(self, model: BertClsForSequenceClassification):
+        super().__init__()
+        self.model = model
+
+    def forward(self, window_vectors: torch.Tensor, window_counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        how, head = self.model.config.window_pooling, self.model._head
+        window_logits = head(window_vectors)  # [windows, num_labels]
+        if how in ("mean", "max"):
+            return head(_reduce(window_vectors, window_counts, how)), window_logits
+        multi_label = self.model.config.problem_type == MULTI_LABEL
+        probabilities = window_logits.sigmoid() if multi_label else window_logits.softmax(-1)
+        mean = _reduce(probabilities, window_counts, "mean")  # [texts, num_labels]
+        if multi_label:
+            return torch.logit(mean, eps=1e-7), window_logits
+        if how == "vote":
+            best = probabilities.argmax(-1, keepdim=True)
+            votes = (torch.arange(probabilities.shape[-1]) == best).to(mean.dtype)
+            windows = window_counts.unsqueeze(-1)
+            mean = (_reduce(votes, window_counts, "mean") * windows + mean) / (windows + 1)
+        return mean.clamp_min(torch.finfo(mean.dtype).tiny).log(), window_logits
+
+
+class _Documents(_Pooling):
+    """From tokens to logits."""
+
+    def __init__(self, model: BertClsForSequenceClassification, names: list[str]):
+        super().__init__(model)
+        self.names = names
+
+    def forward(self, inputs: tuple[torch.Tensor, ...], window_counts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        vectors = self.model._encode(dict(zip(self.names, inputs)))
+        return *super().forward(vectors, window_counts), vectors
+
+
+def _reduce(values: torch.Tensor, window_counts: torch.Tensor, how: str) -> torch.Tensor:
+    """`[windows, width]` to `[texts, width]` by the `mean` or `max` of each text's windows."""
+    ends = window_counts.cumsum(0)
+    text_of = (torch.arange(values.shape[0]).unsqueeze(-1) >= ends).sum(-1)  # [windows]
+    index, shape = text_of.unsqueeze(-1).expand_as(values), (window_counts.shape[0], values.shape[1])
+    if how == "max":
+        return values.new_full(shape, torch.finfo(values.dtype).min).scatter_reduce(0, index, values, "amax")
+    return values.new_zeros(shape).scatter_add(0, index, values) / window_counts.unsqueeze(-1)
