@@ -87,9 +87,8 @@ class OnnxModel(nn.Module):
         revision: Hub revision.
 
     Raises:
-        ImportError: onnxruntime is not installed.
         FileNotFoundError: no such file in the folder.
-        ValueError: the file is no export of a bertcls model.
+        ValueError: the file is no export of a bertcls model, or onnxruntime is not installed.
     """
 
     def __init__(
@@ -103,10 +102,10 @@ class OnnxModel(nn.Module):
         self.session = _session(Path(folder, ONNX_FILES[dtype]))
         self.pooling = _session(Path(folder, POOLING_FILE))
         self.names = [put.name for put in self.session.get_inputs()]
-        if "window_counts" not in self.names:
+        if not {"input_ids", "window_counts"} <= set(self.names):
             raise ValueError(
-                f"{Path(folder, ONNX_FILES[dtype])} has the inputs {', '.join(self.names)}, expected window_counts "
-                "among them: a file that recipes/export_onnx.py wrote. Export the run again."
+                f"{Path(folder, ONNX_FILES[dtype])} has the inputs {', '.join(self.names)}, expected input_ids and "
+                "window_counts among them: a file that recipes/export_onnx.py wrote. Export the run again."
             )
 
     def forward(
@@ -141,7 +140,7 @@ def _session(path: Path):
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError(
+        raise ValueError(
             "The backend 'onnx' needs onnxruntime, which is not installed. Install it: pip install onnxruntime"
         ) from error
     if not path.is_file():

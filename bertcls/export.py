@@ -40,10 +40,9 @@ def export_onnx(run_dir: str, folder: str, *, int8: bool = False) -> dict:
         `{"difference": ...}`, the largest one found in a logit; with int8 `"int8_difference"` too.
 
     Raises:
-        ImportError: onnx, onnxscript or onnxruntime is not installed.
         FileNotFoundError: no such model.
-        ValueError: a logit differs by more than 1e-4, an encoder that cannot be exported, or a folder that holds other
-            files. Then `folder` is as it was.
+        ValueError: a logit differs by more than 1e-4, the encoder cannot be exported, `folder` holds other files, or
+            onnx, onnxscript or onnxruntime is not installed. Then `folder` is as it was.
 
     >>> export_onnx("runs/sst2", "runs/sst2/onnx")   # doctest: +SKIP
     {'difference': 2.1e-06}
@@ -78,7 +77,7 @@ def _check_installed() -> None:
         try:
             __import__(name)
         except ImportError as error:
-            raise ImportError(
+            raise ValueError(
                 f"The export needs {name}, which is not installed. Install it: pip install onnx onnxscript onnxruntime"
             ) from error
 

@@ -139,8 +139,8 @@ class TextClassifier:
 
         Raises:
             FileNotFoundError: no such model.
-            ImportError: ONNX Runtime is asked for and not installed.
-            ValueError: no such engine, a model that no recipe saved, or one with missing weights.
+            ValueError: no such engine, or its package is not installed; a model that no recipe saved, or one with
+                missing weights.
         """
         check_engine(backend, dtype, device)
         if on_cpu_only(backend, dtype):
