@@ -41,7 +41,7 @@ def check_engine(backend: str, dtype: str, device: torch.device | str | None = N
             f"Found dtype={dtype!r} with backend={backend!r}; expected one of {', '.join(DTYPES[backend])}."
         )
     if device is not None and torch.device(device).type != "cpu" and on_cpu_only(backend, dtype):
-        raise ValueError(f"Found device={str(device)!r} with {backend} in {dtype}; expected 'cpu'.")
+        raise ValueError(f"Found device={str(device)!r} with backend={backend!r}, dtype={dtype!r}; expected 'cpu'.")
 
 
 def on_cpu_only(backend: str, dtype: str) -> bool:

@@ -152,14 +152,17 @@ def _quantize(folder: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     source = folder / ONNX_FILES["float32"]
-    nodes = onnx.load(source, load_external_data=False).graph.node
+    model = onnx.load(source)
+    del model.graph.value_info[
+        :
+    ]  # inferred anew: the quantizer transposes weights, and then trips over their old shapes
     with _quiet():
         quantize_dynamic(
-            source,
+            model,
             folder / ONNX_FILES["int8"],
             op_types_to_quantize=["MatMul"],  # the encoder's linear layers
             # those of the head and the pooler are Gemm, which the quantizer renames and takes too
-            nodes_to_exclude=[f"{node.name}_MatMul" for node in nodes if node.op_type == "Gemm"],
+            nodes_to_exclude=[f"{node.name}_MatMul" for node in model.graph.node if node.op_type == "Gemm"],
             per_channel=True,
             weight_type=QuantType.QInt8,
             use_external_data_format=source.with_name(source.name + ".data").exists(),
