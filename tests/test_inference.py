@@ -118,8 +118,8 @@ def test_folders_that_cannot_answer_are_refused(saved, encoder_folder, tmp_path)
         TextClassifier.from_pretrained(encoder_folder)
     with pytest.raises(FileNotFoundError, match="No tokenizer found at './nothing'"):
         TextClassifier.from_pretrained("./nothing")
-    with pytest.raises(ValueError, match="Found backend='onnx'; expected 'torch'"):
-        TextClassifier.from_pretrained(saved, backend="onnx")
+    with pytest.raises(ValueError, match="Found backend='jax'; expected one of torch, onnx"):
+        TextClassifier.from_pretrained(saved, backend="jax")
 
 
 def test_missing_head_weights_are_refused(saved, tmp_path):
