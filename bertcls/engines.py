@@ -101,12 +101,13 @@ class OnnxModel(nn.Module):
         if not os.path.isdir(folder):
             folder = snapshot_download(name_or_path, revision=revision, allow_patterns=["*.onnx", "*.onnx.data"])
         self.config = config
-        self.session = _session(Path(folder, ONNX_FILES[dtype]))
+        self.path = Path(folder, ONNX_FILES[dtype])
+        self.session = _session(self.path)
         self.pooling = _session(Path(folder, POOLING_FILE))
         self.names = [put.name for put in self.session.get_inputs()]
         if not {"input_ids", "window_counts"} <= set(self.names):
             raise ValueError(
-                f"{Path(folder, ONNX_FILES[dtype])} has the inputs {', '.join(self.names)}, expected input_ids and "
+                f"{self.path} has the inputs {', '.join(self.names)}, expected input_ids and "
                 "window_counts among them: a file that recipes/export_onnx.py wrote. Export the run again."
             )
 

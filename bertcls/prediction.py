@@ -20,6 +20,7 @@ from accelerate.utils import broadcast_object_list, str_to_bool
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from bertcls.engines import OnnxModel
 from bertcls.inference import Prediction, TextClassifier
 from bertcls.modeling import MULTI_LABEL, REGRESSION
 from bertcls.process import cores_per_process
@@ -98,9 +99,14 @@ def count_rows(table: pa.Table) -> Counter:
 def digest_of(classifier: TextClassifier) -> str:
     """Of all that decides a model's answers: weights, contract and tokenizer, wherever its folder lies."""
     model, digest = classifier.model, hashlib.sha256()
+    if isinstance(model, OnnxModel):
+        with open(model.path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     for name, tensor in sorted(model.state_dict().items()):
+        if not isinstance(tensor, torch.Tensor) or tensor.is_quantized:
+            continue  # of int8: made from the others' fp32, of which the head's are here
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().data)
+        digest.update(tensor.detach().cpu().float().contiguous().view(-1).numpy().data)
     config = {name: value for name, value in model.config.to_diff_dict().items() if name != "transformers_version"}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     digest.update(classifier.tokenizer.backend_tokenizer.to_str().encode())

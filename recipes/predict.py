@@ -39,6 +39,8 @@ from bertcls import (
 @dataclass
 class Arguments:
     model_name_or_path: str = field(metadata={"help": "Folder that a recipe saved, or its copy on the Hub."})
+    backend: str = field(default="torch", metadata={"help": "torch, or onnx for a folder that export_onnx.py wrote."})
+    dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or int8; the last two change answers."})
     dataset_name: str | None = field(default=None, metadata={"help": "File, folder or Hub id; it needs no labels."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     split: str | None = field(default=None, metadata={"help": "Of the data set; none: its only one."})
@@ -84,7 +86,8 @@ def main(args: Arguments) -> None:
     if args.text is None:
         check_output(output_file, source=args.dataset_name, overwrite=args.overwrite_output)
     state = start_processes(args.cpu_threads)
-    classifier = TextClassifier.from_pretrained(args.model_name_or_path, device=state.device)
+    engine = {"backend": args.backend, "dtype": args.dtype}
+    classifier = TextClassifier.from_pretrained(args.model_name_or_path, device=state.device, **engine)
     classifier.predict([], abstain_below=args.abstain_below)  # refuses what the model cannot do
     if args.text is not None:
         return answer(classifier, args) if state.is_main_process else None
@@ -111,7 +114,9 @@ def main(args: Arguments) -> None:
 
             # 3. The parts that a killed run left are gone on with, if they are of this model, data and options
             manifest = {"model": digest_of(classifier), "data": found["digest"]}
-            manifest |= {name: getattr(args, name) for name in ("abstain_below", "rows_per_part", "streaming")}
+            manifest |= {
+                name: getattr(args, name) for name in ("abstain_below", "rows_per_part", "streaming", *engine)
+            }
             lock = open_parts(output_file, manifest, overwrite=args.overwrite_output)
 
     # 4. Label: a part a process at a time

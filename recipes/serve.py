@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.cpu_threads or cores_per_process())
     sys.setswitchinterval(SWITCH_SECONDS)
     transformers_logging.disable_progress_bar()
-    classifier = TextClassifier.from_pretrained(args.model_name_or_path)
+    classifier = TextClassifier.from_pretrained(args.model_name_or_path, args.backend, dtype=args.dtype)
     classifier.predict("warm" if classifier.model.config.pair_truncation is None else ("warm", "up"))
 
     # 3. The service
@@ -108,6 +108,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     defaults = Limits()
     parser.add_argument("--model_name_or_path", required=True, help="folder that a recipe saved, or its Hub id")
+    parser.add_argument("--backend", default="torch", help="or onnx, for a folder that export_onnx.py wrote")
+    parser.add_argument("--dtype", default="float32", help="or bfloat16 or int8, which change answers (%(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--api_key", help="that requests must bring; other users of this machine can see it in ps")

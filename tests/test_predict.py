@@ -26,6 +26,8 @@ from transformers import AutoTokenizer
 from bertcls import (
     BertClsForSequenceClassification,
     TextClassifier,
+    digest_of,
+    export_onnx,
     load_splits,
     merge_parts,
     one_line_errors,
@@ -349,3 +351,36 @@ def test_a_folder_of_classes_and_a_column_that_changes(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": "a", "n": n}) + "\n" for n in [1] * 5000 + ["x"]))
     with pytest.raises(ValueError, match="Column n of .* mixes types .int in row 4096, str in row 5000"):
         list(stream_rows(str(tmp_path / "a.jsonl"), id_column="n")())
+
+
+def test_other_engines_label_the_same_rows(recipe, model, data, tmp_path):
+    few = pd.read_csv(data, keep_default_na=False).head(30)
+    few.to_csv(tmp_path / "few.csv", index=False)
+    folder = str(tmp_path / "onnx")
+    export_onnx(model, folder)
+    engines = {
+        "torch": [],
+        "onnx": ["--backend", "onnx"],
+        "bf16": ["--dtype", "bfloat16"],
+        "int8": ["--dtype", "int8"],
+    }
+    tables, digests = {}, set()
+    for name, words in engines.items():
+        source = folder if name == "onnx" else model
+        out = tmp_path / f"{name}.parquet"
+        run(
+            recipe,
+            "--model_name_or_path",
+            source,
+            "--dataset_name",
+            tmp_path / "few.csv",
+            "--output_file",
+            out,
+            *words,
+        )
+        tables[name] = pd.read_parquet(out)
+        options = dict(zip(("backend",) if name == "onnx" else ("dtype",), words[1:]))
+        digests.add(digest_of(TextClassifier.from_pretrained(source, device="cpu", **options)))
+    assert all(table["label"].notna().sum() == 29 for table in tables.values())  # the first text is missing
+    difference = (tables["onnx"]["probability_good"] - tables["torch"]["probability_good"]).abs().max()
+    assert difference < 1e-5 and len(digests) == 4
