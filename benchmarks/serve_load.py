@@ -1,8 +1,8 @@
 """Concurrent clients against the service and against the plain design it replaces, in one run.
 
 The plain design is what tutorials show: Flask's own server, one forward pass a request, every text padded to 128
-tokens (`pip install flask`). Each client sends one text after another; every answer is compared with the offline
-prediction, so that a wrong, lost or swapped one is counted. Both servers have the same model and cores; the arms take
+tokens (`pip install flask`). Each client sends one text after another; every label is compared with the offline
+prediction, so that wrong and lost answers are counted. Both servers have the same model and cores; the arms take
 turns, and ratios are of their medians.
 
 Run:  python benchmarks/serve_load.py --model_name_or_path runs/sst2 --clients 64 --seconds 60
@@ -78,10 +78,11 @@ def load(port: int, texts: list[str], truth: list[int], clients: int, seconds: f
                 answer = json.loads(response.read())
                 taken = time.perf_counter() - start
                 with lock:
-                    latencies.append(taken)
-                    wrong += response.status == 200 and answer["results"] != [truth[row]]
+                    if response.status == 200:
+                        latencies.append(taken)
+                        wrong += answer["results"] != [truth[row]]
                     failed += response.status != 200
-            except (OSError, http.client.HTTPException):
+            except (OSError, ValueError, http.client.HTTPException):
                 with lock:
                     failed += 1
                 connection.close()

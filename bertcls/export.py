@@ -1,5 +1,6 @@
 """A copy of a model for ONNX Runtime and others, with all that turns tokens of windows into logits of texts inside."""
 
+import json
 import logging
 import os
 import shutil
@@ -84,6 +85,8 @@ def _check_installed() -> None:
 
 def _check_folder(folder: Path) -> None:
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if found and ONNX_FILES["float32"] not in found:
+        found.add("no " + ONNX_FILES["float32"])  # a tokenizer's folder, say
     if folder.is_file() or (others := {name for name in found if name.removesuffix(".data") not in _FILES}):
         what = "is a file" if folder.is_file() else f"holds {', '.join(sorted(others)[:3])}"
         raise ValueError(f"{folder} {what}; expected a new folder, or an earlier export, for the ONNX files.")
@@ -115,7 +118,9 @@ def _write(classifier: TextClassifier, folder: Path, int8: bool) -> None:
     )
     if int8:
         _quantize(folder)
-    model.config.to_json_file(folder / "config.json")
+    max_length = model.config.max_length or classifier.tokenizer.model_max_length
+    config = model.config.to_diff_dict() | {"id2label": model.config.id2label, "max_length": max_length}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     tokenizer = classifier.tokenizer
     for name in ("is_local", "local_files_only", "max_length", "stride", "truncation_strategy"):
         tokenizer.init_kwargs.pop(name, None)  # of this load, or of the last call in training
@@ -125,20 +130,23 @@ def _write(classifier: TextClassifier, folder: Path, int8: bool) -> None:
 
 
 def _export(module: nn.Module, inputs: tuple, path: Path, names: list[str], shapes: tuple, outputs: list[str]) -> None:
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     size = sum(parameter.nbytes for parameter in module.parameters())
     try:
         with _quiet():
-            torch.onnx.export(
+            program = torch.onnx.export(
                 module.eval(),
                 inputs,
-                path,
                 input_names=names,
                 output_names=outputs,
                 dynamic_shapes=shapes,
                 opset_version=OPSET,
-                external_data=size > ONE_FILE_BYTES,
+                dynamo=True,
                 verbose=False,
             )
+            ClearMetadataAndDocStringPass()(program.model)  # stack traces with the paths of this machine
+            program.save(path, external_data=size > ONE_FILE_BYTES)
     except torch.onnx.OnnxExporterError as error:
         kind = module.model.config.encoder.model_type
         raise ValueError(

@@ -100,13 +100,15 @@ def digest_of(classifier: TextClassifier) -> str:
     """Of all that decides a model's answers: weights, contract and tokenizer, wherever its folder lies."""
     model, digest = classifier.model, hashlib.sha256()
     if isinstance(model, OnnxModel):
-        with open(model.path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    for name, tensor in sorted(model.state_dict().items()):
-        if not isinstance(tensor, torch.Tensor) or tensor.is_quantized:
-            continue  # of int8: made from the others' fp32, of which the head's are here
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().view(-1).numpy().data)
+        for path in sorted(model.path.parent.glob("*.onnx*")):
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    for name, value in sorted(model.state_dict().items()):
+        parts = value if isinstance(value, tuple) else (value,)  # int8 packs weight and bias
+        for tensor in (part for part in parts if isinstance(part, torch.Tensor)):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            tensor = tensor.int_repr() if tensor.is_quantized else tensor.detach().float()
+            digest.update(tensor.cpu().contiguous().view(-1).numpy().data)
     config = {name: value for name, value in model.config.to_diff_dict().items() if name != "transformers_version"}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     digest.update(classifier.tokenizer.backend_tokenizer.to_str().encode())

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import math
 import platform
 import re
 from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -142,8 +143,8 @@ class Service:
     def _check(self, lengths: list[int], field: str) -> None:
         if not lengths:
             raise ApiError(400, "no_texts", f"Found no text in {field}; expected at least one.", field=field)
-        if len(lengths) > self.limits.texts:
-            message = f"Found {len(lengths)} texts; expected at most {self.limits.texts} in a request."
+        if len(lengths) > (most := min(self.limits.texts, self.limits.queue)):
+            message = f"Found {len(lengths)} texts; expected at most {most} in a request."
             raise ApiError(413, "too_many_texts", message, field=field)
         for row, length in enumerate(lengths):
             if length > self.limits.characters:
@@ -393,7 +394,7 @@ def _schemas(kind: str, pairs: bool, limits: Limits) -> list[type[BaseModel]]:
         described = "give no label, null, where the most probable one has a lower probability"
         asked["abstain_below"] = (float | None, Field(None, ge=0, le=1, strict=True, description=described))
     return [
-        create_model("QueryBody", sentences=(sentences, ...)),
+        create_model("QueryBody", __config__=ConfigDict(extra="forbid"), sentences=(sentences, ...)),
         create_model("QueryAnswer", results=(list[number], ...)),
         create_model("PredictBody", __config__=ConfigDict(extra="forbid"), **asked),
         create_model("PredictAnswer", predictions=(list[answer], ...)),
@@ -525,8 +526,9 @@ class Server(uvicorn.Server):
     told that it is stopping. A second signal ends it as uvicorn does."""
 
     def __init__(self, app: FastAPI, **options: Any):
-        super().__init__(uvicorn.Config(app, access_log=False, server_header=False, lifespan="on", **options))
         self.service: Service = app.state.service
+        options["timeout_graceful_shutdown"] = math.ceil(self.service.limits.seconds) + 5  # for who does not read
+        super().__init__(uvicorn.Config(app, access_log=False, server_header=False, lifespan="on", **options))
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """Called at a signal."""

@@ -130,6 +130,10 @@ def test_the_folder_is_self_contained(plain, tmp_path):
     shutil.copytree(folder, tmp_path / "moved")
     for path in (tmp_path / "moved").glob("*.json"):
         assert run not in path.read_text()
+    for path in (tmp_path / "moved").glob("*.onnx"):
+        assert not [
+            word for word in (b"stack_trace", b"site-packages", str(ROOT).encode()) if word in path.read_bytes()
+        ]
     expected = TextClassifier.from_pretrained(run).predict(TEXTS)
     found = TextClassifier.from_pretrained(str(tmp_path / "moved"), "onnx").predict(TEXTS)
     assert [answer.label for answer in found] == [answer.label for answer in expected]

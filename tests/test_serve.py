@@ -347,18 +347,28 @@ def begin(its_port: int, text: str) -> http.client.HTTPConnection:
     return connection
 
 
-def test_a_full_queue_and_an_answer_too_late(classifier):
+def test_a_full_queue(classifier):
     held = Held(classifier)
-    with inside(held, limits=Limits(queue=2, seconds=0.5)) as (server, its_port):
+    with inside(held, limits=Limits(queue=2, seconds=60)) as (server, its_port):
         answer = ask(its_port, "/predict", {"texts": ["a", "b", "c"]})
-        assert answer.error() == (503, "queue_full", None) and answer.headers["retry-after"] == "1"
-        late = begin(its_port, "late")
+        assert answer.error() == (413, "too_many_texts", "texts")  # which would never fit
+        first = begin(its_port, "first")
         assert held.begun.wait(30)
-        assert ask(its_port, "/predict", {"texts": ["a", "b"]}).error() == (503, "queue_full", None)
+        answer = ask(its_port, "/predict", {"texts": ["a", "b"]})
+        assert answer.error() == (503, "queue_full", None) and answer.headers["retry-after"] == "1"
+        held.gate.set()
+        assert Answer(first.getresponse()).status == 200
+        assert server.service.open_texts == server.service.open_characters == 0
+        assert ask(its_port, "/predict", {"texts": ["a", "b"]}).status == 200  # there is room again
+
+
+def test_an_answer_too_late(classifier):
+    held = Held(classifier)
+    with inside(held, limits=Limits(seconds=0.5)) as (server, its_port):
+        late = begin(its_port, "late")
         assert Answer(late.getresponse()).error() == (504, "too_slow", None)
         assert server.service.open_texts == server.service.open_characters == 0
         held.gate.set()
-        assert ask(its_port, "/predict", {"texts": ["a", "b"]}).status == 200  # there is room again
 
 
 def test_a_client_that_leaves_costs_nothing_and_breaks_nothing(classifier):
