@@ -89,7 +89,7 @@ def test_report_console_and_metrics_say_what_the_predictions_say(sample_run, sst
     for name in {row["slice"] for row in facts["slices"]}:
         rows = [row for row in facts["slices"] if row["slice"] == name]
         assert sum(row["rows"] for row in rows) == len(table)
-        assert sum(row["rows"] * row["accuracy"] for row in rows) == pytest.approx(accuracy * len(table))
+        assert sum(row["rows"] * row["score"] for row in rows) == pytest.approx(accuracy * len(table))
     shown = [error["example_id"] for error in facts["errors"]]
     sure = wrong[["probability_negative", "probability_positive"]].max(axis=1)
     assert shown == wrong.loc[sure.sort_values(ascending=False, kind="stable").index, "example_id"].tolist()[:20]
@@ -105,7 +105,7 @@ def test_report_console_and_metrics_say_what_the_predictions_say(sample_run, sst
     alone = recipe.main(
         *parse(recipe.Arguments, words, defaults=recipe.DEFAULTS, sample_defaults=recipe.SAMPLE_DEFAULTS)
     )
-    assert tfidf["accuracy"] == pytest.approx(alone["test_accuracy"], abs=0.011)  # cleaned as the encoder's texts are
+    assert tfidf["score"] == pytest.approx(alone["test_accuracy"], abs=0.011)  # cleaned as the encoder's texts are
     assert facts["headline"].startswith("Warning: the encoder") is not all(row["beaten"] for row in facts["baselines"])
 
 
