@@ -38,6 +38,7 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "LongestBatchFirst": "callbacks",
     "PaddingShare": "callbacks",
     "RatesTable": "callbacks",
+    "training_callbacks": "callbacks",
     "Arm": "compare",
     "bootstrap_difference": "compare",
     "check_same_examples": "compare",

@@ -90,6 +90,11 @@ class TextArguments:
             name: getattr(self, name) for name in names
         }
 
+    @property
+    def training(self) -> dict:
+        """The arguments of `bertcls.training_callbacks` that the command line gives."""
+        return {"early_stopping_patience": self.early_stopping_patience}
+
     def check(self) -> None:
         """Refuses values out of range, before anything is read or written.
 

@@ -8,10 +8,28 @@ import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from accelerate.utils.memory import should_reduce_batch_size
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from bertcls.optim import check_rates
 from bertcls.tokenization import WindowCollator
+
+
+def training_callbacks(
+    training_args: TrainingArguments, *, collator: WindowCollator | None = None, early_stopping_patience: int = 0
+) -> list[TrainerCallback]:
+    """What every training of ours runs beside Trainer's own callbacks.
+
+    Args:
+        training_args: early stopping needs its `metric_for_best_model`.
+        collator: whose padding is logged.
+        early_stopping_patience: evaluations without a better metric before training stops; 0: never.
+    """
+    callbacks = [LongestBatchFirst(), RatesTable()]
+    if collator is not None:
+        callbacks.append(PaddingShare(collator))
+    if early_stopping_patience and training_args.metric_for_best_model:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience))
+    return callbacks
 
 
 class LongestBatchFirst(TrainerCallback):

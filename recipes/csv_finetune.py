@@ -13,13 +13,10 @@ To copy it for a task of yours, edit the four places marked EDIT; every value th
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 
 from bertcls import (
     BertClsForSequenceClassification,
-    LongestBatchFirst,
-    PaddingShare,
-    RatesTable,
     RecipeArguments,
     TextClassifier,
     WindowCollator,
@@ -49,6 +46,7 @@ from bertcls import (
     scores_before,
     texts_of,
     tokenize_splits,
+    training_callbacks,
     tune_thresholds,
     verify_saved,
     write_report,
@@ -149,9 +147,6 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     # 5. Train; the best model by validation is loaded at the end
     multi_label = kind == "multi_label_classification"
     collator = WindowCollator(tokenizer, num_labels=len(names) if multi_label else None)
-    callbacks = [LongestBatchFirst(), PaddingShare(collator), RatesTable()]
-    if args.early_stopping_patience and training_args.metric_for_best_model:
-        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     trainer = Trainer(
         model=model,
         args=training_args,
@@ -160,7 +155,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         processing_class=tokenizer,
         data_collator=collator,
         compute_metrics=make_compute_metrics(names, training_args.metric_for_best_model, problem_type=kind),
-        callbacks=callbacks,
+        callbacks=training_callbacks(training_args, collator=collator, **args.training),
         optimizer_cls_and_kwargs=layerwise_optimizer(training_args, args.layer_decay, args.head_learning_rate),
     )
     if args.overwrite_output and trainer.is_world_process_zero():

@@ -20,17 +20,14 @@ from pathlib import Path
 from accelerate import PartialState
 from transformers import (
     DataCollatorForLanguageModeling,
-    EarlyStoppingCallback,
     Trainer,
     TrainingArguments,
     set_seed,
 )
 
 from bertcls import (
-    LongestBatchFirst,
     MaskedBatches,
     MaskingCheck,
-    RatesTable,
     TextArguments,
     check_window,
     clear_output,
@@ -47,6 +44,7 @@ from bertcls import (
     parse_runs,
     save_encoder,
     scores_before,
+    training_callbacks,
     write_pretraining,
     write_record,
 )
@@ -168,9 +166,6 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         model.base_model.requires_grad_(True)
 
     # 4. Train; the best model by validation is loaded at the end
-    callbacks = [masked, LongestBatchFirst(), RatesTable()]
-    if args.early_stopping_patience and training_args.metric_for_best_model:
-        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     trainer = Trainer(
         model=model,
         args=training_args,
@@ -179,7 +174,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         processing_class=tokenizer,
         data_collator=batches,
         compute_metrics=masked_metrics,
-        callbacks=callbacks,
+        callbacks=[masked, *training_callbacks(training_args, **args.training)],
     )
     if args.overwrite_output and trainer.is_world_process_zero():
         clear_output(args.run_dir)

@@ -14,13 +14,10 @@ To use it for a task of yours, copy this file and edit the block below; every va
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments, set_seed
+from transformers import Trainer, TrainingArguments, set_seed
 
 from bertcls import (
     BertClsForSequenceClassification,
-    LongestBatchFirst,
-    PaddingShare,
-    RatesTable,
     RecipeArguments,
     TextClassifier,
     WindowCollator,
@@ -48,6 +45,7 @@ from bertcls import (
     scores_before,
     texts_of,
     tokenize_splits,
+    training_callbacks,
     verify_saved,
     write_report,
 )
@@ -136,9 +134,6 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
     # 5. Train; the best model by validation is loaded at the end
     collator = WindowCollator(tokenizer)
-    callbacks = [LongestBatchFirst(), PaddingShare(collator), RatesTable()]
-    if args.early_stopping_patience and training_args.metric_for_best_model:
-        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     trainer = Trainer(
         model=model,
         args=training_args,
@@ -147,7 +142,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         processing_class=tokenizer,
         data_collator=collator,
         compute_metrics=make_compute_metrics(labels.names, training_args.metric_for_best_model),
-        callbacks=callbacks,
+        callbacks=training_callbacks(training_args, collator=collator, **args.training),
         optimizer_cls_and_kwargs=layerwise_optimizer(training_args, args.layer_decay, args.head_learning_rate),
     )
     if args.overwrite_output and trainer.is_world_process_zero():
