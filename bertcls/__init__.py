@@ -40,6 +40,8 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "RatesTable": "callbacks",
     "training_callbacks": "callbacks",
     "Arm": "compare",
+    "CpuDropout": "cpu",
+    "FastOnCpu": "cpu",
     "bootstrap_difference": "compare",
     "check_same_examples": "compare",
     "compare_arms": "compare",

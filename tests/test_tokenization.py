@@ -233,25 +233,26 @@ def test_the_default_overlap_is_a_fifth(tokenizer):
     assert check_window(tokenizer, max_length=3, overlap=None) == 0
 
 
-def test_collator_pads_to_the_longest_window(tokenizer):
+@pytest.mark.parametrize("multiple, seq_len", [(1, 20), (8, 24)])
+def test_collator_pads_to_the_longest_window(tokenizer, multiple, seq_len):
     texts = ["a good film", "dull " * 30]
     rows = tokenize_windows({"text": texts}, tokenizer=tokenizer, max_length=20, overlap=4)
     features = [
         {"label": i, "example_id": 10 + i, **{name: column[i] for name, column in rows.items()}} for i in range(2)
     ]
-    batch = WindowCollator(tokenizer)(features)
+    batch = WindowCollator(tokenizer, multiple)(features)
     assert list(batch)[0] == "labels"
     assert batch["labels"].tolist() == [0, 1] and batch["labels"].dtype == torch.int64
     assert batch["example_ids"].tolist() == [10, 11]
     assert batch["window_example"].tolist() == [0, 1, 1]
-    assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, 24)
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, seq_len)
     assert batch["attention_mask"].sum(1).tolist() == [len(w) for row in rows["input_ids"] for w in row]
     assert (batch["input_ids"][batch["attention_mask"] == 0] == tokenizer.pad_token_id).all()
     assert batch["input_ids"][0, :5].tolist() == rows["input_ids"][0][0]
 
 
 def test_collator_never_pads_beyond_the_encoder(tokenizer):
-    collator = WindowCollator(tokenizer)
+    collator = WindowCollator(tokenizer, 8)
     collator.max_length = 10
     assert collator([{"input_ids": [[2] * 9], "attention_mask": [[1] * 9]}])["input_ids"].shape == (1, 10)
 

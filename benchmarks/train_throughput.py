@@ -1,0 +1,257 @@
+"""Training speed of the SST-2 recipe beside the usual ways, on the same rows and encoder, in interleaved rounds.
+
+- lab's loop: written by hand; each text tokenized when it is drawn and padded to 128, fp32, plain AdamW, batch 128
+- stock script: Trainer's defaults with every text padded to 128 in advance, fp32, batch 8
+- dynamic padding: Trainer with DataCollatorWithPadding, fp32, batch 32
+- recipe: what recipes/sst2_finetune.py does between two evaluations
+
+The first step of a round is not counted. "Share" is 6 FLOP per parameter outside the embeddings and real token, by the
+rate of bf16 matrix products measured in the same run. With `--accuracy` each trains in full instead, at batch 32.
+
+Run:  python benchmarks/train_throughput.py --model_name_or_path $MODEL --dataset_name $DATA/sst2
+      python benchmarks/train_throughput.py --model_name_or_path $MODEL --dataset_name $DATA/sst2 --batch_size 32
+      python benchmarks/train_throughput.py --model_name_or_path $MODEL --dataset_name $DATA/sst2 --accuracy
+"""
+
+import argparse
+import runpy
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from machine import matmul_rate, show, wait_for
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+    set_seed,
+)
+
+from bertcls import (
+    BertClsForSequenceClassification,
+    RecipeArguments,
+    WindowCollator,
+    cores_per_process,
+    layerwise_optimizer,
+    load_splits,
+    parse,
+    tokenize_windows,
+    training_callbacks,
+)
+
+RECIPE = runpy.run_path(str(Path(__file__).parent.parent / "recipes" / "sst2_finetune.py"), run_name="recipe")
+PADDED = 128  # tokens of every text where padding is fixed
+RATE = 5e-5
+CHEAP, DEAR = (
+    3200,
+    320,
+)  # examples of a round: 50 batches of 64 make the recipe's group of one sort; the slow ones fewer
+ARMS = {  # own batch size, examples of a round
+    "lab's loop": (128, 512),
+    "stock script": (8, DEAR),
+    "dynamic padding": (32, 2 * DEAR),
+    "recipe, fp32": (32, CHEAP),
+    "recipe": (32, CHEAP),
+    "recipe, batch 64": (64, CHEAP),
+}
+
+
+class StepTimer(TrainerCallback):
+    """Seconds from the end of the first step to the end of the last."""
+
+    def __init__(self, device: str):
+        self.device, self.first, self.last = device, None, None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.first is None or state.global_step == state.max_steps:
+            wait_for(self.device)
+            self.first, self.last = self.first or time.perf_counter(), time.perf_counter()
+
+
+class TextRows(torch.utils.data.Dataset):
+    """Tokenizes and pads a text each time it is drawn."""
+
+    def __init__(self, rows: Dataset, tokenizer):
+        self.texts, self.labels, self.tokenizer = rows["text"][:], rows["label"][:], tokenizer
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, row: int) -> dict:
+        encoded = self.tokenizer(self.texts[row], padding="max_length", truncation=True, max_length=PADDED)
+        return {**{name: torch.tensor(ids) for name, ids in encoded.items()}, "labels": torch.tensor(self.labels[row])}
+
+
+def lab_loop(rows: Dataset, args: argparse.Namespace, batch_size: int, epochs: int) -> tuple:
+    """The model, and seconds of all steps but the first."""
+    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    model = AutoModelForSequenceClassification.from_pretrained(args.model_name_or_path, num_labels=2).float()
+    model.to(args.device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+    loader = DataLoader(TextRows(rows, tokenizer), batch_size, shuffle=True)
+    start = None
+    for _ in range(epochs):
+        for batch in loader:
+            loss = model(**{name: tensor.to(args.device) for name, tensor in batch.items()}).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            loss.item()
+            start = start or time.perf_counter()
+    return model, time.perf_counter() - start
+
+
+def stock_trainer(rows: Dataset, args: argparse.Namespace, batch_size: int, epochs: int, fixed: bool) -> tuple:
+    """The model, and seconds of all steps but the first."""
+    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    model = AutoModelForSequenceClassification.from_pretrained(args.model_name_or_path, num_labels=2).float()
+    options = {"padding": "max_length" if fixed else False, "truncation": True, "max_length": PADDED}
+    encoded = rows.map(lambda batch: tokenizer(batch["text"], **options), batched=True, remove_columns="text")
+    timer = StepTimer(args.device)
+    Trainer(
+        model,
+        TrainingArguments(
+            args.folder,
+            use_cpu=args.device == "cpu",
+            per_device_train_batch_size=batch_size,
+            num_train_epochs=epochs,
+            learning_rate=RATE,
+            save_strategy="no",
+            disable_tqdm=True,
+            logging_strategy="no",
+        ),
+        train_dataset=encoded,
+        data_collator=default_data_collator if fixed else DataCollatorWithPadding(tokenizer),
+        callbacks=[timer],
+    ).train()
+    return model, timer.last - timer.first
+
+
+def recipe(rows: Dataset, args: argparse.Namespace, batch_size: int, epochs: int, *words: str) -> tuple:
+    """The model, and seconds of all steps but the first."""
+    words = [
+        *f"--eval_strategy no --save_strategy no --disable_tqdm true --pooling mean --learning_rate {RATE}".split(),
+        *f"--num_train_epochs {epochs} --per_device_train_batch_size {batch_size}".split(),
+        *(
+            "--cpu_threads",
+            str(args.cpu_threads),
+            "--overwrite_output",
+            "--output_dir",
+            args.folder,
+            "--model_name_or_path",
+            args.model_name_or_path,
+        ),
+        *words,
+    ]
+    options, training_args = parse(RecipeArguments, words, defaults=RECIPE["DEFAULTS"])
+    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    settings = {"tokenizer": tokenizer, "max_length": options.max_length, "cleaning": options.cleaning}
+    encoded = rows.map(tokenize_windows, batched=True, remove_columns="text", fn_kwargs=settings)
+    model = BertClsForSequenceClassification.from_encoder(args.model_name_or_path, num_labels=2, **options.head)
+    collator, timer = WindowCollator(tokenizer), StepTimer(args.device)
+    Trainer(
+        model=model,
+        args=training_args,
+        train_dataset=encoded,
+        processing_class=tokenizer,
+        data_collator=collator,
+        callbacks=[*training_callbacks(training_args, collator=collator, **options.training), timer],
+        optimizer_cls_and_kwargs=layerwise_optimizer(training_args, options.layer_decay, options.head_learning_rate),
+    ).train()
+    return model, timer.last - timer.first
+
+
+def run(arm: str, rows: Dataset, args: argparse.Namespace, batch_size: int, epochs: int = 1) -> tuple:
+    set_seed(args.seed)
+    if arm == "lab's loop":
+        return lab_loop(rows, args, batch_size, epochs)
+    if arm.startswith("recipe"):
+        return recipe(rows, args, batch_size, epochs, *(["--bf16", "false"] if "fp32" in arm else []))
+    return stock_trainer(rows, args, batch_size, epochs, fixed=arm == "stock script")
+
+
+@torch.inference_mode()
+def accuracy(model, rows: Dataset, args: argparse.Namespace) -> float:
+    """In fp32, each text cut at 128 tokens."""
+    tokenizer, correct = AutoTokenizer.from_pretrained(args.model_name_or_path), 0
+    for start in range(0, len(rows), 64):
+        part = rows[start : start + 64]
+        batch = tokenizer(part["text"], padding=True, truncation=True, max_length=PADDED, return_tensors="pt")
+        logits = model.eval()(**batch.to(args.device)).logits
+        correct += int((logits.argmax(-1).cpu() == torch.tensor(part["label"])).sum())
+    return correct / len(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_name_or_path", required=True)
+    parser.add_argument("--dataset_name", required=True)
+    parser.add_argument("--batch_size", type=int, help="of all; none: each its own")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--accuracy", action="store_true", help="train each on --train_rows rows and score it")
+    parser.add_argument("--train_rows", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--cpu_threads", type=int, default=cores_per_process())
+    parser.add_argument("--output", help="a JSON file to write")
+    args = parser.parse_args()
+    args.folder = tempfile.mkdtemp()
+    args.device = str(torch.accelerator.current_accelerator() or "cpu")
+    torch.set_num_threads(args.cpu_threads)
+    splits = load_splits(args.dataset_name)
+    train = splits["train"].shuffle(seed=0).select_columns(["text", "label", "example_id"])
+
+    if args.accuracy:
+        found = []
+        for arm in args.arms:
+            start = time.perf_counter()
+            model, _ = run(arm, train.select(range(args.train_rows)), args, 32, args.epochs)
+            found.append([arm, accuracy(model, splits["validation"], args), time.perf_counter() - start])
+            print(found[-1], flush=True)
+        title = f"Accuracy after {args.epochs} epochs of {args.train_rows} rows at batch 32, seed {args.seed}"
+        show(title, ["arm", "accuracy", "seconds"], found, args.output)
+        return
+
+    seconds: dict[str, list[float]] = {arm: [] for arm in args.arms}
+    rates = {torch.float32: [], torch.bfloat16: []}
+    counted, tokens, tokenizer = {}, {}, AutoTokenizer.from_pretrained(args.model_name_or_path)
+    for number in range(args.rounds):
+        for arm in args.arms[:: -1 if number % 2 else 1]:
+            batch_size, examples = ARMS[arm]
+            batch_size = args.batch_size or batch_size
+            examples *= 1 if args.device == "cpu" else 10
+            rows = train.select(range(examples))
+            model, spent = run(arm, rows, args, batch_size)
+            counted[arm] = examples - batch_size
+            tokens[arm] = float(np.mean([len(ids) for ids in tokenizer(rows["text"][:])["input_ids"]]))
+            seconds[arm].append(spent)
+            print(f"round {number + 1}, {arm}: {counted[arm] / spent:.1f} examples/s", flush=True)
+            weights = sum(p.numel() for name, p in model.named_parameters() if "embeddings" not in name)
+            for dtype, found in rates.items():
+                found.append(matmul_rate(dtype, device=args.device))
+    rate = {dtype: float(np.median(found)) for dtype, found in rates.items()}
+    speed = {arm: counted[arm] / float(np.median(seconds[arm])) for arm in args.arms}
+    table = []
+    for arm in args.arms:
+        share = 6 * weights * tokens[arm] * speed[arm] / 1e9 / rate[torch.bfloat16]
+        ratios = [speed[arm] / speed[other] if other in speed else "" for other in list(ARMS)[:3]]
+        table.append([arm, args.batch_size or ARMS[arm][0], speed[arm], *ratios, f"{100 * share:.0f} %"])
+    title = (
+        f"{args.rounds} rounds, {args.cpu_threads} threads on {args.device}; matrix products: "
+        f"{rate[torch.float32]:.0f} GFLOP/s in fp32, {rate[torch.bfloat16]:.0f} in bf16"
+    )
+    headings = ["arm", "batch", "examples/s", *(f"/ {arm}" for arm in list(ARMS)[:3]), "share"]
+    show(title, headings, table, args.output, seconds=seconds)
+
+
+if __name__ == "__main__":
+    main()
