@@ -14,20 +14,10 @@ import time
 
 import numpy as np
 import torch
+from machine import matmul_rate
 from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling
 
 from bertcls import masked_positions_only
-
-
-def matmul_rate() -> float:
-    """GFLOP/s of fp32 products of 2048 x 2048."""
-    matrix = torch.randn(2048, 2048)
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        matrix @ matrix
-        seconds.append(time.perf_counter() - start)
-    return 2 * 2048**3 / np.median(seconds) / 1e9
 
 
 def main() -> None:
