@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
@@ -175,9 +176,21 @@ class TextClassifier:
 
     @classmethod
     def from_trainer(cls, trainer: "Trainer") -> "TextClassifier":
-        """The model that a Trainer holds, without the wrappers of autocast and of several processes."""
+        """The model that a Trainer holds, without the wrappers of autocast and of several processes.
+
+        Under FSDP it is a copy, of all the weights in every process, with the same `config`: call this in all of them.
+        """
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        if trainer.is_fsdp_enabled:  # the processes hold a part each, and a forward pass in one would wait for all
+            weights = get_model_state_dict(trainer.model, options=StateDictOptions(full_state_dict=True))
+            model = BertClsForSequenceClassification(model.config)
+            model.load_state_dict(weights)
         return cls(model, trainer.processing_class, device=trainer.args.device)
+
+    def save_pretrained(self, folder: str) -> None:
+        """Writes a folder for `from_pretrained`: model, its code and the tokenizer, nothing of the training."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
     def predict(
         self,

@@ -170,8 +170,8 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         trained.model.config.temperature = fit_temperature(logits, labels)
         if multi_label:  # at the probabilities that the temperature gives
             trained.model.config.thresholds = tune_thresholds(trained.to_probabilities(logits), labels)
-    trainer.save_model(args.run_dir)
     if trainer.is_world_process_zero():
+        trained.save_pretrained(args.run_dir)
         texts, pushed = texts_of(splits["test"])[:64], args.hub is not None
         classifier = verify_saved(args.run_dir, trained, texts, new_process=pushed)
         facts = write_report(

@@ -153,8 +153,8 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     trained = TextClassifier.from_trainer(trainer)
     logits = trained.logits(texts_of(splits["validation"]))
     trained.model.config.temperature = fit_temperature(logits, label_array(splits["validation"]))
-    trainer.save_model(args.run_dir)
     if trainer.is_world_process_zero():
+        trained.save_pretrained(args.run_dir)
         texts, pushed = texts_of(splits["test"])[:64], args.hub is not None
         classifier = verify_saved(args.run_dir, trained, texts, new_process=pushed)
         facts = write_report(

@@ -45,6 +45,10 @@ def test_two_processes_see_every_example_once_in_each_epoch(two_processes):
     assert two_processes["epochs"][0] != two_processes["epochs"][1]
 
 
+def test_two_processes_score_each_example_once(two_processes):
+    assert sorted(two_processes["scored"]) == list(range(1000, 1037))
+
+
 def test_two_processes_keep_the_same_weights(two_processes):
     first, second = two_processes["checksums"]
     assert first == second

@@ -23,7 +23,7 @@ def test_there_are_commands():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_recipe_command_is_understood(command, tmp_path):
     words = shlex.split(command.split("&&")[-1].replace("$DATA", "data").replace("$MODEL", "model"))
-    at = next(i for i, word in enumerate(words) if word.startswith("recipes/"))
+    at = next(i for i, word in enumerate(words) if re.fullmatch(r"recipes/\w+\.py", word))
     recipe = load_recipe(words[at].removeprefix("recipes/").removesuffix(".py"))
     rest = [word for word in words[at + 1 :] if word != "--resume_from_checkpoint"]
     if "--output_dir" in rest:

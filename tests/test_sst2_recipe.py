@@ -180,6 +180,8 @@ def test_the_same_seed_gives_the_same_run(sst2_recipe, tmp_path):
     )
     assert first["eval_log_loss"] == second["eval_log_loss"] != other["eval_log_loss"]
     assert first["train_samples"] == 64
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("a", "b")]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 def test_a_resumed_run_equals_the_undisturbed_one(sst2_recipe, tmp_path):
@@ -422,7 +424,7 @@ def test_a_wrong_command_line_ends_the_process_with_one_line(tmp_path):
     assert done.stderr.splitlines()[-1].startswith("error: Found the columns sentence, label, kind")
 
 
-def test_accelerate_launch(tmp_path):
+def test_accelerate_launch_and_loader_workers_change_no_weight(tmp_path, sst2_recipe):
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     options = {"capture_output": True, "text": True, "cwd": tmp_path, "check": True, "env": environment}
     command = ["accelerate", "launch", str(ROOT / "recipes" / "sst2_finetune.py"), "--sample", *QUICK]
@@ -431,19 +433,9 @@ def test_accelerate_launch(tmp_path):
     hint = done.stdout.split("Use it:\n")[1].strip()  # the printed command runs as it stands
     answer = subprocess.run(hint, shell=True, **options)
     assert answer.stdout.startswith("[Prediction(label='")
-
-
-def test_two_processes_run_the_recipe(tmp_path):
-    command = next(line for line in (ROOT / "README.md").read_text().splitlines() if "torchrun" in line)
-    command = command.replace("recipes/", f"{ROOT}/recipes/").replace("torchrun", "torchrun --standalone")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    options = {"capture_output": True, "text": True, "cwd": tmp_path, "env": environment, "timeout": 570}
-    done = subprocess.run(f"{command} {' '.join(QUICK)}", shell=True, **options)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (folder,) = (tmp_path / "runs").iterdir()  # rank 0 chose one for both
-    assert {path.name for path in folder.iterdir()} == FILES
-    assert done.stdout.count("test accuracy") == 1
-    assert len(list((folder / "checkpoints" / "checkpoint-2").glob("rng_state_*.pth"))) == 2
+    run(sst2_recipe, tmp_path / "python", *QUICK, "--dataloader_num_workers", "2")
+    launched, here = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "python"))
+    assert all(torch.equal(tensor, launched[name]) for name, tensor in here.items())
 
 
 def test_trackers_get_losses_and_scores_and_the_card_its_language(sst2_recipe, tmp_path):
