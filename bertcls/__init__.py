@@ -38,6 +38,7 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "LongestBatchFirst": "callbacks",
     "PaddingShare": "callbacks",
     "RatesTable": "callbacks",
+    "StopAtNonFinite": "callbacks",
     "training_callbacks": "callbacks",
     "Arm": "compare",
     "CpuDropout": "cpu",

@@ -71,6 +71,9 @@ class TextArguments:
             "help": "Evaluations without a better metric before training stops; 0: never. A resumed run keeps its own."
         },
     )
+    debug_nonfinite: bool = field(
+        default=False, metadata={"help": "Look at every step, which is slower, and name where NaN or infinity begins."}
+    )
     cpu_threads: int | None = field(
         default=None, metadata={"help": "Threads per process without an accelerator; none: cores by processes."}
     )
@@ -93,7 +96,10 @@ class TextArguments:
     @property
     def training(self) -> dict:
         """The arguments of `bertcls.training_callbacks` that the command line gives."""
-        return {"early_stopping_patience": self.early_stopping_patience}
+        return {
+            "early_stopping_patience": self.early_stopping_patience,
+            "debug_nonfinite": self.debug_nonfinite,
+        }
 
     def check(self) -> None:
         """Refuses values out of range, before anything is read or written.
@@ -261,6 +267,7 @@ _COMMON_DEFAULTS = {
     "train_sampling_strategy": "group_by_length",
     "remove_unused_columns": False,  # the collator reads example_id, the sampler length
     "logging_steps": 0.05,  # share of all steps
+    "logging_nan_inf_filter": False,  # which waits for the device at each step, and hides a NaN: see StopAtNonFinite
     "ddp_broadcast_buffers": False,  # no buffer changes in training
     "hub_private_repo": True,
 }

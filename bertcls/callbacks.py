@@ -1,5 +1,6 @@
 """Trainer callbacks."""
 
+import functools
 import time
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from accelerate.utils.memory import should_reduce_batch_size
+from torch.distributed.tensor import DTensor
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from bertcls.cpu import FastOnCpu
@@ -16,7 +18,11 @@ from bertcls.tokenization import WindowCollator
 
 
 def training_callbacks(
-    training_args: TrainingArguments, *, collator: WindowCollator | None = None, early_stopping_patience: int = 0
+    training_args: TrainingArguments,
+    *,
+    collator: WindowCollator | None = None,
+    early_stopping_patience: int = 0,
+    debug_nonfinite: bool = False,
 ) -> list[TrainerCallback]:
     """What every training of ours runs beside Trainer's own callbacks.
 
@@ -24,8 +30,9 @@ def training_callbacks(
         training_args: early stopping needs its `metric_for_best_model`.
         collator: whose padding is logged.
         early_stopping_patience: evaluations without a better metric before training stops; 0: never.
+        debug_nonfinite: of `StopAtNonFinite`.
     """
-    callbacks = [FastOnCpu(), LongestBatchFirst(), RatesTable()]
+    callbacks = [FastOnCpu(), LongestBatchFirst(), RatesTable(), StopAtNonFinite(debug=debug_nonfinite)]
     if collator is not None:
         callbacks.append(PaddingShare(collator))
     if early_stopping_patience and training_args.metric_for_best_model:
@@ -101,6 +108,100 @@ class LongestBatchFirst(TrainerCallback):
                 "model's weights, or train without --fp16."
             )
         return seconds
+
+
+class StopAtNonFinite(TrainerCallback):
+    """Stops a run whose loss, gradients or weights are NaN or infinite, before they reach a checkpoint.
+
+    Reads the loss and the norm of the gradients where Trainer logs them, and the weights before each save and
+    evaluation, so that no step waits for the device. Needs `logging_nan_inf_filter=False`: Trainer's default logs a
+    mean of other losses in place of a NaN. Under fp16, whose scaler skips a step with infinite gradients and goes on,
+    they do not count.
+
+    Args:
+        debug: look at every forward and backward pass, which makes the device wait, and name the step, and the
+            examples or the parameter where it began (not the parameter under FSDP and DeepSpeed).
+    """
+
+    def __init__(self, *, debug: bool = False):
+        self.debug = debug
+        self.last_finite = self.step = 0
+        self.handles = []
+        self.gradients: list[tuple[str, torch.Tensor]] = []  # in the order of the backward pass: name, finite or not
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.on_train_end(args, state, control)  # auto_find_batch_size begins several times
+        self.last_finite = state.global_step
+        if self.debug:
+            self.handles.append(model.register_forward_hook(self._look_at_output, with_kwargs=True))
+        if self.debug and AcceleratorState().mixed_precision != "fp16":
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    keep = functools.partial(self._keep_finite, name)
+                    self.handles.append(parameter.register_hook(keep))
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+        self.gradients.clear()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.step = state.global_step + 1
+        self.gradients.clear()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if bad := [name for name, finite in self.gradients if not finite]:
+            others = f" and of {len(set(bad)) - 1} parameters below it" if len(set(bad)) > 1 else ""
+            raise ValueError(
+                f"The gradient of {bad[0]}{others} is not finite in step {self.step}, though the loss is. {_REMEDY}"
+            )
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        loss = logs.get("loss", logs.get("train_loss"))
+        if loss is None:
+            return
+        found = {"loss": loss}
+        if AcceleratorState().mixed_precision != "fp16":
+            found["norm of the gradients"] = logs.get("grad_norm", 0.0)
+        for what, value in found.items():
+            if not np.isfinite(value):
+                self._stop(f"The {what} is {value}", state.global_step)
+        self.last_finite = state.global_step
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if control.should_save or control.should_evaluate:
+            weights = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in model.parameters()]
+            if not torch.stack([weight.detach().isfinite().all() for weight in weights]).all():
+                self._stop("Found weights that are not finite", state.global_step)
+
+    on_epoch_end = on_step_end  # where saves and evaluations of an epoch are asked for
+
+    def _stop(self, found: str, step: int) -> None:
+        names = "" if self.debug else "; --debug_nonfinite names the step and the examples"
+        first = min(self.last_finite + 1, step)
+        since = f"step {step}" if first == step else f"one of the steps {first} to {step}"
+        raise ValueError(f"{found} since {since}; expected finite numbers. {_REMEDY[:-1]}{names}.")
+
+    def _look_at_output(self, model, args, kwargs, output) -> None:
+        values = [value.detach() for value in (output.loss, output.logits, kwargs.get("labels")) if value is not None]
+        if not model.training or all(value.isfinite().all() for value in values):
+            return
+        where, ids = "", kwargs.get("example_ids")
+        if ids is not None:  # of the loss alone one cannot tell which
+            of_rows = [value.reshape(len(ids), -1) for value in values if value.dim() and len(value) == len(ids)]
+            bad = ~torch.cat(of_rows, dim=1).isfinite().all(dim=1)
+            where = f" of the examples with example_id {', '.join(map(str, ids[bad if bad.any() else ...].tolist()))}"
+        raise ValueError(
+            f"The loss, the logits or the labels{where} are not finite in step {self.step}. Look at the examples; if "
+            f"they are as they should be: {_REMEDY}"
+        )
+
+    def _keep_finite(self, name: str, gradient: torch.Tensor) -> None:
+        self.gradients.append((name, gradient.isfinite().all()))
+
+
+_REMEDY = "Lower --learning_rate, raise --warmup_steps, or train without --fp16."
 
 
 class PaddingShare(TrainerCallback):

@@ -2,18 +2,20 @@ import numpy as np
 import pytest
 import torch
 from conftest import SAMPLE
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from bertcls import (
     BertClsForSequenceClassification,
     LongestBatchFirst,
     PaddingShare,
     RecipeArguments,
+    StopAtNonFinite,
     WindowCollator,
     load_splits,
     make_compute_metrics,
     parse,
     tokenize_windows,
+    training_callbacks,
 )
 
 
@@ -24,14 +26,16 @@ def rows(tokenizer):
     return rows.map(tokenize_windows, batched=True, remove_columns="text", fn_kwargs=options)
 
 
-def train(encoder_folder, rows, tokenizer, folder, callbacks, *words, spoil=False, collator=None):
+def train(encoder_folder, rows, tokenizer, folder, callbacks, *words, spoil=False, collator=None, num_labels=3):
     _, training_args = parse(
         RecipeArguments,
         ["--output_dir", str(folder), "--max_steps", "3", "--use_cpu", "--eval_strategy", "no", *words],
         defaults={"per_device_train_batch_size": 16, "learning_rate": 1e-3},
     )
     torch.manual_seed(0)
-    model = BertClsForSequenceClassification.from_encoder(encoder_folder, num_labels=3)
+    model = BertClsForSequenceClassification.from_encoder(
+        encoder_folder, num_labels=num_labels, problem_type="regression" if num_labels == 1 else None
+    )
     if spoil:
         torch.nn.init.constant_(model.classifier.weight, float("nan"))
     trainer = Trainer(
@@ -101,6 +105,76 @@ def test_length_groups_pad_little(encoder_folder, rows, tokenizer, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(encoder_folder, rows, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="The loss of the longest batch is nan before training"):
         train(encoder_folder, rows, tokenizer, tmp_path / "a", [LongestBatchFirst()], spoil=True)
+
+
+def bad_label(rows):
+    """A regression whose 22nd row has no number: with batches of 4 in order it comes in step 6."""
+    labels = [0.5] * 48
+    labels[21] = float("nan")
+    return rows.remove_columns("label").add_column("label", labels)
+
+
+IN_ORDER = ["--max_steps", "9", "--per_device_train_batch_size", "4", "--train_sampling_strategy", "sequential"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--logging_steps 4", "The loss is nan since one of the steps 5 to 8; expected finite numbers. Lower --learn"),
+        ("--logging_steps 9 --save_steps 3", "Found weights that are not finite since one of the steps 1 to 6; "),
+        (
+            "--logging_steps 100 --save_strategy no",
+            "The loss is nan since one of the steps 1 to 9; ",
+        ),  # the summary's
+    ],
+)
+def test_a_loss_that_becomes_nan_stops_the_run(encoder_folder, rows, tokenizer, tmp_path, words, message):
+    words = [*IN_ORDER, "--save_strategy", "steps", *words.split()]
+    with pytest.raises(ValueError, match=message) as caught:
+        callbacks = [StopAtNonFinite()]
+        train(encoder_folder, bad_label(rows), tokenizer, tmp_path / "a", callbacks, *words, num_labels=1)
+    assert "--debug_nonfinite" in str(caught.value) and "\n" not in str(caught.value)
+    saved = {path.name for path in (tmp_path / "a" / "checkpoints").iterdir()}
+    assert saved == ({"checkpoint-3"} if "--save_steps" in words else set())  # none with bad weights
+
+
+def test_debugging_names_the_step_and_the_example(encoder_folder, rows, tokenizer, tmp_path):
+    named = f"labels of the examples with example_id {rows[21]['example_id']} are not finite in step 6. Look at"
+    with pytest.raises(ValueError, match=named):
+        callbacks = [StopAtNonFinite(debug=True)]
+        train(encoder_folder, bad_label(rows), tokenizer, tmp_path / "a", callbacks, *IN_ORDER, num_labels=1)
+
+
+class Infinite(TrainerCallback):
+    """Multiplies a gradient in step 2 by infinity, as an overflow does."""
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        weight = model.encoder.encoder.layer[1].output.dense.weight
+        weight.register_hook(lambda gradient: gradient * float("inf") if state.global_step == 1 else gradient)
+
+
+@pytest.mark.parametrize(
+    "debug, message",
+    [
+        (False, "The norm of the gradients is (nan|inf) since step 2; expected"),
+        (True, "The gradient of encoder.encoder.layer.1.output.dense.weight is not finite in step 2, though the loss"),
+    ],
+)
+def test_an_infinite_gradient_stops_the_run(encoder_folder, rows, tokenizer, tmp_path, debug, message):
+    callbacks = [Infinite(), StopAtNonFinite(debug=debug)]
+    with pytest.raises(ValueError, match=message):
+        train(encoder_folder, rows, tokenizer, tmp_path / "a", callbacks, "--logging_steps", "1")
+
+
+def test_looking_for_nan_changes_nothing(encoder_folder, rows, tokenizer, tmp_path):
+    options = {"early_stopping_patience": 0}
+    plain = train(encoder_folder, rows, tokenizer, tmp_path / "a", [], "--save_steps", "1")
+    for debug in (False, True):
+        callbacks = training_callbacks(plain.args, debug_nonfinite=debug, **options)
+        looked = train(encoder_folder, rows, tokenizer, tmp_path / str(debug), callbacks, "--save_steps", "1")
+        for (name, ours), (_, theirs) in zip(looked.model.named_parameters(), plain.model.named_parameters()):
+            assert torch.equal(ours, theirs), name
+        assert not looked.model._forward_hooks and not any(p._backward_hooks for p in looked.model.parameters())
 
 
 def test_out_of_memory_names_the_remedy(encoder_folder, rows, tokenizer, tmp_path, monkeypatch):
