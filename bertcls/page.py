@@ -3,11 +3,12 @@
 import base64
 import math
 import shlex
+from collections.abc import Callable
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from bertcls.formats import format_p, format_value
 from bertcls.modeling import MULTI_LABEL, REGRESSION
@@ -67,14 +68,7 @@ def write_page(facts: dict, folder: Path) -> Path:
             f"Found no {', '.join(missing)} in the facts of the report; expected what bertcls.report gathers. Give "
             "the content of report/metrics.json."
         )
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    filters = {
         "score": _score,
         "percent": _percent,
         "count": _count,
@@ -89,8 +83,26 @@ def write_page(facts: dict, folder: Path) -> Path:
     figures = {name: _figure(Path(folder, f"{name}.png")) for name in FIGURES if Path(folder, f"{name}.png").is_file()}
     context = _context(facts, figures)
     page = Path(folder, PAGE)
-    page.write_text(environment.get_template(_TEMPLATE).render(context), encoding="utf-8", errors="replace")
+    page.write_text(load_template(_TEMPLATE, filters).render(context), encoding="utf-8", errors="replace")
     return page
+
+
+def load_template(name: str, filters: dict[str, Callable] | None = None) -> Template:
+    """A page of this package: values are escaped, and one that is missing is an error.
+
+    Args:
+        name: of the file beside this one.
+        filters: for values, by name.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= filters or {}
+    return environment.get_template(name)
 
 
 def _context(facts: dict, figures: dict) -> dict:

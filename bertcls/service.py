@@ -19,7 +19,6 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 from starlette.exceptions import HTTPException
@@ -28,6 +27,7 @@ from bertcls.batching import Batcher
 from bertcls.edge import ERRORS, ApiError, ClientGone, Edge, Metrics
 from bertcls.inference import Encoded, Prediction, Text, TextClassifier
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bertcls.page import load_template
 
 QUEUE_CHARACTERS = 4_000_000  # of texts that wait; their tokens take some 0.16 KiB a character
 CPU_BATCH_TOKENS = 512  # measured on one core with MiniLM: as fast a token as larger ones, and less is padded
@@ -505,14 +505,7 @@ def _policy(page: str) -> str:
 
 def _docs(document: dict, limits: Limits) -> str:
     """The OpenAPI document as a page that loads nothing."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(_DOCS).render(document=document, limits=asdict(limits))
+    return load_template(_DOCS).render(document=document, limits=asdict(limits))
 
 
 def _version() -> str:
