@@ -13,6 +13,14 @@ import pytest
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
+def find_browser() -> str:
+    """The command of an installed browser; skips the test where there is none."""
+    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    return browser
+
+
 class Chromium:
     """One page. Closes with its block.
 
@@ -22,9 +30,7 @@ class Chromium:
     """
 
     def __init__(self, folder: Path, *options: str):
-        browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-        if browser is None:
-            pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+        browser = find_browser()
         pipes = [os.pipe(), os.pipe()]
         theirs = [fcntl.fcntl(end, fcntl.F_DUPFD, 100) for end in (pipes[0][0], pipes[1][1])]  # clear of 3 and 4
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]

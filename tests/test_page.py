@@ -3,19 +3,18 @@ import html
 import json
 import logging
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 
 import matplotlib.image
 import numpy as np
 import pytest
+from browser import find_browser
 from matplotlib.figure import Figure
 
 from bertcls import figures
 from bertcls.page import FIGURES, PAGE, write_page
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 HOSTILE = [
     "<script>parent.ran = 1; document.title = 'ran'; alert(1)</script> a film",
@@ -391,9 +390,7 @@ onload = () => {
 
 def browse(folder, contents: dict[int, str], *options: str) -> dict:
     """What headless Chromium sees of pages in frames of these widths (pixels), each detail unfolded."""
-    browser = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    browser = find_browser()
     frames = "".join(
         f'<iframe style="width:{width}px;height:900px;border:0" srcdoc="{html.escape(content)}"></iframe>'
         for width, content in contents.items()
