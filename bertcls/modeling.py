@@ -23,6 +23,17 @@ SINGLE_LABEL, MULTI_LABEL, REGRESSION = (
     "multi_label_classification",
     "regression",
 )
+CONTRACT = (  # of the configuration: what turns a raw text into an answer
+    "cleaning",
+    "max_length",
+    "overlap",
+    "truncation",
+    "pair_truncation",
+    "pooling",
+    "window_pooling",
+    "temperature",
+    "thresholds",
+)
 
 
 @strict

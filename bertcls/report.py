@@ -40,24 +40,13 @@ from bertcls.metrics import (
     correlation_interval,
     wilson_interval,
 )
-from bertcls.modeling import MULTI_LABEL, REGRESSION
+from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION
 from bertcls.page import write_page
 from bertcls.stock import STOCK, export_stock
 
 REPORT = "report"  # folder of a run; all test scores can be recomputed from the predictions in it
 RESULTS, PREDICTIONS, RECORD = f"{REPORT}/metrics.json", f"{REPORT}/predictions.parquet", "run.json"
 _STOCK_TEXTS = 16  # of the reported rows, on which the stock export is compared, in fp64
-_CONTRACT = (  # of the configuration: what turns a raw text into an answer
-    "cleaning",
-    "max_length",
-    "overlap",
-    "truncation",
-    "pair_truncation",
-    "pooling",
-    "window_pooling",
-    "temperature",
-    "thresholds",
-)
 _ARGUMENTS = (  # of training, shown in the report and the card
     "learning_rate",
     "num_train_epochs",
@@ -250,7 +239,7 @@ def write_report(
             "encoder": encoder,
             "parameters": sum(parameter.numel() for parameter in classifier.model.parameters()),
             "pooling": config.pooling,
-            "contract": {name: getattr(config, name) for name in _CONTRACT},
+            "contract": {name: getattr(config, name) for name in CONTRACT},
         },
         "arguments": {name: _plain(getattr(trainer.args, name)) for name in _ARGUMENTS}
         | {"from_scratch": from_scratch},

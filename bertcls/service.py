@@ -26,7 +26,7 @@ from starlette.exceptions import HTTPException
 from bertcls.batching import Batcher
 from bertcls.edge import ERRORS, ApiError, ClientGone, Edge, Metrics
 from bertcls.inference import Encoded, Prediction, Text, TextClassifier
-from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.page import load_template
 
 QUEUE_CHARACTERS = 4_000_000  # of texts that wait; their tokens take some 0.16 KiB a character
@@ -34,9 +34,6 @@ CPU_BATCH_TOKENS = 512  # measured on one core with MiniLM: as fast a token as l
 GPU_BATCH_TOKENS = 16384
 PAGE = Path(__file__).with_name("service.html")
 _DOCS = "docs.html.jinja"
-_CONTRACT = (
-    "cleaning max_length overlap truncation pair_truncation pooling window_pooling thresholds temperature".split()
-)
 _OPEN_PATHS = {"/", "/health", "/docs", "/openapi.json"}  # without a key; they say nothing of texts
 
 
@@ -295,7 +292,7 @@ def make_app(
                 "problem_type": kind,
                 "pairs": pairs,
                 "labels": [] if kind == REGRESSION else classifier.label_names,
-                "contract": {key: getattr(config, key) for key in _CONTRACT}
+                "contract": {key: getattr(config, key) for key in CONTRACT}
                 | {"max_length": config.max_length or classifier.tokenizer.model_max_length},
                 "limits": {key: value for key, value in asdict(limits).items() if key != "batch_tokens"},
                 "device": classifier.device.type,
