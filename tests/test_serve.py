@@ -347,6 +347,14 @@ def begin(its_port: int, text: str) -> http.client.HTTPConnection:
     return connection
 
 
+def wait_until(holds, seconds: float = 60) -> None:
+    """Waits for something that is about to hold, and fails where it never does."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"not in {seconds} seconds"
+        time.sleep(0.001)
+
+
 def test_a_full_queue(classifier):
     held = Held(classifier)
     with inside(held, limits=Limits(queue=2, seconds=60)) as (server, its_port):
@@ -377,11 +385,9 @@ def test_a_client_that_leaves_costs_nothing_and_breaks_nothing(classifier):
         first = begin(its_port, "first")
         assert held.begun.wait(30)
         leaving, staying = begin(its_port, "leaving"), begin(its_port, "staying")
-        while server.service.open_texts < 3:
-            time.sleep(0.001)
+        wait_until(lambda: server.service.open_texts == 3)
         leaving.close()
-        while server.service.open_texts > 2:
-            time.sleep(0.001)
+        wait_until(lambda: server.service.open_texts == 2)
         held.gate.set()
         assert Answer(first.getresponse()).status == Answer(staying.getresponse()).status == 200
         assert held.ran == ["first", "staying"]
