@@ -8,6 +8,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 
+from bertcls.metrics import tune_thresholds
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.text import clean
 
@@ -29,7 +30,7 @@ class TfidfClassifier:
         C: inverse strength of the L2 penalty; of a ridge regression alpha is 10 / C, scikit-learn's default at C = 10.
         class_weight: `balanced` or `None`, in scikit-learn's sense; not of a regression.
 
-    `thresholds` may be set after `fit`: from which probability on a multi-label model gives a label; else from 0.5 on.
+    A multi-label model gives a label from a probability of 0.5 on, or after `tune` from its `thresholds` on.
 
     Raises:
         ValueError: `class_weight` with a regression.
@@ -85,6 +86,17 @@ class TfidfClassifier:
                 f"Found no words to count in {len(texts)} training texts ({error}); expected words that stand in "
                 f"{self.min_df} texts or more. Add texts, or lower min_df."
             ) from error
+        return self
+
+    def tune(self, texts: list[str | tuple[str, str]], labels: np.ndarray) -> "TfidfClassifier":
+        """Sets the thresholds of a multi-label model as those of an encoder are; does nothing to another.
+
+        Args:
+            texts: of validation.
+            labels: 0 and 1 `[texts, num_labels]`.
+        """
+        if self.problem_type == MULTI_LABEL:
+            self.thresholds = tune_thresholds(self.probabilities(texts), labels)
         return self
 
     def probabilities(self, texts: list[str | tuple[str, str]], *, progress: bool = False) -> np.ndarray:

@@ -11,7 +11,7 @@ from bertcls.data import draw_rows, label_array, label_names_of
 from bertcls.files import warn
 from bertcls.formats import format_p, format_value
 from bertcls.inference import TextClassifier, reaches, texts_of
-from bertcls.metrics import calibration, coverage, mcnemar, paired_permutation, tune_thresholds
+from bertcls.metrics import calibration, coverage, mcnemar, paired_permutation
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.tokenization import count_windows
 
@@ -125,13 +125,11 @@ def _right(probabilities: np.ndarray, labels: np.ndarray, thresholds: list[float
 
 def _tfidf_values(tfidf: TfidfClassifier, splits: DatasetDict, labels: np.ndarray) -> np.ndarray:
     """Its value of each row of test; of several labels with thresholds tuned on validation, as the encoder has."""
-    probabilities, thresholds = tfidf.probabilities(texts_of(splits["test"])), None
+    probabilities = tfidf.probabilities(texts_of(splits["test"]))
     if tfidf.problem_type == REGRESSION:
         return np.abs(probabilities[:, 0] - labels)
-    if tfidf.problem_type == MULTI_LABEL:
-        held_out = tfidf.probabilities(texts_of(splits["validation"]))
-        thresholds = tune_thresholds(held_out, label_array(splits["validation"]))
-    return _right(probabilities, labels, thresholds)
+    tfidf.tune(texts_of(splits["validation"]), label_array(splits["validation"]))
+    return _right(probabilities, labels, tfidf.thresholds)
 
 
 def _constant(train: np.ndarray, labels: np.ndarray, names: list[str], kind: str) -> tuple[str, np.ndarray]:

@@ -32,7 +32,6 @@ from bertcls import (
     problem_type_of,
     score_reported,
     texts_of,
-    tune_thresholds,
     write_metrics,
     write_record,
 )
@@ -88,9 +87,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         class_weight=CLASS_WEIGHT[args.class_weights],
     )
     classifier.fit(texts_of(train), label_array(train))
-    if kind == "multi_label_classification":
-        held_out = splits["validation"]
-        classifier.thresholds = tune_thresholds(classifier.probabilities(texts_of(held_out)), label_array(held_out))
+    classifier.tune(texts_of(splits["validation"]), label_array(splits["validation"]))
     results = score_reported(classifier, test, run_dir=args.run_dir)
     results |= {"reported_split": reported_split, "seed": training_args.seed, "train_samples": len(train)}
     write_metrics({"scores": results}, run_dir=args.run_dir)
