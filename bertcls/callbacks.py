@@ -187,15 +187,14 @@ class StopAtNonFinite(TrainerCallback):
         values = [value.detach() for value in (output.loss, output.logits, kwargs.get("labels")) if value is not None]
         if not model.training or all(value.isfinite().all() for value in values):
             return
-        where, ids = "", kwargs.get("example_ids")
-        if ids is not None:  # of the loss alone one cannot tell which
+        where, advice, ids = "", _REMEDY, kwargs.get("example_ids")
+        if ids is not None:
             of_rows = [value.reshape(len(ids), -1) for value in values if value.dim() and len(value) == len(ids)]
             bad = ~torch.cat(of_rows, dim=1).isfinite().all(dim=1)
-            where = f" of the examples with example_id {', '.join(map(str, ids[bad if bad.any() else ...].tolist()))}"
-        raise ValueError(
-            f"The loss, the logits or the labels{where} are not finite in step {self.step}. Look at the examples; if "
-            f"they are as they should be: {_REMEDY}"
-        )
+            if 0 < bad.sum() < len(bad):  # else it is the weights, or cannot be told
+                where = f" of the examples with example_id {', '.join(map(str, ids[bad].tolist()))}"
+                advice = f"Look at them; if they are as they should be: {_REMEDY}"
+        raise ValueError(f"The loss, the logits or the labels{where} are not finite in step {self.step}. {advice}")
 
     def _keep_finite(self, name: str, gradient: torch.Tensor) -> None:
         self.gradients.append((name, gradient.isfinite().all()))

@@ -21,8 +21,6 @@ if TYPE_CHECKING:  # a server that labels texts does not import datasets
 
 TOKENS_PER_BATCH = 8192  # padded tokens in a forward: small for any GPU
 TOKENS_PER_BATCH_CPU = 2048  # whose caches more does not fit: on a core 1.2 times as fast as 8192 on SST-2 with MiniLM
-
-
 TEXTS_AT_A_TIME = 4096  # tokenized together
 CHARACTERS_AT_A_TIME = 4_000_000  # of them, which bounds memory: their tokens take some 0.16 KiB a character
 Text = str | tuple[str, str]  # a text, or a pair for a model of pairs

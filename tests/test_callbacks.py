@@ -139,7 +139,7 @@ def test_a_loss_that_becomes_nan_stops_the_run(encoder_folder, rows, tokenizer, 
 
 
 def test_debugging_names_the_step_and_the_example(encoder_folder, rows, tokenizer, tmp_path):
-    named = f"labels of the examples with example_id {rows[21]['example_id']} are not finite in step 6. Look at"
+    named = f"labels of the examples with example_id {rows[21]['example_id']} are not finite in step 6. Look"
     with pytest.raises(ValueError, match=named):
         callbacks = [StopAtNonFinite(debug=True)]
         train(encoder_folder, bad_label(rows), tokenizer, tmp_path / "a", callbacks, *IN_ORDER, num_labels=1)
