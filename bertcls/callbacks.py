@@ -10,6 +10,7 @@ from accelerate.utils import DistributedType
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
+from bertcls.checkpoints import Checkpoints
 from bertcls.optim import check_rates
 from bertcls.tokenization import WindowCollator
 
@@ -24,7 +25,7 @@ def training_callbacks(
         collator: whose padding is logged.
         early_stopping_patience: evaluations without a better metric before training stops; 0: never.
     """
-    callbacks = [LongestBatchFirst(), RatesTable()]
+    callbacks = [Checkpoints(early_stopping_patience=early_stopping_patience), LongestBatchFirst(), RatesTable()]
     if collator is not None:
         callbacks.append(PaddingShare(collator))
     if early_stopping_patience and training_args.metric_for_best_model:
@@ -45,6 +46,8 @@ class LongestBatchFirst(TrainerCallback):
         sampler = train_dataloader.get_sampler()
         if hasattr(sampler, "lengths"):
             sampler.lengths = list(sampler.lengths)
+        if control.should_training_stop:  # a finished run, loaded to write its report
+            return
         if AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             return
         dataset = train_dataloader.dataset

@@ -25,7 +25,7 @@ from bertcls import (
     one_line_errors,
     parse,
 )
-from bertcls.arguments import _RUN_FILES, CHECKPOINTS
+from bertcls.checkpoints import CHECKPOINTS, RUN_FILES
 
 QUICK = ["--max_train_samples", "64", "--num_train_epochs", "2"]
 FILES = {
@@ -314,7 +314,7 @@ def test_push_to_hub_pushes_the_verified_folder_once(sst2_recipe, tmp_path, monk
 
 
 def test_overwriting_knows_every_file_of_a_run():
-    assert {*_RUN_FILES, CHECKPOINTS, "audit.json", "report"} == FILES
+    assert {*RUN_FILES, CHECKPOINTS, "audit.json", "report"} == FILES
 
 
 def test_overwriting_leaves_one_run(sst2_recipe, tmp_path):
