@@ -89,7 +89,7 @@ class Checkpoints(TrainerCallback):
         self.run: dict = {}
         self.restored: dict = {}  # arguments of a finished run, changed while it is loaded
         self.kept: int | None = None
-        self.terminated = self.stopping = False
+        self.terminated = False
         self.former_handler = None
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
@@ -102,7 +102,7 @@ class Checkpoints(TrainerCallback):
         longer = _is_longer(self.run, record["run"])
         if longer and args.process_index == 0:
             print(
-                f"Warning: {_length(self.run)} in place of {_length(record['run'])}: the schedule of the learning "
+                f"Warning: found {_length(self.run)}, not {_length(record['run'])} as before: the schedule of the learning "
                 "rate changes from here on, so the result is not that of a run that had the new length from the "
                 "start."
             )
@@ -142,13 +142,12 @@ class Checkpoints(TrainerCallback):
             sampler.generator.manual_seed(random.Random(f"{seed} {int(state.epoch)}").getrandbits(63))
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.stopping = self._one_was_terminated(args)
         within_epoch = state.epoch != int(state.epoch)  # at its end the evaluation belongs to the checkpoint
-        if self.stopping and within_epoch and not control.should_training_stop:
+        if self._one_was_terminated(args) and within_epoch and not control.should_training_stop:
             control.should_save = True
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if self.stopping:
+        if self._one_was_terminated(args):
             control.should_save = True
 
     def on_save(self, args, state, control, **kwargs):
@@ -163,7 +162,7 @@ class Checkpoints(TrainerCallback):
             for folder in incomplete_checkpoints(checkpoint.parent):
                 shutil.rmtree(folder)
             rotate_checkpoints(args.output_dir, self.kept, state.best_model_checkpoint, use_mtime=True)
-        if self.stopping:
+        if self._one_was_terminated(args):
             process.wait_for_everyone()  # a launcher ends the others when the first one ends
             if args.process_index == 0:
                 print(
@@ -178,6 +177,8 @@ class Checkpoints(TrainerCallback):
         args.save_total_limit = self.kept
         if self.former_handler is not None:
             signal.signal(signal.SIGTERM, self.former_handler)
+        if self.terminated:  # after the last checkpoint
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _terminate(self, number, frame) -> None:
         self.terminated = True
