@@ -102,9 +102,9 @@ class Checkpoints(TrainerCallback):
         longer = _is_longer(self.run, record["run"])
         if longer and args.process_index == 0:
             print(
-                f"Warning: found {_length(self.run)}, not {_length(record['run'])} as before: the schedule of the learning "
-                "rate changes from here on, so the result is not that of a run that had the new length from the "
-                "start."
+                f"Warning: found {_length(self.run)}, not {_length(record['run'])} as before: the schedule of the "
+                "learning rate changes from here on, so the result is not that of a run that had the new length from "
+                "its start."
             )
         if record["ended"] == "early" or (record["ended"] == "steps" and not longer):
             self.restored = {name: getattr(args, name) for name in ("num_train_epochs", "max_steps")}
@@ -388,9 +388,9 @@ def clean_up_full_disk(error: Exception) -> str | None:
         shutil.rmtree(folder, ignore_errors=True)
     clear_results(str(_under_way.parent))
     checkpoint, _ = newest_complete(_under_way)
-    left = (
-        f"{checkpoint} is whole: go on with --resume_from_checkpoint" if checkpoint else "no checkpoint is whole yet"
-    )
+    left = "no checkpoint is whole yet"
+    if checkpoint is not None:
+        left = f"{checkpoint} is whole, and --resume_from_checkpoint goes on from it"
     return (
         f"The folder {_under_way.parent} could not be written ({error}); expected room on its disk. Free some, and "
         f"start again; {left}."
