@@ -1,10 +1,10 @@
 """A training killed by SIGKILL at random moments and gone on with: does it end as the undisturbed one, bit by bit?
 
-The moments lie anywhere between the first line of a program and its report. Each start is killed after a random time,
+The moments lie anywhere between the start of the program and the end of its report. Each start is killed after a random time,
 a share of what the undisturbed run took; where no checkpoint is whole yet, the next start begins anew. After the last
 kill the run is left to end, and its weights and its table of predictions are compared with those of the other one.
 
-Run:  python benchmarks/run_kills.py                      (the sample of recipes/sst2_finetune.py, 20 kills, 10 minutes)
+Run:  python benchmarks/run_kills.py                      (the sample of recipes/sst2_finetune.py, 20 kills)
       python benchmarks/run_kills.py --kills 3 --json kills.json
 """
 
@@ -24,16 +24,15 @@ import pandas as pd
 from bertcls import newest_complete
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-MARKS = (  # what a run has begun, by the file that it writes then; the last one found counts
-    ("report", "report"),
-    ("saving", "config.json"),
-    ("training", "checkpoints"),
-)
 
 
 def phase(run: Path) -> str:
-    """How far a run has come."""
-    return next((name for name, file in MARKS if (run / file).exists()), "loading")
+    """How far a run has come, by the files that it has begun to write."""
+    if (run / "report").exists():
+        return "report"
+    if (run / "config.json").exists():
+        return "saving"
+    return "training" if any(run.glob("checkpoints/checkpoint-*")) else "before the first checkpoint"
 
 
 def main() -> None:
@@ -56,16 +55,13 @@ def main() -> None:
         seconds = time.perf_counter() - start
         print(f"undisturbed: {seconds:.1f} s\n\n| kill | after s | phase | newest whole checkpoint | skipped |")
         print("|---|---|---|---|---|", flush=True)
-        run, number = folder / "killed-0", 0
-        runs = [run]
-        ended = False
+        run, number, ended = folder / "killed-0", 0, False
         while not ended:
-            resume = (
-                ["--resume_from_checkpoint"] if newest_complete(run / "checkpoints")[0] else ["--overwrite_output"]
-            )
+            begun, _ = newest_complete(run / "checkpoints")
+            resume = "--resume_from_checkpoint" if begun else "--overwrite_output"
             with open(folder / "killed.log", "w") as log:
                 process = subprocess.Popen(
-                    [*command, "--output_dir", str(run), *resume], env=environment, stdout=log, stderr=log
+                    [*command, "--output_dir", str(run), resume], env=environment, stdout=log, stderr=log
                 )
                 moment = draw.uniform(0.2, 1.0) * seconds if number < args.kills else None
                 try:
@@ -84,8 +80,7 @@ def main() -> None:
                 print(f"ended after {number} kills: {differences[-1] or 'the same weights and predictions'}")
                 ended = number >= args.kills
                 if not ended:  # killed runs that end sooner: another one, until there were enough kills
-                    run = folder / f"killed-{len(runs)}"
-                    runs.append(run)
+                    run = folder / f"killed-{len(differences)}"
             else:
                 print((folder / "killed.log").read_text()[-3000:])
                 sys.exit(f"a run that went on failed with exit code {code}")
@@ -105,10 +100,9 @@ def difference(whole: Path, killed: Path) -> str | None:
     if not tables[0].equals(tables[1]):
         return "other predictions"
     scores = [json.loads((run / "report" / "metrics.json").read_text())["scores"] for run in (whole, killed)]
-    names = [
-        name for name in scores[0] if name.startswith(("before_", "eval_", "test_")) and "_per_second" not in name
-    ]
-    other = [name for name in names if "runtime" not in name and scores[0][name] != scores[1].get(name)]
+    timed = ("runtime", "per_second")
+    names = [name for name in scores[0] if name.startswith(("before_", "eval_", "test_")) and not name.endswith(timed)]
+    other = [name for name in names if scores[0][name] != scores[1].get(name)]
     return f"other scores: {', '.join(other)}" if other else None
 
 

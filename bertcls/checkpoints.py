@@ -294,7 +294,7 @@ def check_same_run(found: dict, expected: dict, *, checkpoint: Path) -> None:
 def _shown(found, expected) -> tuple[str, str]:
     if isinstance(found, list) and isinstance(expected, list):
         if len(found) != len(expected):
-            return f"({len(found)})", f"{len(expected)}"
+            return f"with {len(found)} entries", f"{len(expected)}"
         place = next(place for place, pair in enumerate(zip(found, expected)) if pair[0] != pair[1])
         return f"number {place}: {found[place]!r}", repr(expected[place])
     return str(found), str(expected)

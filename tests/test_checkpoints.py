@@ -117,7 +117,7 @@ OTHERS = {
     "seed": (["--seed", "7"], "Found seed 7, expected 42 as in"),
     "rows": (["--max_train_samples", "55"], "Found training rows 55, expected 56"),
     "tokens": (["--max_length", "32"], "Found max_length 32, expected 64"),
-    "cleaning": (["--cleaning", "none"], "Found cleaning (0), expected 3"),
+    "cleaning": (["--cleaning", "none"], "Found cleaning with 0 entries, expected 3"),
     "batch": (
         ["--per_device_train_batch_size", "8"],
         "Found batch size (per device x accumulation x processes) 8, expected 16",
@@ -125,7 +125,7 @@ OTHERS = {
     "epochs": (["--num_train_epochs", "4"], "Found num_train_epochs 4.0, expected 5.0"),
     "frozen": (["--freeze_encoder"], "Found trainable parameters 130, expected 177922"),
     "encoder": (["--model_name_or_path", "encoder", "--from_scratch", "false"], "Found encoder weights"),
-    "labels": (["--dataset_name", "labels"], "Found labels (3), expected 2"),
+    "labels": (["--dataset_name", "labels"], "Found labels with 3 entries, expected 2"),
     "contents": (["--dataset_name", "contents"], "Found content of the training rows"),
 }
 
