@@ -1,8 +1,8 @@
 """A training killed by SIGKILL at random moments and gone on with: does it end as the undisturbed one, bit by bit?
 
-The moments lie anywhere between the start of the program and the end of its report. Each start is killed after a random time,
-a share of what the undisturbed run took; where no checkpoint is whole yet, the next start begins anew. After the last
-kill the run is left to end, and its weights and its table of predictions are compared with those of the other one.
+The moments lie anywhere between the start of the program and the end of its report. Each start is killed after a
+random time, a share of what the undisturbed run took; where no checkpoint is whole yet, the next start begins anew.
+After the last kill the run is left to end. Weights, predictions and scores are compared with those of the other one.
 
 Run:  python benchmarks/run_kills.py                      (the sample of recipes/sst2_finetune.py, 20 kills)
       python benchmarks/run_kills.py --kills 3 --json kills.json

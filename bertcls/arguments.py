@@ -14,6 +14,7 @@ import torch
 from accelerate.utils import broadcast_object_list, str_to_bool
 from transformers import HfArgumentParser, TrainingArguments
 
+from bertcls import checkpoints
 from bertcls.augmentation import check_methods
 from bertcls.checkpoints import CHECKPOINTS, newest_complete, why_incomplete
 from bertcls.process import cores_per_process
@@ -498,6 +499,7 @@ def _choose_output_dir(args: TextArguments, training_args: TrainingArguments, *,
     if error is not None:
         raise error
     training_args.output_dir = str(Path(args.run_dir, CHECKPOINTS))
+    checkpoints.under_way = Path(training_args.output_dir)
 
 
 def _make_output_dir(args: TextArguments, training_args: TrainingArguments, *, named: bool) -> tuple[str, str | None]:

@@ -64,7 +64,7 @@ _FULL_DISK = (  # what safetensors and torch say, which raise errors of their ow
     "inline_container",
     "PytorchStreamWriter failed",
 )
-_under_way: Path | None = None  # folder of the checkpoints of the training under way
+under_way: Path | None = None  # folder of the checkpoints of the run that this process makes; set by bertcls.parse
 
 
 class Checkpoints(TrainerCallback):
@@ -75,8 +75,8 @@ class Checkpoints(TrainerCallback):
     - A run that resumes is compared with the one that saved before its weights are loaded, and its rows before the
       first step.
     - A run that was killed after its last step resumes without another one, and with the best model.
-    - The order of the rows follows from the seed and the epoch alone, so that a run stopped within an epoch goes on
-      with the rows that it had not seen.
+    - The order of the rows (and, through `MaskedBatches`, their masks) follows from the seed and the epoch alone, so
+      that a run stopped within an epoch goes on with the rows that it had not seen.
     - SIGTERM saves after the current step, on all processes the same, and ends the program with exit code 143; a
       second one ends it at once (with several processes the launcher does that).
 
@@ -88,12 +88,13 @@ class Checkpoints(TrainerCallback):
         self.compared = compared
         self.run: dict = {}
         self.restored: dict = {}  # arguments of a finished run, changed while it is loaded
-        self.kept: int | None = None
+        self.kept: int | None = None  # checkpoints
         self.terminated = False
         self.former_handler = None
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
         self.run = describe_run(args, model) | self.compared
+        self.kept = args.save_total_limit
         if args.resume_from_checkpoint is None:
             return
         checkpoint = Path(args.resume_from_checkpoint)
@@ -111,9 +112,8 @@ class Checkpoints(TrainerCallback):
             args.num_train_epochs, args.max_steps = int(record["epoch"]), -1  # else Trainer makes one more step
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        global _under_way
         resumed = args.resume_from_checkpoint
-        folder = _under_way = Path(args.output_dir)
+        folder = Path(args.output_dir)
         self.run |= describe_rows(train_dataloader.dataset)
         if resumed is not None:
             check_same_run(self.run, json.loads(Path(resumed, RECORD).read_text())["run"], checkpoint=Path(resumed))
@@ -128,12 +128,16 @@ class Checkpoints(TrainerCallback):
                         shutil.rmtree(later)
         for name, value in self.restored.items():
             setattr(args, name, value)
-        control.should_training_stop = bool(self.restored)
-        self.kept, args.save_total_limit = args.save_total_limit, None  # Trainer would remove before we have written
-        if threading.current_thread() is threading.main_thread():
+        if self.restored:
+            control.should_training_stop = True
+        args.save_total_limit = None  # Trainer would remove before we have written
+        if self.former_handler is None and threading.current_thread() is threading.main_thread():
             self.former_handler = signal.signal(signal.SIGTERM, self._terminate)
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        collate = train_dataloader.collate_fn
+        if hasattr(collate, "epoch"):
+            collate.epoch = int(state.epoch)
         sampler = train_dataloader.get_sampler()
         if hasattr(sampler, "generator"):
             sampler.generator = sampler.generator or torch.Generator()
@@ -342,8 +346,8 @@ def why_incomplete(checkpoint: Path) -> str | None:
 
 
 def incomplete_checkpoints(folder: Path) -> list[Path]:
-    """Those of a folder that a save left unfinished."""
-    return [path for path in folder.glob("checkpoint-*") if path.is_dir() and not (path / RECORD).is_file()]
+    """Those of a folder that a save or a removal left unfinished."""
+    return [path for path in folder.glob("checkpoint-*") if path.is_dir() and why_incomplete(path) is not None]
 
 
 def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
@@ -377,22 +381,21 @@ def clear_output(run_dir: str) -> None:
 
 
 def clean_up_full_disk(error: Exception) -> str | None:
-    """Where a training failed since its disk is full: removes what was written by half, and says what to do.
+    """Where a run failed since its disk is full: removes checkpoints written by half, and says what to do.
 
     Returns:
         a line for the user; `None` for any other error.
     """
-    if _under_way is None or not _is_full_disk(error):
+    if under_way is None or not _is_full_disk(error):
         return None
-    for folder in incomplete_checkpoints(_under_way):
+    for folder in incomplete_checkpoints(under_way):
         shutil.rmtree(folder, ignore_errors=True)
-    clear_results(str(_under_way.parent))
-    checkpoint, _ = newest_complete(_under_way)
+    checkpoint, _ = newest_complete(under_way)
     left = "no checkpoint is whole yet"
     if checkpoint is not None:
         left = f"{checkpoint} is whole, and --resume_from_checkpoint goes on from it"
     return (
-        f"The folder {_under_way.parent} could not be written ({error}); expected room on its disk. Free some, and "
+        f"The folder {under_way.parent} could not be written ({error}); expected room on its disk. Free some, and "
         f"start again; {left}."
     )
 

@@ -311,7 +311,7 @@ def test_a_full_disk_leaves_the_last_whole_checkpoint(
 
 
 def test_another_error_is_not_taken_for_a_full_disk(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "_under_way", tmp_path)
+    monkeypatch.setattr(module, "under_way", tmp_path)
     (tmp_path / "checkpoint-1").mkdir()
     with pytest.raises(RuntimeError, match="CUDA error"), one_line_errors():
         raise RuntimeError("CUDA error: an illegal memory access")
