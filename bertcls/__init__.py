@@ -17,7 +17,6 @@ __version__ = "0.1.0"
 _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate nor the data set loader
     "RecipeArguments": "arguments",
     "TextArguments": "arguments",
-    "clear_output": "arguments",
     "parse": "arguments",
     "parse_options": "arguments",
     "parse_runs": "arguments",
@@ -40,6 +39,9 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "RatesTable": "callbacks",
     "StopAtNonFinite": "callbacks",
     "training_callbacks": "callbacks",
+    "Checkpoints": "checkpoints",
+    "clear_output": "checkpoints",
+    "newest_complete": "checkpoints",
     "Arm": "compare",
     "CpuDropout": "cpu",
     "FastOnCpu": "cpu",

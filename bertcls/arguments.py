@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -15,21 +14,12 @@ import torch
 from accelerate.utils import broadcast_object_list, str_to_bool
 from transformers import HfArgumentParser, TrainingArguments
 
+from bertcls import checkpoints
 from bertcls.augmentation import check_methods
+from bertcls.checkpoints import CHECKPOINTS, newest_complete, why_incomplete
 from bertcls.process import cores_per_process
 from bertcls.text import check_steps
 
-CHECKPOINTS = "checkpoints"  # folder of Trainer's checkpoints inside the output folder
-_RUN_FILES = (  # beside them and audit.json, which each run writes anew before it clears the rest; by name, so that
-    # --overwrite_output touches nothing of the user's
-    "README.md",
-    "config.json",
-    "model.safetensors",
-    "modeling.py",
-    "run.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-)
 _LAST = "last"  # --resume_from_checkpoint without a value
 
 
@@ -67,9 +57,7 @@ class TextArguments:
     )
     early_stopping_patience: int = field(
         default=3,
-        metadata={
-            "help": "Evaluations without a better metric before training stops; 0: never. A resumed run keeps its own."
-        },
+        metadata={"help": "Evaluations without a better metric before training stops; 0: never."},
     )
     debug_nonfinite: bool = field(
         default=False, metadata={"help": "Look at every step, which is slower, and name where NaN or infinity begins."}
@@ -518,6 +506,7 @@ def _choose_output_dir(args: TextArguments, training_args: TrainingArguments, *,
     if error is not None:
         raise error
     training_args.output_dir = str(Path(args.run_dir, CHECKPOINTS))
+    checkpoints.under_way = Path(training_args.output_dir)
 
 
 def _make_output_dir(args: TextArguments, training_args: TrainingArguments, *, named: bool) -> tuple[str, str | None]:
@@ -534,17 +523,21 @@ def _make_output_dir(args: TextArguments, training_args: TrainingArguments, *, n
     else:
         output_dir = Path(checkpoint).resolve().parent.parent
     if checkpoint == _LAST:
-        whole = [path.parent for path in (output_dir / CHECKPOINTS).glob("checkpoint-*/trainer_state.json")]
-        if not whole:  # trainer_state.json is written last: without it a save was cut off
+        newest, skipped = newest_complete(output_dir / CHECKPOINTS)
+        if newest is None:
             raise FileNotFoundError(
                 f"No checkpoint to resume from in {output_dir / CHECKPOINTS}; expected a folder checkpoint-N with "
-                "trainer_state.json. Check --output_dir, or leave out --resume_from_checkpoint."
+                f"complete.json{', found ' if skipped else ''}{', '.join(skipped)}. Check --output_dir, or leave out "
+                "--resume_from_checkpoint and give --overwrite_output."
             )
-        checkpoint = str(max(whole, key=lambda path: int(path.name.split("-")[1])))
-    elif checkpoint is not None and not Path(checkpoint, "trainer_state.json").is_file():
+        if skipped:
+            print(f"Resuming from {newest.name}; skipped {', '.join(skipped)}.")
+        checkpoint = str(newest)
+    elif checkpoint is not None and (why := why_incomplete(Path(checkpoint))) is not None:
         raise FileNotFoundError(
-            f"No checkpoint to resume from in {checkpoint}; expected a folder checkpoint-N with trainer_state.json. "
-            "Check the path."
+            f"No checkpoint to resume from in {checkpoint}: {why}; expected a folder checkpoint-N with complete.json, "
+            "which is written last. Check the path, or give --resume_from_checkpoint without a value to take the "
+            "newest whole one."
         )
     if checkpoint is None and any(path.is_file() for path in output_dir.rglob("*")) and not args.overwrite_output:
         raise FileExistsError(
@@ -566,12 +559,3 @@ def _chosen_checkpoint(value: str | None) -> str | None:
     if value is None or value.lower() in ("false", "no", "0"):
         return None
     return _LAST if value.lower() in ("true", "yes", "1", _LAST) else value
-
-
-def clear_output(run_dir: str) -> None:
-    """Removes what an earlier run left in a folder, for `--overwrite_output`: an old best model must not win over the
-    new one, nor old scores pass for new ones. Other files stay."""
-    for name in _RUN_FILES:
-        Path(run_dir, name).unlink(missing_ok=True)
-    for name in (CHECKPOINTS, "report", "stock"):
-        shutil.rmtree(Path(run_dir, name), ignore_errors=True)

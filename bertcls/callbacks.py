@@ -12,6 +12,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch.distributed.tensor import DTensor
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
+from bertcls.checkpoints import Checkpoints
 from bertcls.cpu import FastOnCpu
 from bertcls.optim import check_rates
 from bertcls.tokenization import WindowCollator
@@ -32,7 +33,13 @@ def training_callbacks(
         early_stopping_patience: evaluations without a better metric before training stops; 0: never.
         debug_nonfinite: of `StopAtNonFinite`.
     """
-    callbacks = [FastOnCpu(), LongestBatchFirst(), RatesTable(), StopAtNonFinite(debug=debug_nonfinite)]
+    callbacks = [
+        Checkpoints(early_stopping_patience=early_stopping_patience),
+        FastOnCpu(),
+        LongestBatchFirst(),
+        RatesTable(),
+        StopAtNonFinite(debug=debug_nonfinite),
+    ]
     if collator is not None:
         callbacks.append(PaddingShare(collator))
     if early_stopping_patience and training_args.metric_for_best_model:
@@ -53,6 +60,8 @@ class LongestBatchFirst(TrainerCallback):
         sampler = train_dataloader.get_sampler()
         if hasattr(sampler, "lengths"):
             sampler.lengths = list(sampler.lengths)
+        if control.should_training_stop:  # a finished run, loaded to write its report
+            return
         if AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             return
         dataset = train_dataloader.dataset

@@ -1,5 +1,6 @@
 """Further pretraining by masked language modelling: blocks, masks, masked positions alone, and the encoder kept."""
 
+import hashlib
 import math
 
 import numpy as np
@@ -97,17 +98,27 @@ def pack_blocks(
 class MaskedBatches:
     """Collates blocks: masked anew by `collator` in training, as they are where they hold `labels` (validation).
 
+    The masks of a batch follow from torch's seed, the epoch and the batch, not from what was drawn before: a run that
+    was stopped within an epoch goes on with the masks that it would have had. Without an epoch they are drawn from
+    torch's generator.
+
     Args:
         collator: masks.
     """
 
     def __init__(self, collator: DataCollatorForLanguageModeling):
         self.collator = collator
+        self.seed = torch.initial_seed()  # here, since a worker of the loader has one of its own
+        self.epoch: int | None = None  # `Checkpoints` sets it
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
         features = [{name: value for name, value in row.items() if name != "length"} for row in features]
         if "labels" in features[0]:
             return {name: torch.tensor([row[name] for row in features]) for name in features[0]}
+        if self.epoch is not None:
+            key = repr((self.seed, self.epoch, [row["input_ids"] for row in features])).encode()
+            self.collator.generator = torch.Generator()
+            self.collator.generator.manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7]))
         return self.collator(features)
 
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -23,7 +22,7 @@ from tqdm.auto import tqdm
 from bertcls.engines import OnnxModel
 from bertcls.inference import Prediction, TextClassifier
 from bertcls.modeling import MULTI_LABEL, REGRESSION
-from bertcls.process import cores_per_process
+from bertcls.process import cores_per_process, whole_file
 
 FORMATS = (".parquet", ".jsonl")
 _MANIFEST, _LOCK = "manifest.json", "lock"
@@ -188,7 +187,7 @@ def predict_parts(
             if not bar.disable:
                 bar.initial += len(table)  # no part of this run's speed
         elif number % state.num_processes == state.process_index:
-            with _whole_file(parts[-1]) as path, _writer(path, suffix) as write:
+            with whole_file(parts[-1]) as path, _writer(path, suffix) as write:
                 write(label_table(classifier, table, abstain_below=abstain_below))
         bar.update(len(table))
     return parts, counts
@@ -276,7 +275,7 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False) ->
         )
     for unfinished in folder.glob("*.tmp"):
         unfinished.unlink(missing_ok=True)
-    with _whole_file(path) as unfinished:
+    with whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return lock
 
@@ -293,7 +292,7 @@ def merge_parts(parts: list[Path], output_file: Path) -> None:
             f"{len(missing)} of {len(parts)} parts are not in {parts_folder(output_file)}, the first is {missing[0]}; "
             "expected all of them. Start the command again; on several machines the folder must be one that all see."
         )
-    with _whole_file(output_file) as path:
+    with whole_file(output_file) as path:
         if output_file.suffix == ".parquet":
             with _writer(path, output_file.suffix) as write:
                 for part in parts:
@@ -325,29 +324,6 @@ def describe_prediction(prediction: Prediction) -> str:
         return f"{prediction.label:.4f}"
     label = ", ".join(prediction.label) or "none" if isinstance(prediction.label, tuple) else prediction.label
     return f"{label or 'abstains'}\t{prediction.score:.4f}"
-
-
-@contextlib.contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """Gives the name of a file to write, which becomes `path` when it is whole and on the disk."""
-    unfinished = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    try:
-        yield unfinished
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if hasattr(os, "O_DIRECTORY"):  # elsewhere a folder cannot be opened
-        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
 
 
 @contextlib.contextmanager

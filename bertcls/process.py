@@ -1,9 +1,12 @@
-"""What a command does as a process: it ends with one line where its input is wrong, and uses the cores it has."""
+"""What a command does as a process: it ends with one line where its input is wrong, uses the cores it has, and leaves
+whole files."""
 
 import contextlib
 import os
+import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 from huggingface_hub.errors import StrictDataclassError
@@ -24,18 +27,46 @@ def cores_per_process() -> int:
 def one_line_errors() -> Iterator[None]:
     """Ends a recipe with one line on standard error and exit code 2 where its input was wrong.
 
-    Every helper raises `ValueError` or an `OSError` for bad input. With `BERTCLS_TRACEBACK=1` in the environment the
-    traceback is shown instead.
+    Every helper raises `ValueError` or an `OSError` for bad input; a full disk in training also ends so. With
+    `BERTCLS_TRACEBACK=1` in the environment the traceback is shown instead.
     """
     try:
         yield
-    except (ValueError, OSError, StrictDataclassError) as error:
-        if os.environ.get("BERTCLS_TRACEBACK") == "1":
+    except Exception as error:
+        from bertcls.checkpoints import clean_up_full_disk  # which imports this module
+
+        full_disk = clean_up_full_disk(error)
+        expected = isinstance(error, (ValueError, OSError, StrictDataclassError)) or full_disk
+        if not expected or os.environ.get("BERTCLS_TRACEBACK") == "1":
             raise
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" [process {rank}]"
         if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
             error = error.__cause__  # what the model's configuration says
-        line = f"error{where}: {' '.join(str(error).split())} (BERTCLS_TRACEBACK=1 shows where)"
+        line = f"error{where}: {' '.join((full_disk or str(error)).split())} (BERTCLS_TRACEBACK=1 shows where)"
         print(line, file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives the name of a file to write, which becomes `path` when it is whole and on the disk."""
+    unfinished = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    try:
+        yield unfinished
+        with open(unfinished, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Puts on the disk which files a folder holds."""
+    if hasattr(os, "O_DIRECTORY"):  # elsewhere a folder cannot be opened
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)

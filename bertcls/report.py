@@ -42,6 +42,7 @@ from bertcls.metrics import (
 )
 from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION
 from bertcls.page import write_page
+from bertcls.process import whole_file
 from bertcls.stock import STOCK, export_stock
 
 REPORT = "report"  # folder of a run; all test scores can be recomputed from the predictions in it
@@ -151,7 +152,8 @@ def scores_before(log_history: list[dict]) -> dict:
 def write_metrics(facts: dict, *, run_dir: str) -> None:
     """Writes `report/metrics.json`: the `scores` of a run, and whatever else was found."""
     Path(run_dir, REPORT).mkdir(exist_ok=True)
-    Path(run_dir, RESULTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with whole_file(Path(run_dir, RESULTS)) as path:
+        path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def describe_scores(scores: dict) -> str:

@@ -147,7 +147,7 @@ def test_a_folder_that_is_not_empty_is_kept(parsed, tmp_path):
 def test_resuming_finds_the_last_checkpoint_and_the_folder(parsed, tmp_path):
     for step in (9, 30):
         (tmp_path / "run" / "checkpoints" / f"checkpoint-{step}").mkdir(parents=True)
-        (tmp_path / "run" / "checkpoints" / f"checkpoint-{step}" / "trainer_state.json").touch()
+        (tmp_path / "run" / "checkpoints" / f"checkpoint-{step}" / "complete.json").write_text('{"files": {}}')
     (tmp_path / "run" / "checkpoints" / "checkpoint-40").mkdir()  # cut off while it was written
     _, training_args = parsed("--resume_from_checkpoint")
     assert training_args.resume_from_checkpoint.endswith("checkpoint-30")
@@ -158,7 +158,7 @@ def test_resuming_finds_the_last_checkpoint_and_the_folder(parsed, tmp_path):
     assert args.run_dir == str(tmp_path / "run")
     with pytest.raises(ValueError, match="Found --overwrite_output with --resume_from_checkpoint; expected one"):
         parsed("--resume_from_checkpoint", "--overwrite_output")
-    assert (tmp_path / "run" / "checkpoints" / "checkpoint-30" / "trainer_state.json").exists()
+    assert (tmp_path / "run" / "checkpoints" / "checkpoint-30" / "complete.json").exists()
     _, training_args = parsed("--resume_from_checkpoint", "false", "--overwrite_output")
     assert training_args.resume_from_checkpoint is None and training_args.eval_on_start
     with pytest.raises(ValueError, match="give --output_dir of the run to resume"):

@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -424,6 +426,26 @@ def test_a_resumed_run_does_not_train_its_head_again(encoder_folder, tmp_path, c
     results = pretrain(tmp_path / "run", *words, "--num_train_epochs", "2", "--resume_from_checkpoint")
     assert "steps on it alone" not in capsys.readouterr().out
     assert results["before_masked_loss"] == first["before_masked_loss"]
+
+
+def test_a_run_stopped_within_an_epoch_goes_on_with_the_same_masks(encoder_folder, tmp_path, monkeypatch):
+    words = ["--from_scratch", "false", "--model_name_or_path", encoder_folder, "--head_warmup_steps", "5"]
+    words += ["--num_train_epochs", "2"]
+    expected = pretrain(tmp_path / "whole", *words)
+
+    def stop(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(MaskingCheck, "on_step_begin", stop)
+        pretrain(tmp_path / "run", *words)
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("checkpoint-*")
+    assert checkpoint.name == "checkpoint-6"  # of more steps in the epoch
+    results = pretrain(tmp_path / "run", *words, "--resume_from_checkpoint")
+    assert results["eval_masked_loss"] == expected["eval_masked_loss"]
+    files = [tmp_path / name / "model.safetensors" for name in ("whole", "run")]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_unlabelled_texts_come_from_their_split_or_a_file(tmp_path):

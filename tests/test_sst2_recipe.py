@@ -25,7 +25,7 @@ from bertcls import (
     one_line_errors,
     parse,
 )
-from bertcls.arguments import _RUN_FILES, CHECKPOINTS
+from bertcls.checkpoints import CHECKPOINTS, RUN_FILES
 
 QUICK = ["--max_train_samples", "64", "--num_train_epochs", "2"]
 FILES = {
@@ -184,40 +184,6 @@ def test_the_same_seed_gives_the_same_run(sst2_recipe, tmp_path):
     assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
-def test_a_resumed_run_equals_the_undisturbed_one(sst2_recipe, tmp_path):
-    whole = run(sst2_recipe, tmp_path / "whole", *QUICK, "--num_train_epochs", "3")
-    words = [*QUICK, "--num_train_epochs", "3"]
-    recipe_trainer = sst2_recipe.Trainer
-
-    class Interrupted(recipe_trainer):
-        def train(self, **kwargs):
-            from transformers import TrainerCallback
-
-            class Stop(TrainerCallback):
-                def on_epoch_begin(self, args, state, control, **kwargs):
-                    if state.epoch and state.epoch >= 2:
-                        raise KeyboardInterrupt
-
-            self.add_callback(Stop())
-            return super().train(**kwargs)
-
-    sst2_recipe.Trainer = Interrupted
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run(sst2_recipe, tmp_path / "cut", *words)
-    finally:
-        sst2_recipe.Trainer = recipe_trainer
-    resumed = run(sst2_recipe, tmp_path / "cut", *words, "--resume_from_checkpoint")
-    for name in ("eval_log_loss", "test_accuracy", "before_log_loss", "epoch"):
-        assert resumed[name] == whole[name], name
-    whole_weights, resumed_weights = (
-        torch.load(max((tmp_path / name / "checkpoints").iterdir(), key=os.path.getmtime) / "optimizer.pt")
-        for name in ("whole", "cut")
-    )
-    for key, state in whole_weights["state"].items():
-        assert torch.equal(state["exp_avg"], resumed_weights["state"][key]["exp_avg"])
-
-
 @pytest.fixture
 def trainers(sst2_recipe, monkeypatch) -> list:
     """The trainers that the recipe makes, so that a test can look at the effect of an option."""
@@ -316,7 +282,7 @@ def test_push_to_hub_pushes_the_verified_folder_once(sst2_recipe, tmp_path, monk
 
 
 def test_overwriting_knows_every_file_of_a_run():
-    assert {*_RUN_FILES, CHECKPOINTS, "audit.json", "report"} == FILES
+    assert {*RUN_FILES, CHECKPOINTS, "audit.json", "report"} == FILES
 
 
 def test_overwriting_leaves_one_run(sst2_recipe, tmp_path):
