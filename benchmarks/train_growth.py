@@ -1,4 +1,4 @@
-"""Time and peak memory of the SST-2 recipe's training as the work grows: rows, tokens of a text, processes.
+"""Time and peak memory of the SST-2 recipe's training on a CPU as the work grows: rows, tokens, processes.
 
 Each case trains one epoch in a process of its own (or two, over gloo), so that the peak is its own. The first step is
 not counted.

@@ -237,7 +237,7 @@ def main() -> None:
             print(f"round {number + 1}, {arm}: {counted[arm] / spent:.1f} examples/s", flush=True)
             weights = sum(p.numel() for name, p in model.named_parameters() if "embeddings" not in name)
             for dtype, found in rates.items():
-                found.append(matmul_rate(dtype, device=args.device))
+                found.append(matmul_rate(dtype, 2048 if args.device == "cpu" else 8192, args.device))
     rate = {dtype: float(np.median(found)) for dtype, found in rates.items()}
     speed = {arm: counted[arm] / float(np.median(seconds[arm])) for arm in args.arms}
     table = []
