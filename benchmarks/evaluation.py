@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("--output", help="a JSON file to write")
     args = parser.parse_args()
     torch.set_num_threads(cores_per_process())
-    folder = tempfile.mkdtemp()
+    place = tempfile.TemporaryDirectory()
+    folder = place.name
     tokenizer = load_tokenizer(args.model_name_or_path)
     rows = load_splits(args.dataset_name)["validation"].select_columns(["text", "label", "example_id"])
     stock = AutoModelForSequenceClassification.from_pretrained(args.model_name_or_path, num_labels=2).float()

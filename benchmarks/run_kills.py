@@ -1,7 +1,6 @@
 """A training killed by SIGKILL at random moments and gone on with: does it end as the undisturbed one, bit by bit?
 
-The moments lie anywhere between the start of the program and the end of its report. Each start is killed after a
-random time, a share of what the undisturbed run took; where no checkpoint is whole yet, the next start begins anew.
+Each start of the program is killed after a random time, 20 to 100 % of what the undisturbed run took; where no checkpoint is whole yet, the next start begins anew.
 After the last kill the run is left to end. Weights, predictions and scores are compared with those of the other one.
 
 Run:  python benchmarks/run_kills.py                      (the sample of recipes/sst2_finetune.py, 20 kills)
@@ -26,8 +25,10 @@ from bertcls import newest_complete
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
-def phase(run: Path) -> str:
-    """How far a run has come, by the files that it has begun to write."""
+def phase(run: Path, log: str) -> str:
+    """How far a run has come, by what it said since it was started and by the files that it has begun to write."""
+    if "Longest batch" not in log:  # said when training begins, or would
+        return "starting"
     if (run / "report").exists():
         return "report"
     if (run / "config.json").exists():
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--json", default=None, help="file for the result")
     args = parser.parse_args()
     draw = random.Random(args.seed)
-    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    environment = {**os.environ, "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
     rows, differences = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -72,7 +73,13 @@ def main() -> None:
             if code == -signal.SIGKILL:
                 number += 1
                 found, skipped = newest_complete(run / "checkpoints")
-                row = [number, round(moment, 1), phase(run), found.name if found else "none", ", ".join(skipped)]
+                row = [
+                    number,
+                    round(moment, 1),
+                    phase(run, (folder / "killed.log").read_text()),
+                    found.name if found else "none",
+                    ", ".join(skipped),
+                ]
                 rows.append(dict(zip(("kill", "seconds", "phase", "checkpoint", "skipped"), row)))
                 print(f"| {' | '.join(map(str, row))} |", flush=True)
             elif code == 0:

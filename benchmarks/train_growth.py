@@ -42,9 +42,7 @@ def measure(args: argparse.Namespace, rows: int, tokens: int | None, processes: 
         train = Dataset.from_dict({"text": ["good " * (tokens - 2)] * rows, "label": [0, 1] * (rows // 2)})
         train = train.add_column("example_id", list(range(rows))).cast_column("label", ClassLabel(names=["a", "b"]))
     args.device, args.cpu_threads = "cpu", cores_per_process()
-    args.folder = (
-        tempfile.mkdtemp() if processes == 1 else os.path.join(tempfile.gettempdir(), f"growth-{os.getppid()}")
-    )
+    args.folder = args.case_folder
     words = [] if tokens is None else ["--max_length", str(tokens)]
     _, seconds = recipe(train, args, BATCH // processes, 1, *words)
     return {
@@ -59,6 +57,7 @@ def main() -> None:
     parser.add_argument("--model_name_or_path", required=True)
     parser.add_argument("--dataset_name", required=True)
     parser.add_argument("--case", choices=list(CASES), help="only this one, in this process")
+    parser.add_argument("--case_folder", help="of the case")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", help="a JSON file to write")
     args = parser.parse_args()
@@ -74,9 +73,10 @@ def main() -> None:
         for case, (_, _, processes) in CASES.items():
             launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
             words = ["--model_name_or_path", args.model_name_or_path, "--dataset_name", args.dataset_name]
-            command = [sys.executable, *launch, __file__, *words, "--case", case]
             env = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout
+            with tempfile.TemporaryDirectory() as folder:
+                command = [sys.executable, *launch, __file__, *words, "--case", case, "--case_folder", folder]
+                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout
             line = next(line for line in output.splitlines() if line.startswith("found:"))
             found[case].append(json.loads(line.removeprefix("found:")))
             print(f"{case}: {found[case][-1]}", flush=True)

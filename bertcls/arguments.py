@@ -214,6 +214,11 @@ class RecipeArguments(TextArguments):
         return {name: getattr(self, name) for name in (*names, "classifier_dropout", "classifier_hidden_size")}
 
     @property
+    def training(self) -> dict:
+        """The arguments of `bertcls.training_callbacks` that the command line gives."""
+        return super().training | {"layer_decay": self.layer_decay, "head_learning_rate": self.head_learning_rate}
+
+    @property
     def report(self) -> dict:
         """The arguments of `bertcls.write_report` that the command line gives."""
         files = [name for name in (self.train_file, self.validation_file, self.test_file) if name]
@@ -384,6 +389,8 @@ def parse_runs(
 ) -> Iterator[tuple[Arguments, TrainingArguments]]:
     """`parse`, once for each of `--seeds`: the same options, a folder `seed-N` of its own. Without it, once.
 
+    With `--resume_from_checkpoint` the seeds that had saved nothing yet begin anew.
+
     Raises:
         ValueError: as `parse`, or `--seeds` with `--seed`.
     """
@@ -391,6 +398,7 @@ def parse_runs(
     finder = _Parser(allow_abbrev=False, add_help=False)
     finder.add_argument("--seeds", nargs="+", type=int, default=[])
     finder.add_argument("--output_dir", default=str(_unnamed_run()))
+    finder.add_argument("--resume_from_checkpoint", nargs="?", const=_LAST)
     found, rest = finder.parse_known_args(argv)
     if not found.seeds:
         yield parse(arguments_class, argv, **kwargs)
@@ -398,8 +406,12 @@ def parse_runs(
     if any(word.split("=")[0] == "--seed" for word in rest):
         raise ValueError("Found --seeds with --seed; expected one of them. Leave one out.")
     for seed in found.seeds:
-        folder = str(Path(found.output_dir, f"seed-{seed}"))
-        yield parse(arguments_class, [*rest, "--seed", str(seed), "--output_dir", folder], **kwargs)
+        folder = Path(found.output_dir, f"seed-{seed}")
+        words = [*rest, "--seed", str(seed), "--output_dir", str(folder)]
+        if _chosen_checkpoint(found.resume_from_checkpoint) is not None:
+            begun = bool(checkpoints.checkpoints_in(folder / CHECKPOINTS))
+            words += ["--resume_from_checkpoint", found.resume_from_checkpoint] if begun else ["--overwrite_output"]
+        yield parse(arguments_class, words, **kwargs)
 
 
 def _unnamed_run() -> Path:
@@ -520,15 +532,21 @@ def _make_output_dir(args: TextArguments, training_args: TrainingArguments, *, n
             output_dir = output_dir.with_name(output_dir.name + "-2")
     elif checkpoint == _LAST:
         raise ValueError("Found --resume_from_checkpoint without a folder; give --output_dir of the run to resume.")
-    else:
+    elif Path(checkpoint).resolve().parent.name == CHECKPOINTS:
         output_dir = Path(checkpoint).resolve().parent.parent
+    else:
+        raise ValueError(
+            f"Found --resume_from_checkpoint {checkpoint}, which does not lie in a folder {CHECKPOINTS} of a run. "
+            "Name the folder of the run by --output_dir."
+        )
+    elsewhere = False
     if checkpoint == _LAST:
         newest, skipped = newest_complete(output_dir / CHECKPOINTS)
         if newest is None:
             raise FileNotFoundError(
                 f"No checkpoint to resume from in {output_dir / CHECKPOINTS}; expected a folder checkpoint-N with "
-                f"complete.json{', found ' if skipped else ''}{', '.join(skipped)}. Check --output_dir, or leave out "
-                "--resume_from_checkpoint and give --overwrite_output."
+                f"complete.json{', found ' if skipped else ''}{', '.join(skipped)}. Check --output_dir, or begin anew "
+                "with --overwrite_output, which removes what is there."
             )
         if skipped:
             print(f"Resuming from {newest.name}; skipped {', '.join(skipped)}.")
@@ -539,7 +557,10 @@ def _make_output_dir(args: TextArguments, training_args: TrainingArguments, *, n
             "which is written last. Check the path, or give --resume_from_checkpoint without a value to take the "
             "newest whole one."
         )
-    if checkpoint is None and any(path.is_file() for path in output_dir.rglob("*")) and not args.overwrite_output:
+    elif checkpoint is not None:
+        elsewhere = Path(checkpoint).resolve().parent != (output_dir / CHECKPOINTS).resolve()
+    filled = any(path.is_file() for path in output_dir.rglob("*"))
+    if filled and (checkpoint is None or elsewhere) and not args.overwrite_output:
         raise FileExistsError(
             f"The output folder {output_dir} is not empty; expected a new or empty one. Name another --output_dir, or "
             "give --resume_from_checkpoint or --overwrite_output."

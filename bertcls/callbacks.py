@@ -24,6 +24,7 @@ def training_callbacks(
     collator: WindowCollator | None = None,
     early_stopping_patience: int = 0,
     debug_nonfinite: bool = False,
+    **compared,
 ) -> list[TrainerCallback]:
     """What every training of ours runs beside Trainer's own callbacks.
 
@@ -32,9 +33,10 @@ def training_callbacks(
         collator: whose padding is logged.
         early_stopping_patience: evaluations without a better metric before training stops; 0: never.
         debug_nonfinite: of `StopAtNonFinite`.
+        **compared: further settings that a resumed run must share, for `Checkpoints`.
     """
     callbacks = [
-        Checkpoints(early_stopping_patience=early_stopping_patience),
+        Checkpoints(early_stopping_patience=early_stopping_patience, **compared),
         FastOnCpu(),
         LongestBatchFirst(),
         RatesTable(),

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -22,7 +23,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from bertcls.process import sync_folder, whole_file
 
 CHECKPOINTS = "checkpoints"  # folder of Trainer's checkpoints inside the output folder
-RECORD = "complete.json"  # in a checkpoint, written last
+COMPLETE = "complete.json"  # in a checkpoint, written last
 TERMINATED = 143  # exit code of a process that SIGTERM ended: 128 + 15
 RUN_FILES = (  # what a run leaves beside them and audit.json, which each run writes anew; by name, so that nothing of
     # the user's is touched
@@ -39,9 +40,18 @@ _SETTINGS = (  # of TrainingArguments; the first two decide on rows and weights,
     "data_seed",
     "train_sampling_strategy",
     "learning_rate",
-    "weight_decay",
-    "optim",
     "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "optim",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "bf16",
+    "fp16",
 )
 _UNCOMPARED = {  # settings of a model that change in training or with the version of a library
     "architectures",
@@ -91,6 +101,7 @@ class Checkpoints(TrainerCallback):
         self.kept: int | None = None  # checkpoints
         self.terminated = False
         self.former_handler = None
+        self.group = None  # of processes, for a word that does not wait for the accelerator
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
         self.run = describe_run(args, model) | self.compared
@@ -98,7 +109,7 @@ class Checkpoints(TrainerCallback):
         if args.resume_from_checkpoint is None:
             return
         checkpoint = Path(args.resume_from_checkpoint)
-        record = json.loads((checkpoint / RECORD).read_text())
+        record = json.loads((checkpoint / COMPLETE).read_text())
         check_same_run(self.run, record["run"], checkpoint=checkpoint)
         longer = _is_longer(self.run, record["run"])
         if longer and args.process_index == 0:
@@ -116,13 +127,19 @@ class Checkpoints(TrainerCallback):
         folder = Path(args.output_dir)
         self.run |= describe_rows(train_dataloader.dataset)
         if resumed is not None:
-            check_same_run(self.run, json.loads(Path(resumed, RECORD).read_text())["run"], checkpoint=Path(resumed))
-            best = folder / f"checkpoint-{state.best_global_step}"
-            if state.best_model_checkpoint is None and best.is_dir():  # the folder was moved
+            checkpoint = Path(resumed)
+            check_same_run(self.run, json.loads((checkpoint / COMPLETE).read_text())["run"], checkpoint=checkpoint)
+            if state.best_global_step and args.load_best_model_at_end:
+                best = checkpoint.parent / f"checkpoint-{state.best_global_step}"  # the folder may have been moved
+                if (why := why_incomplete(best)) is not None:
+                    raise ValueError(
+                        f"Found {best}: {why}; expected the best model so far, which is loaded at the end. Restore "
+                        "it, or begin anew."
+                    )
                 state.best_model_checkpoint = str(best)
-            if args.process_index == 0:
+            if args.process_index == 0 and checkpoint.resolve().parent == folder.resolve():
                 clear_results(str(folder.parent))  # of a run that is not at its end any more
-                for later in folder.glob("checkpoint-*"):
+                for later in checkpoints_in(folder):
                     if _step(later) > state.global_step:
                         print(f"Removed {later.name}, which came after the checkpoint that the run goes on from.")
                         shutil.rmtree(later)
@@ -131,13 +148,15 @@ class Checkpoints(TrainerCallback):
         if self.restored:
             control.should_training_stop = True
         args.save_total_limit = None  # Trainer would remove before we have written
+        if args.world_size > 1 and self.group is None:
+            self.group = torch.distributed.new_group(backend="gloo")
         if self.former_handler is None and threading.current_thread() is threading.main_thread():
             self.former_handler = signal.signal(signal.SIGTERM, self._terminate)
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         collate = train_dataloader.collate_fn
         if hasattr(collate, "epoch"):
-            collate.epoch = int(state.epoch)
+            collate.epoch.fill_(int(state.epoch))
         sampler = train_dataloader.get_sampler()
         if hasattr(sampler, "generator"):
             sampler.generator = sampler.generator or torch.Generator()
@@ -162,10 +181,11 @@ class Checkpoints(TrainerCallback):
             ended = None
             if control.should_training_stop:
                 ended = "steps" if state.global_step >= state.max_steps else "early"
-            write_record(checkpoint, {"run": self.run, "ended": ended, "epoch": state.epoch})
+            write_complete(checkpoint, {"run": self.run, "ended": ended, "epoch": state.epoch})
             for folder in incomplete_checkpoints(checkpoint.parent):
+                print(f"Removed {folder.name}, which is not whole ({why_incomplete(folder)}).")
                 shutil.rmtree(folder)
-            rotate_checkpoints(args.output_dir, self.kept, state.best_model_checkpoint, use_mtime=True)
+            rotate_checkpoints(args.output_dir, self.kept, state.best_model_checkpoint)
         if self._one_was_terminated(args):
             process.wait_for_everyone()  # a launcher ends the others when the first one ends
             if args.process_index == 0:
@@ -192,8 +212,8 @@ class Checkpoints(TrainerCallback):
     def _one_was_terminated(self, args) -> bool:
         if args.world_size == 1:
             return self.terminated
-        flag = torch.tensor(float(self.terminated), device=args.device)
-        torch.distributed.all_reduce(flag)
+        flag = torch.tensor(float(self.terminated))
+        torch.distributed.all_reduce(flag, group=self.group)
         return bool(flag)
 
 
@@ -314,7 +334,7 @@ def _length(run: dict) -> str:
     return f"{run['max_steps']} steps" if run["max_steps"] > 0 else f"{run['num_train_epochs']:g} epochs"
 
 
-def write_record(checkpoint: Path, facts: dict) -> None:
+def write_complete(checkpoint: Path, facts: dict) -> None:
     """Writes `complete.json` into a checkpoint after everything in it is on the disk: names and sizes, and `facts`."""
     files = {path: path.stat().st_size for path in sorted(checkpoint.rglob("*")) if path.is_file()}
     for path in files:
@@ -322,8 +342,8 @@ def write_record(checkpoint: Path, facts: dict) -> None:
             os.fsync(file.fileno())
     for folder in [checkpoint, *(path for path in checkpoint.rglob("*") if path.is_dir())]:
         sync_folder(folder)
-    sizes = {path.relative_to(checkpoint).as_posix(): size for path, size in files.items() if path.name != RECORD}
-    with whole_file(checkpoint / RECORD) as path:
+    sizes = {path.relative_to(checkpoint).as_posix(): size for path, size in files.items() if path.name != COMPLETE}
+    with whole_file(checkpoint / COMPLETE) as path:
         path.write_text(json.dumps({"files": sizes} | facts, indent=2) + "\n")
     sync_folder(checkpoint.parent)
 
@@ -331,11 +351,11 @@ def write_record(checkpoint: Path, facts: dict) -> None:
 def why_incomplete(checkpoint: Path) -> str | None:
     """What makes a checkpoint unusable; `None` where `complete.json` is there and fits the files."""
     try:
-        sizes = json.loads((checkpoint / RECORD).read_text())["files"]
+        sizes = json.loads((checkpoint / COMPLETE).read_text())["files"]
     except FileNotFoundError:
-        return f"no {RECORD}"
+        return f"no {COMPLETE}"
     except (OSError, ValueError, KeyError, TypeError):
-        return f"unreadable {RECORD}"
+        return f"unreadable {COMPLETE}"
     for name, size in sizes.items():
         path = checkpoint / name
         if not path.is_file():
@@ -345,15 +365,21 @@ def why_incomplete(checkpoint: Path) -> str | None:
     return None
 
 
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The folders `checkpoint-N` of a folder, by step; others with such a name are not ours."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted((path for path in found if path.is_dir()), key=_step)
+
+
 def incomplete_checkpoints(folder: Path) -> list[Path]:
     """Those of a folder that a save or a removal left unfinished."""
-    return [path for path in folder.glob("checkpoint-*") if path.is_dir() and why_incomplete(path) is not None]
+    return [path for path in checkpoints_in(folder) if why_incomplete(path) is not None]
 
 
 def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
     """The checkpoint to go on from, and of each later one its name and why it cannot be used."""
     skipped = []
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+    for checkpoint in reversed(checkpoints_in(folder)):
         if (why := why_incomplete(checkpoint)) is None:
             return checkpoint, skipped
         skipped.append(f"{checkpoint.name} ({why})")
@@ -361,8 +387,7 @@ def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def _step(checkpoint: Path) -> int:
-    number = checkpoint.name.rpartition("-")[2]
-    return int(number) if number.isdigit() else -1
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def clear_results(run_dir: str) -> None:
@@ -388,7 +413,10 @@ def clean_up_full_disk(error: Exception) -> str | None:
     """
     if under_way is None or not _is_full_disk(error):
         return None
-    for folder in incomplete_checkpoints(under_way):
+    file = getattr(error, "filename", None)
+    if file is not None and under_way.parent.resolve() not in Path(file).resolve().parents:
+        return None  # another disk, which the error names itself
+    for folder in incomplete_checkpoints(under_way)[-1:]:  # the one being written
         shutil.rmtree(folder, ignore_errors=True)
     checkpoint, _ = newest_complete(under_way)
     left = "no checkpoint is whole yet"

@@ -9,7 +9,7 @@ class CpuDropout(nn.Dropout):
     """Dropout that draws 16 bits a value, from torch's global generator.
 
     torch's own draws a number of 32 bits a value, one after the other, which takes a tenth of a training step of short
-    texts. The share dropped is `p` rounded to 1/65536, and what is kept is scaled by exactly that share.
+    texts. The share dropped is `p` rounded to 1/65536, and what is kept is scaled by that share.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -28,6 +28,9 @@ class FastOnCpu(TrainerCallback):
     Without dropout of attention weights SDPA stays. (`benchmarks/train_throughput.py` measures both.)
     """
 
+    def __init__(self):
+        self.attention: str | None = None  # what the model had
+
     def on_train_begin(self, args, state, control, model: PreTrainedModel = None, **kwargs):
         if args.device.type != "cpu":
             return
@@ -36,7 +39,7 @@ class FastOnCpu(TrainerCallback):
                 module.__class__ = CpuDropout
         encoder = getattr(model.config, "encoder", model.config)
         dropout = getattr(encoder, "attention_probs_dropout_prob", getattr(encoder, "attention_dropout", 0))
-        self.attention = encoder._attn_implementation
+        self.attention = self.attention or encoder._attn_implementation  # auto_find_batch_size begins several times
         if dropout and self.attention == "sdpa":
             model.set_attn_implementation("eager")
 

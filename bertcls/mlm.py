@@ -109,14 +109,14 @@ class MaskedBatches:
     def __init__(self, collator: DataCollatorForLanguageModeling):
         self.collator = collator
         self.seed = torch.initial_seed()  # here, since a worker of the loader has one of its own
-        self.epoch: int | None = None  # `Checkpoints` sets it
+        self.epoch = torch.tensor(-1).share_memory_()  # `Checkpoints` sets it, workers of the loader see it; -1: none
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
         features = [{name: value for name, value in row.items() if name != "length"} for row in features]
         if "labels" in features[0]:
             return {name: torch.tensor([row[name] for row in features]) for name in features[0]}
-        if self.epoch is not None:
-            key = repr((self.seed, self.epoch, [row["input_ids"] for row in features])).encode()
+        if self.epoch >= 0:
+            key = repr((self.seed, int(self.epoch), [row["input_ids"] for row in features])).encode()
             self.collator.generator = torch.Generator()
             self.collator.generator.manual_seed(int.from_bytes(hashlib.sha256(key).digest()[:7]))
         return self.collator(features)

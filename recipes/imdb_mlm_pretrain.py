@@ -99,6 +99,10 @@ class Arguments(TextArguments):
         default=200, metadata={"help": "Where the head is random: steps on it alone, before anything is measured."}
     )
 
+    @property
+    def training(self) -> dict:
+        return super().training | {"mlm_probability": self.mlm_probability}
+
     def check(self) -> None:
         super().check()
         if not 0 < self.mlm_probability < 1:

@@ -9,6 +9,7 @@ os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
 
 import importlib.util
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,11 @@ def real_path(variable: str) -> str:
     if not os.environ.get(variable):
         pytest.skip(f"{variable} is not set")
     return str(Path(os.environ[variable]).resolve())
+
+
+def wait_until(holds, seconds: float = 60) -> None:
+    """Waits for something that is about to hold, and fails where it never does."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"not in {seconds} seconds"
+        time.sleep(0.001)

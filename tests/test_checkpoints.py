@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import os
 import shutil
@@ -9,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, SAMPLE
+from conftest import ROOT, SAMPLE, wait_until
 from datasets import Dataset, concatenate_datasets
 from transformers import Trainer, TrainerCallback
 
@@ -22,10 +23,11 @@ from bertcls import (
     newest_complete,
     one_line_errors,
     parse,
+    parse_runs,
     tokenize_windows,
 )
 from bertcls import checkpoints as module
-from bertcls.checkpoints import RECORD, describe_rows, write_record
+from bertcls.checkpoints import COMPLETE, describe_rows, write_complete
 
 QUICK = ["--max_train_samples", "56", "--per_device_train_batch_size", "16", "--num_train_epochs", "5"]
 # its validation loss falls, so that the first epoch stays the best one and the third is the last
@@ -36,6 +38,14 @@ def run(recipe, folder, *words):
     words = ["--sample", "--figures", "false", "--output_dir", str(folder), *QUICK, *STOPS, *words]
     options = {"defaults": recipe.DEFAULTS, "sample_defaults": recipe.SAMPLE_DEFAULTS}
     return recipe.main(*parse(RecipeArguments, words, **options))
+
+
+@pytest.fixture(autouse=True)
+def the_signal_as_it_was():
+    """A run that is interrupted leaves its handler."""
+    kept = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, kept)
 
 
 class At(TrainerCallback):
@@ -206,9 +216,9 @@ def test_a_kill_before_the_record_is_written_leaves_an_earlier_checkpoint(
     def killed_at_the_second(checkpoint, facts):
         if checkpoint.name == "checkpoint-6":
             raise KeyboardInterrupt
-        write_record(checkpoint, facts)
+        write_complete(checkpoint, facts)
 
-    monkeypatch.setattr(module, "write_record", killed_at_the_second)
+    monkeypatch.setattr(module, "write_complete", killed_at_the_second)
     words = ["--save_total_limit", limit, "--eval_strategy", "epoch", "--early_stopping_patience", "0"]
     with pytest.raises(KeyboardInterrupt):
         train(encoder_folder, rows, tokenizer, tmp_path, *words)
@@ -222,7 +232,7 @@ def test_a_kill_before_the_record_is_written_leaves_an_earlier_checkpoint(
     best = Path(trainer.state.best_model_checkpoint)
     kept = {path.name for path in folder.iterdir()}
     assert kept == ({"checkpoint-6", best.name} if limit == "1" else {"checkpoint-3", "checkpoint-6"})
-    assert all((folder / name / RECORD).is_file() for name in kept)
+    assert all((folder / name / COMPLETE).is_file() for name in kept)
     assert trainer.args.save_total_limit == int(limit)
 
 
@@ -231,10 +241,10 @@ def test_a_checkpoint_that_does_not_fit_its_record_is_skipped_and_refused(tmp_pa
     for step in (9, 10, 30, 40, 50):
         (folder / f"checkpoint-{step}" / "inner").mkdir(parents=True)
         (folder / f"checkpoint-{step}" / "inner" / "weights").write_text("12345")
-        write_record(folder / f"checkpoint-{step}", {})
+        write_complete(folder / f"checkpoint-{step}", {})
     (folder / "checkpoint-30" / "inner" / "weights").write_text("123")
     (folder / "checkpoint-40" / "inner" / "weights").unlink()
-    (folder / "checkpoint-50" / RECORD).write_text('{"files"')
+    (folder / "checkpoint-50" / COMPLETE).write_text('{"files"')
     words = ["--output_dir", str(tmp_path / "run"), "--resume_from_checkpoint"]
     _, training_args = parse(RecipeArguments, words, defaults={})
     assert training_args.resume_from_checkpoint == str(folder / "checkpoint-10")  # of numbers, not of names
@@ -245,9 +255,62 @@ def test_a_checkpoint_that_does_not_fit_its_record_is_skipped_and_refused(tmp_pa
     ]
     with pytest.raises(FileNotFoundError, match="resume from in .*checkpoint-30: inner/weights has 3 bytes"):
         parse(RecipeArguments, [*words, str(folder / "checkpoint-30")], defaults={})
-    (folder / "checkpoint-9" / RECORD).unlink()
+    (folder / "checkpoint-9" / COMPLETE).unlink()
     with pytest.raises(FileNotFoundError, match="checkpoint-9: no complete.json; expected"):
         parse(RecipeArguments, [*words, str(folder / "checkpoint-9")], defaults={})
+
+
+def test_resuming_touches_no_folder_but_that_of_the_run(encoder_folder, rows, tokenizer, tmp_path):
+    train(encoder_folder, rows, tokenizer, tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoints" / "checkpoint-3"
+    shutil.copytree(checkpoint, tmp_path / "saved" / "checkpoint-3")
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ValueError, match="does not lie in a folder checkpoints of a run. Name the folder"):
+        parse(RecipeArguments, ["--resume_from_checkpoint", str(tmp_path / "saved" / "checkpoint-3")], defaults={})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match="other is not empty"):
+        train(encoder_folder, rows, tokenizer, tmp_path / "other", "--resume_from_checkpoint", str(checkpoint))
+    trainer = train(encoder_folder, rows, tokenizer, tmp_path / "new", "--resume_from_checkpoint", str(checkpoint))
+    assert trainer.state.global_step > 3 and checkpoint.is_dir()
+    assert (tmp_path / "other" / "README.md").read_text() == "mine" == (tmp_path / "README.md").read_text()
+
+
+def test_folders_that_only_look_like_checkpoints_stay(encoder_folder, rows, tokenizer, tmp_path, capsys):
+    for name in ("checkpoint-best", "checkpoint-old-2024", "checkpoint-1"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "notes").write_text("mine")
+    train(encoder_folder, rows, tokenizer, tmp_path, "--overwrite_output")
+    left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert {"checkpoint-best", "checkpoint-old-2024"} <= left and "checkpoint-1" not in left
+    assert "Removed checkpoint-1, which is not whole (no complete.json)." in capsys.readouterr().out
+
+
+def test_a_copied_run_loads_its_own_best_model_or_none(encoder_folder, rows, tokenizer, tmp_path):
+    words = ["--eval_strategy", "epoch", "--greater_is_better", "true"]  # the loss falls: the first epoch is best
+    trainer = train(encoder_folder, rows, tokenizer, tmp_path / "run", *words)
+    best = Path(trainer.state.best_model_checkpoint)
+    assert best.name == "checkpoint-3"
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    again = train(encoder_folder, rows, tokenizer, tmp_path / "copy", *words, "--resume_from_checkpoint")
+    assert Path(again.state.best_model_checkpoint) == tmp_path / "copy" / "checkpoints" / best.name
+    shutil.copytree(tmp_path / "run", tmp_path / "broken")
+    (tmp_path / "broken" / "checkpoints" / best.name / "optimizer.pt").unlink()
+    with pytest.raises(ValueError, match="optimizer.pt is missing; expected the best model so far"):
+        train(encoder_folder, rows, tokenizer, tmp_path / "broken", *words, "--resume_from_checkpoint")
+
+
+def test_of_several_seeds_those_that_had_not_begun_begin_anew(tmp_path):
+    checkpoint = tmp_path / "seed-1" / "checkpoints" / "checkpoint-4"
+    checkpoint.mkdir(parents=True)
+    write_complete(checkpoint, {})
+    (tmp_path / "seed-2").mkdir()
+    (tmp_path / "seed-2" / "audit.json").write_text("{}")
+    words = ["--seeds", "1", "2", "--output_dir", str(tmp_path), "--resume_from_checkpoint"]
+    found = [
+        training_args.resume_from_checkpoint for _, training_args in parse_runs(RecipeArguments, words, defaults={})
+    ]
+    assert found == [str(checkpoint), None]
 
 
 def test_going_back_to_an_earlier_checkpoint_drops_the_later_ones(
@@ -337,20 +400,22 @@ def test_a_disk_that_is_really_full(encoder_folder, rows, tokenizer, tmp_path, c
 
 
 def test_sigterm_stops_all_processes_at_one_step(tmp_path):
-    """The launcher passes the signal on; the test sends it once the first epoch's checkpoint is whole."""
+    """The launcher passes the signal on, which comes when training begins."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [sys.executable, *command, str(ROOT / "recipes" / "sst2_finetune.py"), "--sample", "--output_dir", "run"]
-    command += ["--num_train_epochs", "500", "--early_stopping_patience", "0"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    options = {"cwd": tmp_path, "env": environment, "text": True, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, **options)
+    command += ["--num_train_epochs", "500", "--early_stopping_patience", "0", "--disable_tqdm", "true"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONUNBUFFERED": "1"}
+    with open(tmp_path / "log", "w") as log:
+        options = {"cwd": tmp_path, "env": environment, "stdout": log, "stderr": log, "start_new_session": True}
+        process = subprocess.Popen(command, **options)
     try:
-        for line in process.stdout:
-            if line.startswith("Longest batch: "):  # training begins
-                process.terminate()
-        _, said = process.communicate(timeout=120)
+        wait_until(lambda: "Longest batch: " in (tmp_path / "log").read_text(), seconds=300)  # training begins
+        process.terminate()
+        process.wait(timeout=120)
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # the launcher's children, too
+    said = (tmp_path / "log").read_text()
     assert process.returncode != 0
     assert said.count("Stopped by SIGTERM after step ") == 1
     found, skipped = newest_complete(tmp_path / "run" / "checkpoints")

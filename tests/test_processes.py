@@ -1,7 +1,9 @@
 """The configurations for `accelerate launch`: several processes must not change what a recipe finds."""
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -86,11 +88,16 @@ def launch(place: Path, name: str, *words: str) -> tuple[Path, str]:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     command = ["accelerate", "launch", "--config_file", str(CONFIGS / f"{name}.yaml"), *words]
     command += ["--per_device_train_batch_size", "16", "--figures", "false"]
-    options = {"capture_output": True, "text": True, "cwd": place, "env": environment, "timeout": 570}
-    done = subprocess.run(command, **options)
-    assert done.returncode == 0, done.stderr[-3000:]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
+    process = subprocess.Popen(command, text=True, cwd=place, env=environment, **options)
+    try:
+        said, errors = process.communicate(timeout=570)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # where it hangs: the launcher's children, too
+    assert process.returncode == 0, errors[-3000:]
     (folder,) = (place / "runs").iterdir()  # one for both
-    return folder, done.stdout
+    return folder, said
 
 
 def check_same_run(folder: Path, one_process: tuple[Path, dict]) -> None:

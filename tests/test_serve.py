@@ -12,13 +12,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, wait_until
 from transformers import AutoTokenizer
 
 from bertcls import BertClsForSequenceClassification, Limits, Server, TextClassifier, make_app
@@ -345,14 +344,6 @@ def begin(its_port: int, text: str) -> http.client.HTTPConnection:
     connection = connect(its_port)
     send(connection, "/predict", {"texts": [text]})
     return connection
-
-
-def wait_until(holds, seconds: float = 60) -> None:
-    """Waits for something that is about to hold, and fails where it never does."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"not in {seconds} seconds"
-        time.sleep(0.001)
 
 
 def test_a_full_queue(classifier):
