@@ -45,14 +45,17 @@ def main() -> None:
         words = [str(RECIPES / "predict.py"), "--model_name_or_path", str(folder / "model"), "--dataset_name"]
         words += [str(folder / "rows.csv"), "--rows_per_part", str(args.rows_per_part), "--output_file"]
         start = time.perf_counter()
+        subprocess.run([sys.executable, *words[:3], "--text", "good"], check=True, env=environment)
+        starting = time.perf_counter() - start
+        start = time.perf_counter()
         subprocess.run([sys.executable, *words, str(folder / "whole.parquet")], check=True, env=environment)
-        seconds = time.perf_counter() - start
+        labelling = max(time.perf_counter() - start - starting, 0)
         killed = 0
         while killed < args.kills:
             output = folder / "killed.parquet"
             process = subprocess.Popen([*launch, *words, str(output)], env=environment, stdout=subprocess.DEVNULL)
             try:
-                process.wait(timeout=draw.uniform(0, 2 * seconds / args.kills + 5))  # 5 s to start
+                process.wait(timeout=draw.uniform(0, 2 * labelling / args.kills + starting))
                 print(f"ended by itself after {killed} kills")
                 break
             except subprocess.TimeoutExpired:

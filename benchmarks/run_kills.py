@@ -1,7 +1,8 @@
 """A training killed by SIGKILL at random moments and gone on with: does it end as the undisturbed one, bit by bit?
 
-Each start of the program is killed after a random time, 20 to 100 % of what the undisturbed run took; where no checkpoint is whole yet, the next start begins anew.
-After the last kill the run is left to end. Weights, predictions and scores are compared with those of the other one.
+Each start of the program is killed after a random time, 20 to 100 % of what the undisturbed run took; where no
+checkpoint is whole yet, the next start begins anew. After the last kill the run is left to end. Weights, predictions
+and scores are compared with those of the other one.
 
 Run:  python benchmarks/run_kills.py                      (the sample of recipes/sst2_finetune.py, 20 kills)
       python benchmarks/run_kills.py --kills 3 --json kills.json
