@@ -51,11 +51,11 @@ def main() -> None:
         subprocess.run([sys.executable, *words, str(folder / "whole.parquet")], check=True, env=environment)
         labelling = max(time.perf_counter() - start - starting, 0)
         killed = 0
-        while killed < args.kills:
-            output = folder / "killed.parquet"
+        output = folder / "killed.parquet"
+        while killed < args.kills and not output.exists():
             process = subprocess.Popen([*launch, *words, str(output)], env=environment, stdout=subprocess.DEVNULL)
             try:
-                process.wait(timeout=draw.uniform(0, 2 * labelling / args.kills + starting))
+                process.wait(timeout=starting + draw.uniform(-1, 1.6 * labelling / args.kills))
                 print(f"ended by itself after {killed} kills")
                 break
             except subprocess.TimeoutExpired:
