@@ -10,10 +10,11 @@ import sys
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
-os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
-start = PartialState.__init__
-PartialState.__init__ = lambda self, cpu=False, **kwargs: start(self, **kwargs)
-PartialState._prepare_backend = lambda self, *args: ("gloo", DistributedType.MULTI_GPU)
-del sys.argv[0]
-sys.path[0] = os.path.dirname(sys.argv[0])
-runpy.run_path(sys.argv[0], run_name="__main__")
+if __name__ == "__main__":
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    start = PartialState.__init__
+    PartialState.__init__ = lambda self, cpu=False, **kwargs: start(self, **kwargs)
+    PartialState._prepare_backend = lambda self, *args: ("gloo", DistributedType.MULTI_GPU)
+    del sys.argv[0]
+    sys.path[0] = os.path.dirname(sys.argv[0])
+    runpy.run_path(sys.argv[0], run_name="__main__")
