@@ -5,11 +5,9 @@ Run:  python benchmarks/evaluation.py --model_name_or_path $MODEL --dataset_name
 
 import argparse
 import tempfile
-import time
 
-import numpy as np
 import torch
-from machine import show
+from machine import interleaved, show
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
@@ -69,14 +67,8 @@ def main() -> None:
         data_collator=WindowCollator(tokenizer),
         compute_metrics=make_compute_metrics(["negative", "positive"], "accuracy"),
     )
-    seconds = {name: [] for name in trainers}
-    for number in range(args.rounds + 1):
-        for name in list(trainers)[:: -1 if number % 2 else 1]:
-            start = time.perf_counter()
-            trainers[name].evaluate()
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
-    speed = {name: len(rows) / float(np.median(found)) for name, found in seconds.items()}
+    seconds = interleaved({name: trainer.evaluate for name, trainer in trainers.items()}, args.rounds)
+    speed = {name: len(rows) / found for name, found in seconds.items()}
     table = [[name, speed[name], speed["recipe"] / speed[name]] for name in trainers]
     title = f"{len(rows)} texts, median of {args.rounds} rounds, {cores_per_process()} threads"
     show(title, ["way", "texts/s", "the recipe is x times as fast"], table, args.output)

@@ -3,6 +3,7 @@
 import json
 import platform
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -27,6 +28,17 @@ def wait_for(device: str) -> None:
     """Returns when what was asked of the device is done."""
     if device != "cpu":
         torch.accelerator.synchronize()
+
+
+def interleaved(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each way, called in turn and in every other round backwards; a first round warms up."""
+    seconds = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name in list(ways)[:: -1 if number % 2 else 1]:
+            start = time.perf_counter()
+            ways[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: float(np.median(found[1:])) for name, found in seconds.items()}
 
 
 def show(title: str, headings: list[str], rows: list[list], output: str | None = None, **facts) -> None:

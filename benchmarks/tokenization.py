@@ -4,11 +4,9 @@ Run:  python benchmarks/tokenization.py --model_name_or_path $MODEL --dataset_na
 """
 
 import argparse
-import time
 
-import numpy as np
 from datasets import Dataset
-from machine import show
+from machine import interleaved, show
 
 from bertcls import load_splits, load_tokenizer, tokenize_windows
 
@@ -26,25 +24,21 @@ def main() -> None:
     texts = split.select(range(min(args.max_samples, len(split))))["text"][:]
     cut = {"truncation": True, "max_length": 128}
 
-    def batched(rows: Dataset) -> None:
+    rows = Dataset.from_dict({"text": texts})  # in memory: nothing is cached
+
+    def batched() -> None:
         rows.map(tokenize_windows, batched=True, fn_kwargs={"tokenizer": tokenizer, "max_length": 128})
 
-    def one_by_one(rows: Dataset) -> None:
+    def one_by_one() -> None:
         rows.map(lambda row: tokenizer(row["text"], **cut))
 
-    def when_drawn(rows: Dataset) -> None:
+    def when_drawn() -> None:
         for text in rows["text"]:
             tokenizer(text, padding="max_length", **cut)
 
     ways = {"batched map, in windows": batched, "map text by text": one_by_one, "padded when drawn": when_drawn}
-    seconds = {name: [] for name in ways}
-    for number in range(args.rounds):
-        for name in list(ways)[:: -1 if number % 2 else 1]:
-            rows = Dataset.from_dict({"text": texts})  # in memory: nothing is cached
-            start = time.perf_counter()
-            ways[name](rows)
-            seconds[name].append(time.perf_counter() - start)
-    speed = {name: len(texts) / float(np.median(found)) for name, found in seconds.items()}
+    seconds = interleaved(ways, args.rounds)
+    speed = {name: len(texts) / found for name, found in seconds.items()}
     table = [[name, speed[name], speed["batched map, in windows"] / speed[name]] for name in ways]
     title = f"{len(texts)} texts, median of {args.rounds} rounds"
     show(title, ["way", "texts/s", "batched is x times as fast"], table, args.output)
