@@ -1,7 +1,11 @@
-"""What the benchmarks share: the rate that the machine itself reaches, and how a table is printed and written."""
+"""What the benchmarks share: the rate that the machine itself reaches, processes of their own, and how a table is
+printed and written."""
 
 import json
 import platform
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -39,6 +43,17 @@ def interleaved(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str,
             ways[name]()
             seconds[name].append(time.perf_counter() - start)
     return {name: float(np.median(found[1:])) for name, found in seconds.items()}
+
+
+def tell(**facts) -> None:
+    """What a benchmark says from a process of its own: to `ask`, with the peak memory in GiB."""
+    print("found:", json.dumps(facts | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
+
+
+def ask(*words: str, env: dict | None = None) -> dict:
+    """What `python *words` tells: in a process of its own, whose memory and settings are no other's."""
+    output = subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE, text=True, env=env).stdout
+    return json.loads(next(line for line in output.splitlines() if line.startswith("found:"))[len("found:") :])
 
 
 def show(title: str, headings: list[str], rows: list[list], output: str | None = None, **facts) -> None:

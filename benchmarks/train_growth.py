@@ -6,17 +6,13 @@ Run:  python benchmarks/train_growth.py --model_name_or_path $MODEL --dataset_na
 """
 
 import argparse
-import json
 import os
-import resource
-import subprocess
-import sys
 import tempfile
 
 import torch
 from accelerate import PartialState
 from datasets import ClassLabel, Dataset
-from machine import show
+from machine import ask, show, tell
 from train_throughput import recipe
 from transformers import set_seed
 
@@ -45,11 +41,7 @@ def measure(args: argparse.Namespace, rows: int, tokens: int | None, processes: 
     args.folder = args.case_folder
     words = [] if tokens is None else ["--max_length", str(tokens)]
     _, seconds = recipe(train, args, BATCH // processes, 1, *words)
-    return {
-        "seconds": seconds,
-        "examples": rows - BATCH,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-    }
+    return {"seconds": seconds, "examples": rows - BATCH}
 
 
 def main() -> None:
@@ -64,7 +56,7 @@ def main() -> None:
     if args.case:
         found = measure(args, *CASES[args.case])
         if PartialState().is_main_process:
-            print("found:", json.dumps(found))
+            tell(**found)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         return
@@ -73,12 +65,9 @@ def main() -> None:
         for case, (_, _, processes) in CASES.items():
             launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
             words = ["--model_name_or_path", args.model_name_or_path, "--dataset_name", args.dataset_name]
-            env = {**os.environ, "ACCELERATE_USE_CPU": "true"}
             with tempfile.TemporaryDirectory() as folder:
-                command = [sys.executable, *launch, __file__, *words, "--case", case, "--case_folder", folder]
-                output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout
-            line = next(line for line in output.splitlines() if line.startswith("found:"))
-            found[case].append(json.loads(line.removeprefix("found:")))
+                words += ["--case", case, "--case_folder", folder]
+                found[case].append(ask(*launch, __file__, *words, env={**os.environ, "ACCELERATE_USE_CPU": "true"}))
             print(f"{case}: {found[case][-1]}", flush=True)
     table = []
     for case, turns in found.items():

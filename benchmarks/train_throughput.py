@@ -5,8 +5,9 @@
 - dynamic padding: Trainer with DataCollatorWithPadding, fp32, batch 32
 - recipe: what recipes/sst2_finetune.py does between two evaluations
 
-The first step of a round is not counted. "Share" is 6 FLOP per parameter outside the embeddings and real token, by the
-rate of bf16 matrix products measured in the same run. With `--accuracy` each trains in full instead, at batch 32.
+Each trains in a process of its own, and the first step is not counted. "Share" is 6 FLOP per parameter outside the
+embeddings and real token, by the rate of bf16 matrix products measured in the same run. With `--accuracy` each trains
+in full instead, at batch 32.
 
 Run:  python benchmarks/train_throughput.py --model_name_or_path $MODEL --dataset_name $DATA/sst2
       python benchmarks/train_throughput.py --model_name_or_path $MODEL --dataset_name $DATA/sst2 --batch_size 32
@@ -15,6 +16,7 @@ Run:  python benchmarks/train_throughput.py --model_name_or_path $MODEL --datase
 
 import argparse
 import runpy
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from machine import matmul_rate, show, wait_for
+from machine import ask, matmul_rate, show, tell, wait_for
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForSequenceClassification,
@@ -186,6 +188,27 @@ def accuracy(model, rows: Dataset, args: argparse.Namespace) -> float:
     return correct / len(rows)
 
 
+def measure(arm: str, args: argparse.Namespace) -> dict:
+    """One training of an arm: seconds, and what a share of the machine's rate is counted from; or its accuracy."""
+    splits = load_splits(args.dataset_name)
+    train = splits["train"].shuffle(seed=0).select_columns(["text", "label", "example_id"])
+    batch_size, examples = ARMS[arm]
+    batch_size, examples = args.batch_size or batch_size, examples * (1 if args.device == "cpu" else 10)
+    with tempfile.TemporaryDirectory() as args.folder:
+        if args.accuracy:
+            model, seconds = run(arm, train.select(range(args.train_rows)), args, 32, args.epochs)
+            return {"accuracy": accuracy(model, splits["validation"], args), "seconds": seconds}
+        rows = train.select(range(examples))
+        model, seconds = run(arm, rows, args, batch_size)
+    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    return {
+        "seconds": seconds,
+        "examples": examples - batch_size,
+        "tokens": float(np.mean([len(ids) for ids in tokenizer(rows["text"][:])["input_ids"]])),
+        "weights": sum(p.numel() for name, p in model.named_parameters() if "embeddings" not in name),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name_or_path", required=True)
@@ -193,6 +216,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, help="of all; none: each its own")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arm", choices=list(ARMS), help="only this one, in this process")
     parser.add_argument("--accuracy", action="store_true", help="train each on --train_rows rows and score it")
     parser.add_argument("--train_rows", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=3)
@@ -200,54 +224,39 @@ def main() -> None:
     parser.add_argument("--cpu_threads", type=int, default=cores_per_process())
     parser.add_argument("--output", help="a JSON file to write")
     args = parser.parse_args()
-    place = tempfile.TemporaryDirectory()
-    args.folder = place.name
     args.device = str(torch.accelerator.current_accelerator() or "cpu")
     torch.set_num_threads(args.cpu_threads)
-    splits = load_splits(args.dataset_name)
-    train = splits["train"].shuffle(seed=0).select_columns(["text", "label", "example_id"])
-
-    if args.accuracy:
-        found = []
-        for arm in args.arms:
-            start = time.perf_counter()
-            model, _ = run(arm, train.select(range(args.train_rows)), args, 32, args.epochs)
-            found.append([arm, accuracy(model, splits["validation"], args), time.perf_counter() - start])
-            print(found[-1], flush=True)
-        title = f"Accuracy after {args.epochs} epochs of {args.train_rows} rows at batch 32, seed {args.seed}"
-        show(title, ["arm", "accuracy", "seconds"], found, args.output)
+    if args.arm:
+        tell(**measure(args.arm, args))
         return
 
-    seconds: dict[str, list[float]] = {arm: [] for arm in args.arms}
-    rates = {torch.float32: [], torch.bfloat16: []}
-    counted, tokens, weights = {}, {}, {}
-    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
-    for number in range(args.rounds):
+    found: dict[str, list[dict]] = {arm: [] for arm in args.arms}
+    rates: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
+    for number in range(1 if args.accuracy else args.rounds):
         for arm in args.arms[:: -1 if number % 2 else 1]:
-            batch_size, examples = ARMS[arm]
-            batch_size = args.batch_size or batch_size
-            examples *= 1 if args.device == "cpu" else 10
-            rows = train.select(range(examples))
-            model, spent = run(arm, rows, args, batch_size)
-            counted[arm] = examples - batch_size
-            tokens[arm] = float(np.mean([len(ids) for ids in tokenizer(rows["text"][:])["input_ids"]]))
-            seconds[arm].append(spent)
-            print(f"round {number + 1}, {arm}: {counted[arm] / spent:.1f} examples/s", flush=True)
-            weights[arm] = sum(p.numel() for name, p in model.named_parameters() if "embeddings" not in name)
-            for dtype, found in rates.items():
-                found.append(matmul_rate(dtype, 2048 if args.device == "cpu" else 8192, args.device))
-    rate = {dtype: float(np.median(found)) for dtype, found in rates.items()}
-    speed = {arm: counted[arm] / float(np.median(seconds[arm])) for arm in args.arms}
+            found[arm].append(ask(__file__, *sys.argv[1:], "--arm", arm))
+            print(f"round {number + 1}, {arm}: {found[arm][-1]}", flush=True)
+            for dtype in rates:
+                rates[dtype].append(matmul_rate(dtype, 2048 if args.device == "cpu" else 8192, args.device))
+    if args.accuracy:
+        title = f"Accuracy after {args.epochs} epochs of {args.train_rows} rows at batch 32, seed {args.seed}"
+        table = [[arm, one["accuracy"], one["seconds"]] for arm, (one,) in found.items()]
+        show(title, ["arm", "accuracy", "seconds"], table, args.output)
+        return
+    rate = {dtype: float(np.median(several)) for dtype, several in rates.items()}
+    seconds = {arm: [one["seconds"] for one in turns] for arm, turns in found.items()}
+    speed = {arm: turns[0]["examples"] / float(np.median(seconds[arm])) for arm, turns in found.items()}
     table = []
-    for arm in args.arms:
-        share = 6 * weights[arm] * tokens[arm] * speed[arm] / 1e9 / rate[torch.bfloat16]
+    for arm, turns in found.items():
+        share = 6 * turns[0]["weights"] * turns[0]["tokens"] * speed[arm] / 1e9 / rate[torch.bfloat16]
         ratios = [speed[arm] / speed[other] if other in speed else "" for other in list(ARMS)[:3]]
-        table.append([arm, args.batch_size or ARMS[arm][0], speed[arm], *ratios, f"{100 * share:.0f} %"])
+        peak = max(one["peak"] for one in turns)
+        table.append([arm, args.batch_size or ARMS[arm][0], speed[arm], *ratios, f"{100 * share:.0f} %", peak])
     title = (
         f"{args.rounds} rounds, {args.cpu_threads} threads on {args.device}; matrix products: "
         f"{rate[torch.float32]:.0f} GFLOP/s in fp32, {rate[torch.bfloat16]:.0f} in bf16"
     )
-    headings = ["arm", "batch", "examples/s", *(f"/ {arm}" for arm in list(ARMS)[:3]), "share"]
+    headings = ["arm", "batch", "examples/s", *(f"/ {arm}" for arm in list(ARMS)[:3]), "share", "peak GiB"]
     show(title, headings, table, args.output, seconds=seconds)
 
 

@@ -17,7 +17,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from bertcls import checkpoints
 from bertcls.augmentation import check_methods
 from bertcls.checkpoints import CHECKPOINTS, newest_complete, why_incomplete
-from bertcls.process import cores_per_process
+from bertcls.process import use_cores
 from bertcls.text import check_steps
 
 _LAST = "last"  # --resume_from_checkpoint without a value
@@ -345,7 +345,7 @@ def parse(
         if training_args.ddp_find_unused_parameters is None:
             training_args.ddp_find_unused_parameters = False
     if training_args.device.type == "cpu":
-        torch.set_num_threads(args.cpu_threads or cores_per_process())
+        use_cores(args.cpu_threads)
     _choose_output_dir(args, training_args, named="output_dir" in given)
     args.started = time.time()
     if training_args.device.type not in ("cpu", "mps"):

@@ -1,31 +1,83 @@
 """Faster training without an accelerator, with the same result: dropout and attention as a CPU likes them."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import AttentionInterface, PreTrainedModel, TrainerCallback
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 
-class CpuDropout(nn.Dropout):
+def drop(values: torch.Tensor, p: float) -> torch.Tensor:
     """Dropout that draws 16 bits a value, from torch's global generator.
 
     torch's own draws a number of 32 bits a value, one after the other, which takes a tenth of a training step of short
-    texts. The share dropped is `p` rounded to 1/65536, and what is kept is scaled by that share.
+    texts.
+
+    Args:
+        values: of any shape.
+        p: share that becomes 0, rounded to 1/65536; what is kept is scaled by the rounded share.
     """
+    dropped = round(p * 2**16)
+    if dropped in (0, 2**16):
+        return F.dropout(values, p)
+    draws = torch.empty(-(-values.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    kept = draws.view(torch.int16)[: values.numel()].view(values.shape) >= dropped - 2**15
+    return values * kept.to(values.dtype).mul_(2**16 / (2**16 - dropped))
+
+
+class CpuDropout(nn.Dropout):
+    """`nn.Dropout` by `drop`."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        dropped = round(self.p * 2**16)
-        if not self.training or dropped in (0, 2**16):
-            return super().forward(input)
-        draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        kept = draws.view(torch.int16)[: input.numel()].view(input.shape) >= dropped - 2**15
-        return input * kept.to(input.dtype).mul_(2**16 / (2**16 - dropped))
+        return drop(input, self.p) if self.training else input
+
+
+def attention_with_dropout(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """Attention as transformers calls it: plain products where weights are dropped, SDPA where none are.
+
+    torch has no fused attention with dropout on a CPU, and what SDPA does in its place is slower than plain products.
+
+    Args:
+        module: of the encoder.
+        query: `[windows, heads, seq_len, head_size]`, as `key` and `value`.
+        attention_mask: added to the scores, 0 where a token is read; `[windows, 1, seq_len, seq_len]` or `None`.
+        scaling: of the scores; `None`: `head_size ** -0.5`.
+        dropout: share of the attention weights.
+        **kwargs: where they change the scores (`position_bias`), SDPA computes them.
+
+    Returns:
+        `[windows, seq_len, heads, head_size]`, and no weights.
+    """
+    if not dropout or kwargs.get("position_bias") is not None or key.shape != query.shape:
+        kwargs |= {"dropout": dropout, "scaling": scaling, "is_causal": False}  # the mask says all
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    scaling = query.size(-1) ** -0.5 if scaling is None else scaling
+    scores = torch.matmul(query * scaling, key.transpose(2, 3))
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = drop(F.softmax(scores, dim=-1).to(value.dtype), dropout)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
+
+
+_ATTENTION = "attention_with_dropout"
+AttentionInterface.register(_ATTENTION, attention_with_dropout)
+AttentionMaskInterface.register(_ATTENTION, eager_mask)
 
 
 class FastOnCpu(TrainerCallback):
-    """While a model trains on a CPU: `CpuDropout` for dropout, and plain attention where attention has dropout.
+    """While a model trains on a CPU: `CpuDropout` for dropout, and `attention_with_dropout` where attention has it.
 
-    torch has no fused attention with dropout on a CPU, and what SDPA does in its place is slower than plain products.
-    Without dropout of attention weights SDPA stays. (`benchmarks/train_throughput.py` measures both.)
+    (`benchmarks/train_throughput.py` measures both.)
     """
 
     def __init__(self):
@@ -41,7 +93,7 @@ class FastOnCpu(TrainerCallback):
         dropout = getattr(encoder, "attention_probs_dropout_prob", getattr(encoder, "attention_dropout", 0))
         self.attention = self.attention or encoder._attn_implementation  # auto_find_batch_size begins several times
         if dropout and self.attention == "sdpa":
-            model.set_attn_implementation("eager")
+            model.set_attn_implementation(_ATTENTION)
 
     def on_train_end(self, args, state, control, model: PreTrainedModel = None, **kwargs):
         if args.device.type != "cpu":

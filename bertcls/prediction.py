@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from bertcls.engines import OnnxModel
 from bertcls.inference import Prediction, TextClassifier
 from bertcls.modeling import MULTI_LABEL, REGRESSION
-from bertcls.process import cores_per_process, whole_file
+from bertcls.process import use_cores, whole_file
 
 FORMATS = (".parquet", ".jsonl")
 _MANIFEST, _LOCK = "manifest.json", "lock"
@@ -37,7 +37,7 @@ def start_processes(cpu_threads: int | None = None) -> PartialState:
     on_cpu = not torch.accelerator.is_available() or str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "false")) == 1
     state = PartialState(cpu=on_cpu, timeout=timedelta(days=30))  # the fastest process waits for the slowest
     if state.device.type == "cpu":
-        torch.set_num_threads(cpu_threads or cores_per_process())
+        use_cores(cpu_threads)
     return state
 
 

@@ -22,10 +22,9 @@ import socket
 import sys
 from pathlib import Path
 
-import torch
 from transformers.utils import logging as transformers_logging
 
-from bertcls import Limits, Server, TextClassifier, cores_per_process, make_app, one_line_errors
+from bertcls import Limits, Server, TextClassifier, make_app, one_line_errors, use_cores
 from bertcls.edge import LOGGING
 
 BACKLOG = 2048  # connections that wait to be accepted
@@ -50,7 +49,7 @@ def main(args: argparse.Namespace) -> None:
     )
 
     # 2. The model
-    torch.set_num_threads(args.cpu_threads or cores_per_process())
+    use_cores(args.cpu_threads)
     sys.setswitchinterval(SWITCH_SECONDS)
     transformers_logging.disable_progress_bar()
     classifier = TextClassifier.from_pretrained(args.model_name_or_path, args.backend, dtype=args.dtype)

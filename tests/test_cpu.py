@@ -1,9 +1,13 @@
+import ctypes
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from bertcls import BertClsForSequenceClassification, CpuDropout, FastOnCpu
+from bertcls import BertClsForSequenceClassification, CpuDropout, FastOnCpu, attention_with_dropout
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -39,6 +43,56 @@ def test_the_global_generator_repeats_what_is_dropped():
     assert torch.equal(dropout(values), first) and not torch.equal(first, second)
 
 
+def heads(dtype=torch.float32, windows=3, tokens=17) -> list[torch.Tensor]:
+    return [torch.randn(windows, 4, tokens, 8, dtype=dtype, requires_grad=True) for _ in range(3)]
+
+
+def padding(windows=3, tokens=17) -> torch.Tensor:
+    """Added to the scores; the second window has 5 tokens."""
+    mask = torch.zeros(windows, 1, tokens, tokens)
+    mask[1, ..., 5:] = torch.finfo(torch.float32).min
+    return mask
+
+
+@pytest.mark.parametrize("mask", [None, padding()])
+@pytest.mark.parametrize("scaling", [None, 0.5])
+def test_attention_of_a_vanishing_dropout_is_that_of_sdpa(mask, scaling):
+    torch.manual_seed(0)
+    parts = heads()
+    expected, _ = attention_with_dropout(nn.Module(), *parts, mask, scaling, dropout=0.0)
+    stock = nn.functional.scaled_dot_product_attention(*parts, attn_mask=mask, scale=scaling).transpose(1, 2)
+    found, _ = attention_with_dropout(nn.Module(), *parts, mask, scaling, dropout=1e-9)
+    assert torch.equal(expected, stock)
+    assert found.shape == (3, 17, 4, 8) and found.is_contiguous()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    for ours, theirs in zip(torch.autograd.grad(found.sum(), parts), torch.autograd.grad(expected.sum(), parts)):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_attention_drops_weights_and_keeps_their_mean():
+    torch.manual_seed(0)
+    query, key, _ = heads(windows=1, tokens=16)
+    value = torch.eye(16)[None, None].expand(1, 4, 16, 16)  # the result is the weights
+    expected = (query @ key.transpose(2, 3) * 8**-0.5).softmax(-1).transpose(1, 2)
+    turns = torch.stack(
+        [attention_with_dropout(nn.Module(), query, key, value, None, dropout=0.25)[0] for _ in range(400)]
+    )
+    assert float((turns == 0).float().mean()) == pytest.approx(0.25, abs=0.01)
+    torch.testing.assert_close(turns.mean(0), expected, rtol=0.2, atol=0.02)
+
+
+def test_attention_leaves_to_sdpa_what_it_does_not_know():
+    torch.manual_seed(0)
+    parts, bias = heads(), 100 * torch.eye(17)[None, None]  # each token reads itself alone
+    found, _ = attention_with_dropout(nn.Module(), *parts, None, dropout=1e-9, position_bias=bias)
+    torch.testing.assert_close(found, parts[2].transpose(1, 2))
+
+
+def test_bf16_weights_are_dropped_in_bf16():
+    found, _ = attention_with_dropout(nn.Module(), *heads(torch.bfloat16), padding(), dropout=0.1)
+    assert found.dtype == torch.bfloat16
+
+
 class Kinds(FastOnCpu):
     """Records what the model has while it trains."""
 
@@ -47,7 +101,7 @@ class Kinds(FastOnCpu):
         self.seen = dropouts, model.config.encoder._attn_implementation
 
 
-@pytest.mark.parametrize("attention_dropout, attention", [(None, "eager"), (0.0, "sdpa")])
+@pytest.mark.parametrize("attention_dropout, attention", [(None, "attention_with_dropout"), (0.0, "sdpa")])
 def test_a_model_is_fast_while_it_trains_and_as_it_was_afterwards(
     encoder_folder, tmp_path, attention_dropout, attention
 ):
@@ -61,3 +115,35 @@ def test_a_model_is_fast_while_it_trains_and_as_it_was_afterwards(
     assert kinds.seen == ({CpuDropout}, attention)
     assert {type(module) for module in model.modules() if isinstance(module, nn.Dropout)} == {nn.Dropout}
     assert model.config.encoder._attn_implementation == "sdpa"
+
+
+PAGES = """
+import resource, sys
+import torch
+from bertcls import use_cores
+
+if sys.argv[1] == "ours":
+    use_cores(1)
+
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+for turn in range(20):
+    if turn == 10:
+        before = faults()
+    torch.ones(12_000_000)  # 48 MB, above every threshold of glibc's own
+print(faults() - before, torch.get_num_threads())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
+def test_freed_memory_is_taken_again():
+    counted = {
+        whose: subprocess.run([sys.executable, "-c", PAGES, whose], capture_output=True, text=True, check=True).stdout
+        for whose in ("ours", "theirs")
+    }
+    ours, threads = map(int, counted["ours"].split())
+    assert threads == 1
+    assert ours < 1000 < int(counted["theirs"].split()[0])  # pages that the system had to clear
