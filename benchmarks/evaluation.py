@@ -5,9 +5,12 @@ Run:  python benchmarks/evaluation.py --model_name_or_path $MODEL --dataset_name
 
 import argparse
 import tempfile
+import time
 
+import numpy as np
 import torch
-from machine import interleaved, show
+from datasets import Dataset
+from machine import ask_in_turn, show, tell
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
@@ -28,49 +31,65 @@ from bertcls import (
     tokenize_windows,
 )
 
+WAYS = ("stock script", "dynamic padding", "recipe")
+
+
+def stock_trainer(rows: Dataset, model_name: str, folder: str, fixed: bool) -> Trainer:
+    tokenizer = load_tokenizer(model_name)
+    cut = {"padding": "max_length" if fixed else False, "truncation": True, "max_length": 128}
+    return Trainer(
+        AutoModelForSequenceClassification.from_pretrained(model_name, num_labels=2).float(),
+        TrainingArguments(
+            folder,
+            use_cpu=not torch.accelerator.is_available(),
+            per_device_eval_batch_size=8 if fixed else 32,
+            disable_tqdm=True,
+        ),
+        eval_dataset=rows.map(lambda part: tokenizer(part["text"], **cut), batched=True, remove_columns="text"),
+        data_collator=default_data_collator if fixed else DataCollatorWithPadding(tokenizer),
+    )
+
+
+def recipe_trainer(rows: Dataset, model_name: str, folder: str) -> Trainer:
+    tokenizer = load_tokenizer(model_name)
+    words = ["--output_dir", folder, "--overwrite_output", "--disable_tqdm", "true"]
+    options, settings = parse(RecipeArguments, words, defaults={"per_device_eval_batch_size": 128})
+    how = {"tokenizer": tokenizer, "max_length": options.max_length}
+    return Trainer(
+        BertClsForSequenceClassification.from_encoder(model_name, num_labels=2),
+        settings,
+        eval_dataset=rows.map(tokenize_windows, batched=True, remove_columns="text", fn_kwargs=how),
+        data_collator=WindowCollator(tokenizer),
+        compute_metrics=make_compute_metrics(["negative", "positive"], "accuracy"),
+    )
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name_or_path", required=True)
     parser.add_argument("--dataset_name", required=True)
+    parser.add_argument("--way", choices=WAYS, help="only this one, in this process")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", help="a JSON file to write")
     args = parser.parse_args()
-    torch.set_num_threads(cores_per_process())
-    place = tempfile.TemporaryDirectory()
-    folder = place.name
-    tokenizer = load_tokenizer(args.model_name_or_path)
-    rows = load_splits(args.dataset_name)["validation"].select_columns(["text", "label", "example_id"])
-    stock = AutoModelForSequenceClassification.from_pretrained(args.model_name_or_path, num_labels=2).float()
-    trainers = {}
-    for name, padding, batch, collator in (
-        ("stock script", "max_length", 8, default_data_collator),
-        ("dynamic padding", False, 32, DataCollatorWithPadding(tokenizer)),
-    ):
-        cut = {"padding": padding, "truncation": True, "max_length": 128}
-        encoded = rows.map(lambda part, cut=cut: tokenizer(part["text"], **cut), batched=True, remove_columns="text")
-        settings = TrainingArguments(
-            folder, use_cpu=not torch.accelerator.is_available(), per_device_eval_batch_size=batch, disable_tqdm=True
-        )
-        trainers[name] = Trainer(stock, settings, eval_dataset=encoded, data_collator=collator)
-    words = ["--output_dir", folder, "--overwrite_output", "--disable_tqdm", "true"]
-    options, settings = parse(RecipeArguments, words, defaults={"per_device_eval_batch_size": 128})
-    trainers["recipe"] = Trainer(
-        BertClsForSequenceClassification.from_encoder(args.model_name_or_path, num_labels=2),
-        settings,
-        eval_dataset=rows.map(
-            tokenize_windows,
-            batched=True,
-            remove_columns="text",
-            fn_kwargs={"tokenizer": tokenizer, "max_length": options.max_length},
-        ),
-        data_collator=WindowCollator(tokenizer),
-        compute_metrics=make_compute_metrics(["negative", "positive"], "accuracy"),
-    )
-    seconds = interleaved({name: trainer.evaluate for name, trainer in trainers.items()}, args.rounds)
-    speed = {name: len(rows) / found for name, found in seconds.items()}
-    table = [[name, speed[name], speed["recipe"] / speed[name]] for name in trainers]
-    title = f"{len(rows)} texts, median of {args.rounds} rounds, {cores_per_process()} threads"
+    if args.way:
+        torch.set_num_threads(cores_per_process())
+        rows = load_splits(args.dataset_name)["validation"].select_columns(["text", "label", "example_id"])
+        with tempfile.TemporaryDirectory() as folder:
+            if args.way == "recipe":
+                trainer = recipe_trainer(rows, args.model_name_or_path, folder)
+            else:
+                trainer = stock_trainer(rows, args.model_name_or_path, folder, args.way == "stock script")
+            trainer.evaluate()  # warms up
+            start = time.perf_counter()
+            trainer.evaluate()
+            tell(texts=len(rows), seconds=time.perf_counter() - start)
+        return
+    found = ask_in_turn(__file__, WAYS, args.rounds, option="--way")
+    texts = found["recipe"][0]["texts"]
+    speed = {way: texts / float(np.median([one["seconds"] for one in turns])) for way, turns in found.items()}
+    table = [[way, speed[way], speed["recipe"] / speed[way]] for way in WAYS]
+    title = f"{texts} texts, median of {args.rounds} rounds, {cores_per_process()} threads"
     show(title, ["way", "texts/s", "the recipe is x times as fast"], table, args.output)
 
 

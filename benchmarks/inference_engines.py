@@ -1,15 +1,13 @@
 """Texts per second, accuracy and steadiness of every engine, beside `transformers.pipeline` and one text a forward.
 
-All answer the same texts with the same model, in interleaved rounds of one process, so that noise of the machine meets
-all; medians are printed. The baselines cut a text at one window, and do not clean it. `moves` is how far a text's
-probability moves when it is answered alone, padded to its own length, in place of among all texts.
+All answer the same texts with the same model, each in a process of its own and in interleaved rounds, so that noise of
+the machine meets all; medians are printed. Ours have the process that `recipes/predict.py` has. The baselines cut a text at one window, and do not clean it. `moves` is how far a text's
+probability moves at most when it is answered alone, padded to its own length, in place of among all texts.
 Run:  python benchmarks/inference_engines.py --model_name_or_path runs/sst2 --dataset_name $DATA/sst2
       python benchmarks/inference_engines.py --model_name_or_path runs/sst2 --dataset_name $DATA/imdb --split test --max_samples 200
 """  # noqa: E501
 
 import argparse
-import json
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,9 +15,19 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForSequenceClassification, pipeline
+from machine import ask_in_turn, show, tell
+from transformers import AutoConfig, AutoModelForSequenceClassification, pipeline
 
-from bertcls import TextClassifier, export_onnx, label_array, load_splits, load_tokenizer, texts_of
+from bertcls import (
+    TextClassifier,
+    cores_per_process,
+    export_onnx,
+    label_array,
+    load_splits,
+    load_tokenizer,
+    texts_of,
+    use_cores,
+)
 
 ENGINES = {
     "torch fp32": ("torch", "float32"),
@@ -28,11 +36,13 @@ ENGINES = {
     "onnx fp32": ("onnx", "float32"),
     "onnx int8": ("onnx", "int8"),
 }
-BASELINES = {"pipeline": 1, "pipeline, batch 32": 32}  # texts of a batch; 1 is the pipeline's default
 PADDED = 128  # tokens of every text of the baseline that answers one text a forward
+PIPELINES = {"pipeline": 1, "pipeline, batch 32": 32}  # texts of a batch; 1 is the pipeline's default
+BASELINES = (*PIPELINES, f"one a forward, padded to {PADDED}")
+Answer = Callable[[list[str]], np.ndarray]  # probabilities [texts, num_labels]
 
 
-def pipeline_answers(run: str, batch_size: int, max_length: int) -> Callable[[list[str]], np.ndarray]:
+def pipeline_answers(run: str, batch_size: int, max_length: int) -> Answer:
     """Probabilities `[texts, num_labels]` as `transformers.pipeline` gives them."""
     classify = pipeline("text-classification", model=run, device="cpu", batch_size=batch_size, dtype=torch.float32)
     names = [classify.model.config.id2label[label] for label in range(classify.model.config.num_labels)]
@@ -45,7 +55,7 @@ def pipeline_answers(run: str, batch_size: int, max_length: int) -> Callable[[li
     return answer
 
 
-def padded_answers(run: str) -> Callable[[list[str]], np.ndarray]:
+def padded_answers(run: str) -> Answer:
     """Probabilities `[texts, num_labels]` from one text a forward, padded to 128 tokens."""
     model = AutoModelForSequenceClassification.from_pretrained(run, dtype=torch.float32).eval()
     tokenizer = load_tokenizer(run)
@@ -58,6 +68,32 @@ def padded_answers(run: str) -> Callable[[list[str]], np.ndarray]:
     return answer
 
 
+def make(engine: str, args: argparse.Namespace) -> Answer:
+    run = args.model_name_or_path
+    if engine in ENGINES:
+        use_cores()
+        backend, dtype = ENGINES[engine]
+        folder = args.onnx_folder if backend == "onnx" else run
+        return TextClassifier.from_pretrained(folder, backend, dtype=dtype, device="cpu").probabilities
+    torch.set_num_threads(cores_per_process())
+    if engine in PIPELINES:
+        config, tokenizer = AutoConfig.from_pretrained(run), load_tokenizer(run)
+        return pipeline_answers(run, PIPELINES[engine], config.max_length or tokenizer.model_max_length)
+    return padded_answers(run)
+
+
+def measure(engine: str, texts: list[str], args: argparse.Namespace) -> dict:
+    """Seconds for all texts, and the probabilities; of ours also of single texts."""
+    answer = make(engine, args)
+    answer(texts[:8])  # what the first call prepares
+    start = time.perf_counter()
+    together = answer(texts)
+    seconds = time.perf_counter() - start
+    few = texts[: args.alone_samples] if engine in ENGINES else []
+    alone = [answer([text])[0].tolist() for text in few]
+    return {"seconds": seconds, "together": together.tolist(), "alone": alone}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name_or_path", required=True, help="folder of a run with one label a text")
@@ -67,84 +103,47 @@ def main() -> None:
     parser.add_argument("--max_samples", type=int, help="texts drawn from the split; none: all")
     parser.add_argument("--alone_samples", type=int, default=100, help="texts that are also answered alone")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--engine", choices=[*ENGINES, *BASELINES], help="only this one, in this process")
     parser.add_argument("--output", help="a JSON file to write")
     args = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    run, place = args.model_name_or_path, tempfile.TemporaryDirectory()
-    folder = args.onnx_folder or f"{place.name}/onnx"
-    if args.onnx_folder is None:
-        export_onnx(run, folder, int8=True)
     split = load_splits(args.dataset_name)[args.split].shuffle(seed=0)
     split = split.select(range(min(args.max_samples or len(split), len(split))))
     texts, labels = texts_of(split), label_array(split)
+    if args.engine:
+        tell(**measure(args.engine, texts, args))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        words = []
+        if args.onnx_folder is None:
+            export_onnx(args.model_name_or_path, folder, int8=True)
+            words = ["--onnx_folder", folder]
+        answers = ask_in_turn(__file__, [*ENGINES, *BASELINES], args.rounds, option="--engine", words=words)
 
-    answers = {}
-    for name, (backend, dtype) in ENGINES.items():
-        classifier = TextClassifier.from_pretrained(
-            folder if backend == "onnx" else run, backend, dtype=dtype, device="cpu"
-        )
-        answers[name] = classifier.probabilities
-    max_length = classifier.model.config.max_length or classifier.tokenizer.model_max_length
-    for name, batch_size in BASELINES.items():
-        answers[name] = pipeline_answers(run, batch_size, max_length)
-    answers[f"one a forward, padded to {PADDED}"] = padded_answers(run)
-
-    seconds, found = {name: [] for name in answers}, {}
-    for answer in answers.values():
-        answer(texts[:8])  # what the first call prepares
-    for number in range(args.rounds):
-        for name in list(answers)[:: 1 if number % 2 else -1]:
-            start = time.perf_counter()
-            found[name] = answers[name](texts)
-            seconds[name].append(time.perf_counter() - start)
-
-    rows, speed = [], {name: len(texts) / float(np.median(times)) for name, times in seconds.items()}
-    exact = found["torch fp32"]
-    few = range(min(args.alone_samples, len(texts)))
-    for name in answers:
-        row = {"engine": name, "texts_per_second": speed[name]}
-        row |= {f"times {other}": speed[name] / speed[other] for other in list(answers)[len(ENGINES) :]}
-        row["accuracy"] = float((found[name].argmax(-1) == labels).mean())
-        row["agreement"] = float((found[name].argmax(-1) == exact.argmax(-1)).mean())
+    found = {name: np.array(turns[0]["together"]) for name, turns in answers.items()}
+    speed = {name: len(texts) / float(np.median([one["seconds"] for one in turns])) for name, turns in answers.items()}
+    exact, table = found["torch fp32"], []
+    for name, turns in answers.items():
+        ratios = [speed[name] / speed[other] for other in BASELINES]
+        shares = [f"{(found[name].argmax(-1) == other).mean():.4f}" for other in (labels, exact.argmax(-1))]
+        shifts = ["", ""]
         if name in ENGINES:
-            moved = np.array([np.abs(answers[name]([texts[i]])[0] - found[name][i]).max() for i in few])
-            row |= {
-                "largest_difference": float(np.abs(found[name] - exact).max()),
-                "moves_at_most": float(moved.max()),
-                "moves_mean": float(moved.mean()),
-            }
-        row["seconds"] = seconds[name]
-        rows.append(row)
-
-    headings = (
+            alone = np.array(turns[0]["alone"])
+            shifts = [float(np.abs(found[name] - exact).max()), float(np.abs(alone - found[name][: len(alone)]).max())]
+        table.append([name, speed[name], *ratios, *shares, *shifts, max(one["peak"] for one in turns)])
+    headings = [
+        "engine",
         "texts/s",
-        *(f"/ {name}" for name in list(answers)[len(ENGINES) :]),
+        *(f"/ {name}" for name in BASELINES),
         "accuracy",
         "agrees",
         "off",
         "moves",
-    )
-    print(f"{len(texts)} texts, {args.rounds} rounds, {torch.get_num_threads()} threads")
-    print("| engine |" + "".join(f" {heading} |" for heading in headings))
-    print("|---|" + "---|" * len(headings))
-    for row in rows:
-        ratios = " | ".join(f"{value:.2f}" for name, value in row.items() if name.startswith("times "))
-        shifts = [f"{row[name]:.1e}" if name in row else "" for name in ("largest_difference", "moves_at_most")]
-        print(
-            f"| {row['engine']} | {row['texts_per_second']:.0f} | {ratios} | {row['accuracy']:.4f} | "
-            f"{row['agreement']:.4f} | {shifts[0]} | {shifts[1]} |"
-        )
-    if args.output:
-        facts = {
-            "texts": len(texts),
-            "threads": torch.get_num_threads(),
-            "processor": platform.processor() or platform.machine(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "rows": rows,
-        }
-        with open(args.output, "w") as file:
-            json.dump(facts, file, indent=2)
+        "peak GiB",
+    ]
+    seconds = {name: [one["seconds"] for one in turns] for name, turns in answers.items()}
+    title = f"{len(texts)} texts, {args.rounds} rounds, {cores_per_process()} threads"
+    show(title, headings, table, args.output, seconds=seconds)
 
 
 if __name__ == "__main__":

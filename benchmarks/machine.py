@@ -7,7 +7,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -46,14 +46,34 @@ def interleaved(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str,
 
 
 def tell(**facts) -> None:
-    """What a benchmark says from a process of its own: to `ask`, with the peak memory in GiB."""
+    """What a benchmark says from a process of its own: to `ask_in_turn`, with the peak memory in GiB."""
     print("found:", json.dumps(facts | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
 
 
-def ask(*words: str, env: dict | None = None) -> dict:
-    """What `python *words` tells: in a process of its own, whose memory and settings are no other's."""
-    output = subprocess.run([sys.executable, *words], check=True, stdout=subprocess.PIPE, text=True, env=env).stdout
-    return json.loads(next(line for line in output.splitlines() if line.startswith("found:"))[len("found:") :])
+def ask_in_turn(
+    script: str,
+    names: Iterable[str],
+    rounds: int,
+    *,
+    option: str,
+    words: Sequence[str] = (),
+    launch: Callable[[str], list[str]] = lambda name: [],
+) -> dict[str, list[dict]]:
+    """What the script tells of each name in each round, in every other round backwards.
+
+    Each answer comes from a process of its own, whose memory and settings are no other's: this command line again,
+    with `words`, `option` and the name. `launch` gives what stands before the script, such as a launcher.
+    """
+    found: dict[str, list[dict]] = {name: [] for name in names}
+    for number in range(rounds):
+        for name in list(found)[:: -1 if number % 2 else 1]:
+            command = [sys.executable, *launch(name), script, *sys.argv[1:], *words, option, name]
+            lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+            answer = next(line for line in lines if line.startswith("found:"))
+            found[name].append(json.loads(answer.removeprefix("found:")))
+            numbers = {key: value for key, value in found[name][-1].items() if not isinstance(value, list)}
+            print(f"round {number + 1}, {name}: {numbers}", flush=True)
+    return found
 
 
 def show(title: str, headings: list[str], rows: list[list], output: str | None = None, **facts) -> None:

@@ -9,10 +9,11 @@ import argparse
 import os
 import tempfile
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import ClassLabel, Dataset
-from machine import ask, show, tell
+from machine import ask_in_turn, show, tell
 from train_throughput import recipe
 from transformers import set_seed
 
@@ -38,9 +39,9 @@ def measure(args: argparse.Namespace, rows: int, tokens: int | None, processes: 
         train = Dataset.from_dict({"text": ["good " * (tokens - 2)] * rows, "label": [0, 1] * (rows // 2)})
         train = train.add_column("example_id", list(range(rows))).cast_column("label", ClassLabel(names=["a", "b"]))
     args.device, args.cpu_threads = "cpu", cores_per_process()
-    args.folder = args.case_folder
     words = [] if tokens is None else ["--max_length", str(tokens)]
-    _, seconds = recipe(train, args, BATCH // processes, 1, *words)
+    with tempfile.TemporaryDirectory() as args.folder:
+        _, seconds = recipe(train, args, BATCH // processes, 1, *words)
     return {"seconds": seconds, "examples": rows - BATCH}
 
 
@@ -49,10 +50,10 @@ def main() -> None:
     parser.add_argument("--model_name_or_path", required=True)
     parser.add_argument("--dataset_name", required=True)
     parser.add_argument("--case", choices=list(CASES), help="only this one, in this process")
-    parser.add_argument("--case_folder", help="of the case")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", help="a JSON file to write")
     args = parser.parse_args()
+    os.environ["ACCELERATE_USE_CPU"] = "true"
     if args.case:
         found = measure(args, *CASES[args.case])
         if PartialState().is_main_process:
@@ -60,20 +61,15 @@ def main() -> None:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         return
-    found = {case: [] for case in CASES}
-    for _ in range(args.rounds):
-        for case, (_, _, processes) in CASES.items():
-            launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
-            words = ["--model_name_or_path", args.model_name_or_path, "--dataset_name", args.dataset_name]
-            with tempfile.TemporaryDirectory() as folder:
-                words += ["--case", case, "--case_folder", folder]
-                found[case].append(ask(*launch, __file__, *words, env={**os.environ, "ACCELERATE_USE_CPU": "true"}))
-            print(f"{case}: {found[case][-1]}", flush=True)
+
+    def launch(case: str) -> list[str]:
+        processes = CASES[case][-1]
+        return ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"] if processes > 1 else []
+
     table = []
-    for case, turns in found.items():
-        seconds = sorted(turn["seconds"] for turn in turns)[len(turns) // 2]
-        examples = turns[0]["examples"]
-        peak = max(turn["peak"] for turn in turns)
+    for case, turns in ask_in_turn(__file__, CASES, args.rounds, option="--case", launch=launch).items():
+        seconds = float(np.median([turn["seconds"] for turn in turns]))
+        examples, peak = turns[0]["examples"], max(turn["peak"] for turn in turns)
         table.append([case, seconds, 1000 * seconds / examples, examples / seconds, peak])
     headings = ["work", "seconds", "ms an example", "examples/s", "peak GiB a process"]
     title = f"One epoch at batch {BATCH}, median of {args.rounds} rounds, {cores_per_process()} cores"

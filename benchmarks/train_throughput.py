@@ -16,7 +16,6 @@ Run:  python benchmarks/train_throughput.py --model_name_or_path $MODEL --datase
 
 import argparse
 import runpy
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from machine import ask, matmul_rate, show, tell, wait_for
+from machine import ask_in_turn, matmul_rate, show, tell, wait_for
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForSequenceClassification,
@@ -52,13 +51,14 @@ from bertcls import (
 RECIPE = runpy.run_path(str(Path(__file__).parent.parent / "recipes" / "sst2_finetune.py"), run_name="recipe")
 PADDED = 128  # tokens of every text where padding is fixed
 RATE = 5e-5
-ARMS = {  # own batch size, and examples of a round: few for the slow ones, whose batches are all alike
+RATES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of matrix products
+ARMS = {  # own batch size, and examples of a round: few where all batches are padded alike
     "plain loop": (128, 512),
     "stock script": (8, 320),
-    "dynamic padding": (32, 640),
-    "recipe, fp32": (32, 3200),  # Trainer sorts by length within 50 batches
-    "recipe": (32, 3200),
-    "recipe, batch 64": (64, 6400),
+    "dynamic padding": (32, 1280),
+    "recipe, fp32": (32, 6400),  # Trainer sorts by length within 50 batches
+    "recipe": (32, 6400),
+    "recipe, batch 64": (64, 12800),
 }
 
 
@@ -200,11 +200,12 @@ def measure(arm: str, args: argparse.Namespace) -> dict:
             return {"accuracy": accuracy(model, splits["validation"], args), "seconds": seconds}
         rows = train.select(range(examples))
         model, seconds = run(arm, rows, args, batch_size)
-    tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
+    tokenizer, size = AutoTokenizer.from_pretrained(args.model_name_or_path), 2048 if args.device == "cpu" else 8192
     return {
         "seconds": seconds,
         "examples": examples - batch_size,
         "tokens": float(np.mean([len(ids) for ids in tokenizer(rows["text"][:])["input_ids"]])),
+        **{name: matmul_rate(dtype, size, args.device) for name, dtype in RATES.items()},
         "weights": sum(p.numel() for name, p in model.named_parameters() if "embeddings" not in name),
     }
 
@@ -215,7 +216,7 @@ def main() -> None:
     parser.add_argument("--dataset_name", required=True)
     parser.add_argument("--batch_size", type=int, help="of all; none: each its own")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), help="none: all")
     parser.add_argument("--arm", choices=list(ARMS), help="only this one, in this process")
     parser.add_argument("--accuracy", action="store_true", help="train each on --train_rows rows and score it")
     parser.add_argument("--train_rows", type=int, default=2000)
@@ -226,35 +227,29 @@ def main() -> None:
     args = parser.parse_args()
     args.device = str(torch.accelerator.current_accelerator() or "cpu")
     torch.set_num_threads(args.cpu_threads)
+    args.arms = args.arms or [arm for arm in ARMS if not args.batch_size or "batch" not in arm]
     if args.arm:
         tell(**measure(args.arm, args))
         return
 
-    found: dict[str, list[dict]] = {arm: [] for arm in args.arms}
-    rates: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
-    for number in range(1 if args.accuracy else args.rounds):
-        for arm in args.arms[:: -1 if number % 2 else 1]:
-            found[arm].append(ask(__file__, *sys.argv[1:], "--arm", arm))
-            print(f"round {number + 1}, {arm}: {found[arm][-1]}", flush=True)
-            for dtype in rates:
-                rates[dtype].append(matmul_rate(dtype, 2048 if args.device == "cpu" else 8192, args.device))
+    found = ask_in_turn(__file__, args.arms, 1 if args.accuracy else args.rounds, option="--arm")
     if args.accuracy:
         title = f"Accuracy after {args.epochs} epochs of {args.train_rows} rows at batch 32, seed {args.seed}"
         table = [[arm, one["accuracy"], one["seconds"]] for arm, (one,) in found.items()]
         show(title, ["arm", "accuracy", "seconds"], table, args.output)
         return
-    rate = {dtype: float(np.median(several)) for dtype, several in rates.items()}
+    rate = {name: float(np.median([one[name] for turns in found.values() for one in turns])) for name in RATES}
     seconds = {arm: [one["seconds"] for one in turns] for arm, turns in found.items()}
     speed = {arm: turns[0]["examples"] / float(np.median(seconds[arm])) for arm, turns in found.items()}
     table = []
     for arm, turns in found.items():
-        share = 6 * turns[0]["weights"] * turns[0]["tokens"] * speed[arm] / 1e9 / rate[torch.bfloat16]
+        share = 6 * turns[0]["weights"] * turns[0]["tokens"] * speed[arm] / 1e9 / rate["bf16"]
         ratios = [speed[arm] / speed[other] if other in speed else "" for other in list(ARMS)[:3]]
         peak = max(one["peak"] for one in turns)
         table.append([arm, args.batch_size or ARMS[arm][0], speed[arm], *ratios, f"{100 * share:.0f} %", peak])
     title = (
         f"{args.rounds} rounds, {args.cpu_threads} threads on {args.device}; matrix products: "
-        f"{rate[torch.float32]:.0f} GFLOP/s in fp32, {rate[torch.bfloat16]:.0f} in bf16"
+        f"{rate['fp32']:.0f} GFLOP/s in fp32, {rate['bf16']:.0f} in bf16"
     )
     headings = ["arm", "batch", "examples/s", *(f"/ {arm}" for arm in list(ARMS)[:3]), "share", "peak GiB"]
     show(title, headings, table, args.output, seconds=seconds)
