@@ -6,7 +6,6 @@ Run:  python benchmarks/audit_growth.py                              (10,000 to 
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import time
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from bertcls import audit_splits, load_splits
+from bertcls import audit_splits, load_splits, peak_memory
 
 SIZES = (10_000, 100_000, 1_000_000)
 WORDS_A_TEXT = 12
@@ -37,18 +36,18 @@ def made_up(rows: int) -> DatasetDict:
 
 
 def measure(splits: DatasetDict) -> dict:
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    base = peak_memory()
     start = time.perf_counter()
     findings = audit_splits(splits)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_memory()
     rows = sum(findings["rows"].values())
     return {
         "rows": rows,
         "seconds": round(seconds, 2),
         "microseconds_a_row": round(seconds / rows * 1e6, 1),
-        "peak_gib": round(peak / 2**20, 2),
-        "peak_of_the_audit_gib": round((peak - base) / 2**20, 2),
+        "peak_gib": round(peak / 2**30, 2),
+        "peak_of_the_audit_gib": round((peak - base) / 2**30, 2),
         "leaking_rows": sum(
             leak[kind] for leak in findings["leaks"].values() for kind in ("exact", "normalised", "contained")
         ),

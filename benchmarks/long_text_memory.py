@@ -6,12 +6,11 @@ Run:  python benchmarks/long_text_memory.py --model_name_or_path $MODEL
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 
-from bertcls import BertClsForSequenceClassification, TextClassifier, load_tokenizer
+from bertcls import BertClsForSequenceClassification, TextClassifier, load_tokenizer, peak_memory, use_cores
 
 CASES = ("short", "long", "split", "split with windows")
 CHARACTERS = 1_000_000
@@ -20,6 +19,7 @@ MAX_LENGTH = 256
 
 
 def measure(name_or_path: str, case: str) -> dict:
+    use_cores()
     model = BertClsForSequenceClassification.from_encoder(
         name_or_path, num_labels=2, pooling="mean", max_length=MAX_LENGTH, overlap=51
     )
@@ -28,19 +28,19 @@ def measure(name_or_path: str, case: str) -> dict:
     long = short * (CHARACTERS // len(short))
     texts = {"short": [short], "long": [long]}.get(case, [short] * SPLIT_ROWS + [long])
     classifier.predict(short)  # what the libraries take
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     start = time.perf_counter()
     if case == "split with windows":
         classifier.probabilities_with_windows(texts)
     else:
         classifier.probabilities(texts)
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = peak_memory()
     return {
         "case": case,
         "texts": len(texts),
-        "peak_gib": round(peak / 2**20, 2),
-        "added_gib": round((peak - before) / 2**20, 2),
+        "peak_gib": round(peak / 2**30, 2),
+        "added_gib": round((peak - before) / 2**30, 2),
         "seconds": round(seconds, 1),
     }
 

@@ -3,7 +3,6 @@ printed and written."""
 
 import json
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import torch
 import transformers
+
+from bertcls import peak_memory
 
 
 def matmul_rate(dtype: torch.dtype = torch.float32, size: int = 2048, device: str = "cpu") -> float:
@@ -47,7 +48,7 @@ def interleaved(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str,
 
 def tell(**facts) -> None:
     """What a benchmark says from a process of its own: to `ask_in_turn`, with the peak memory in GiB."""
-    print("found:", json.dumps(facts | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}))
+    print("found:", json.dumps(facts | {"peak": peak_memory() / 2**30}))
 
 
 def ask_in_turn(

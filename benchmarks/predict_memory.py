@@ -24,6 +24,13 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 TINY = RECIPES / "sample" / "tiny-bert"
 WORDS_A_TEXT = 12
 ROWS_AT_A_TIME = 10_000
+RECIPE = """
+import runpy, sys
+from bertcls import peak_memory
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+print(peak_memory())
+"""
 
 
 def save_model(folder: Path) -> None:
@@ -60,17 +67,21 @@ def write_rows(path: Path, rows: int) -> None:
 def measure(folder: Path, form: str, rows: int) -> dict:
     source, output = folder / f"{rows}{form}", folder / f"{rows}.labels.parquet"
     write_rows(source, rows)
-    command = [sys.executable, str(RECIPES / "predict.py"), "--model_name_or_path", str(folder / "model")]
+    command = [
+        sys.executable,
+        "-c",
+        RECIPE,
+        str(RECIPES / "predict.py"),
+        "--model_name_or_path",
+        str(folder / "model"),
+    ]
     command += ["--dataset_name", str(source), "--output_file", str(output)]
     start = time.perf_counter()
     environment = {**os.environ, "TQDM_DISABLE": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
-    _, status, usage = os.wait4(process.pid, 0)
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
     seconds = time.perf_counter() - start
-    if status:
-        raise ChildProcessError(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
     written = pq.read_metadata(output).num_rows
-    return {"rows": written, "peak_gib": round(usage.ru_maxrss / 2**20, 3), "seconds": round(seconds, 1)}
+    return {"rows": written, "peak_gib": round(int(said.split()[-1]) / 2**30, 3), "seconds": round(seconds, 1)}
 
 
 def main() -> None:

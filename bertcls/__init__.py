@@ -143,6 +143,7 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "Batcher": "batching",
     "cores_per_process": "process",
     "one_line_errors": "process",
+    "peak_memory": "process",
     "use_cores": "process",
     "clean": "text",
     "words_of": "text",

@@ -4,6 +4,7 @@ whole files."""
 import contextlib
 import ctypes
 import os
+import re
 import socket
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,18 @@ def use_cores(threads: int | None = None) -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 2**30)
         mallopt(_M_TRIM_THRESHOLD, -1)  # never
+
+
+def peak_memory() -> int:
+    """Bytes that this process had in memory at its peak."""
+    if sys.platform == "linux":  # where getrusage starts at the peak of the process that started this one
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status)[1])
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @contextlib.contextmanager

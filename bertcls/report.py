@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase, Trainer
@@ -42,7 +41,7 @@ from bertcls.metrics import (
 )
 from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION
 from bertcls.page import write_page
-from bertcls.process import whole_file
+from bertcls.process import peak_memory, whole_file
 from bertcls.stock import STOCK, export_stock
 
 REPORT = "report"  # folder of a run; all test scores can be recomputed from the predictions in it
@@ -355,7 +354,7 @@ def write_record(trainer: Trainer | None, *, run_dir: str, started: float, seed:
         "wall_seconds": round(time.time() - started, 1),
         **({} if trainer is None else _training_record(trainer)),
         "peak_memory_gib": {
-            "process": round(_peak_memory() / 2**30, 2),
+            "process": round(peak_memory() / 2**30, 2),
             "accelerator": None
             if trainer is None or trainer.args.device.type == "cpu"
             else round(torch.accelerator.max_memory_allocated() / 2**30, 2),
@@ -386,15 +385,6 @@ def _training_record(trainer: Trainer) -> dict:
         **rates,
         "padding_share": round(float(np.mean(padding)), 4) if padding else None,
     }
-
-
-def _peak_memory() -> int:
-    """Bytes that this process had in memory at its peak."""
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource  # not on Windows
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _without_tokens(words: list[str]) -> list[str]:

@@ -1,7 +1,3 @@
-import ctypes
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -115,35 +111,3 @@ def test_a_model_is_fast_while_it_trains_and_as_it_was_afterwards(
     assert kinds.seen == ({CpuDropout}, attention)
     assert {type(module) for module in model.modules() if isinstance(module, nn.Dropout)} == {nn.Dropout}
     assert model.config.encoder._attn_implementation == "sdpa"
-
-
-PAGES = """
-import resource, sys
-import torch
-from bertcls import use_cores
-
-if sys.argv[1] == "ours":
-    use_cores(1)
-
-
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-
-for turn in range(20):
-    if turn == 10:
-        before = faults()
-    torch.ones(12_000_000)  # 48 MB, above every threshold of glibc's own
-print(faults() - before, torch.get_num_threads())
-"""
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="another C library than glibc")
-def test_freed_memory_is_taken_again():
-    counted = {
-        whose: subprocess.run([sys.executable, "-c", PAGES, whose], capture_output=True, text=True, check=True).stdout
-        for whose in ("ours", "theirs")
-    }
-    ours, threads = map(int, counted["ours"].split())
-    assert threads == 1
-    assert ours < 1000 < int(counted["theirs"].split()[0])  # pages that the system had to clear
