@@ -1,11 +1,12 @@
 """Texts per second, accuracy and steadiness of every engine, beside `transformers.pipeline` and one text a forward.
 
 All answer the same texts with the same model, each in a process of its own and in interleaved rounds, so that noise of
-the machine meets all; medians are printed. Ours have the process that `recipes/predict.py` has. The baselines cut a text at one window, and do not clean it. `moves` is how far a text's
-probability moves at most when it is answered alone, padded to its own length, in place of among all texts.
+the machine meets all; medians are printed. Ours have the process that `recipes/predict.py` has. The baselines cut a
+text at one window, and do not clean it. `off` is how far a probability is at most from that of torch in fp32, `moves`
+how far it moves at most when a text is answered alone, padded to its own length, in place of among all texts.
 Run:  python benchmarks/inference_engines.py --model_name_or_path runs/sst2 --dataset_name $DATA/sst2
-      python benchmarks/inference_engines.py --model_name_or_path runs/sst2 --dataset_name $DATA/imdb --split test --max_samples 200
-"""  # noqa: E501
+      and of long texts: --dataset_name $DATA/imdb --split test --max_samples 200
+"""
 
 import argparse
 import tempfile

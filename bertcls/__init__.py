@@ -74,6 +74,8 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "stream_table": "files",
     "format_p": "formats",
     "gather_findings": "findings",
+    "calibrate": "finish",
+    "finish_run": "finish",
     "push_folder": "hub",
     "verify_saved": "hub",
     "Encoded": "inference",

@@ -220,7 +220,7 @@ class RecipeArguments(TextArguments):
 
     @property
     def report(self) -> dict:
-        """The arguments of `bertcls.write_report` that the command line gives."""
+        """The arguments of `bertcls.finish_run` that the command line gives."""
         files = [name for name in (self.train_file, self.validation_file, self.test_file) if name]
         dataset = None if self.train_file else self.dataset_name
         return {
@@ -233,6 +233,7 @@ class RecipeArguments(TextArguments):
             "figures": self.figures,
             "language": self.language,
             "license": self.license,
+            "hub": self.hub,
         }
 
     def check(self) -> None:

@@ -25,29 +25,24 @@ from bertcls import (
     audit_run,
     augment,
     balanced_class_weights,
+    calibrate,
     check_task,
     check_window,
     clear_output,
-    describe_report,
     describe_windows,
     draw_rows,
     explode_windows,
-    fit_temperature,
+    finish_run,
     freeze,
-    label_array,
     layerwise_optimizer,
     load_splits,
     load_tokenizer,
     make_compute_metrics,
     one_line_errors,
     parse_runs,
-    push_folder,
     scores_before,
-    texts_of,
     tokenize_splits,
     training_callbacks,
-    verify_saved,
-    write_report,
 )
 
 # ------------------------------------------------------------------------------------------------ what to edit
@@ -82,6 +77,7 @@ SAMPLE_DEFAULTS = dict(
     logging_steps=1 / 24,
 )
 SPLIT_SEED = 42  # the same validation rows for every training seed
+WITHOUT = ("text_pair_column", "pair_truncation", "label_delimiter", "problem_type")  # see csv_finetune.py
 # -------------------------------------------------------------------------------------------------------------
 
 
@@ -150,41 +146,12 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
     # 6. Calibrate, save, load afresh, and score the reported split once, from raw text, in fp32
     trained = TextClassifier.from_trainer(trainer)
-    logits = trained.logits(texts_of(splits["validation"]))
-    trained.model.config.temperature = fit_temperature(logits, label_array(splits["validation"]))
-    if trainer.is_world_process_zero():
-        trained.save_pretrained(args.run_dir)
-        texts, pushed = texts_of(splits["test"])[:64], args.hub is not None
-        classifier = verify_saved(args.run_dir, trained, texts, new_process=pushed)
-        facts = write_report(
-            trainer,
-            classifier,
-            splits,
-            results=results,
-            reported_split=reported_split,
-            progress=not training_args.disable_tqdm,
-            **args.report,
-        )
-        results = facts["scores"]
-        say(describe_report(facts, run_dir=args.run_dir))
-        if pushed:
-            say(push_folder(args.run_dir, **args.hub))
-    return results
+    calibrate(trained, splits["validation"])
+    return finish_run(trainer, trained, splits, results=results, reported_split=reported_split, **args.report)
 
 
 if __name__ == "__main__":
-    without = (
-        "text_pair_column",
-        "pair_truncation",
-        "label_delimiter",
-        "problem_type",
-    )  # for those there is csv_finetune.py
     with one_line_errors():
-        options = {
-            "defaults": DEFAULTS,
-            "sample_defaults": SAMPLE_DEFAULTS,
-            "description": __doc__,
-            "without": without,
-        }
+        options = dict(defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, without=WITHOUT, description=__doc__)
         for arguments in parse_runs(RecipeArguments, **options):  # one run, or one for each of --seeds
             main(*arguments)

@@ -25,13 +25,13 @@ from bertcls import (
     augment,
     balanced_class_weights,
     best_metric,
+    calibrate,
     check_window,
     clear_output,
-    describe_report,
     describe_windows,
     draw_rows,
     explode_windows,
-    fit_temperature,
+    finish_run,
     freeze,
     label_array,
     label_names_of,
@@ -42,14 +42,9 @@ from bertcls import (
     one_line_errors,
     parse_runs,
     problem_type_of,
-    push_folder,
     scores_before,
-    texts_of,
     tokenize_splits,
     training_callbacks,
-    tune_thresholds,
-    verify_saved,
-    write_report,
 )
 
 DEFAULTS = dict(
@@ -165,33 +160,12 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
     # 6. Calibrate, save, load afresh, and score the reported split once, from raw text, in fp32
     trained = TextClassifier.from_trainer(trainer)
-    if kind != "regression":
-        logits, labels = trained.logits(texts_of(splits["validation"])), label_array(splits["validation"])
-        trained.model.config.temperature = fit_temperature(logits, labels)
-        if multi_label:  # at the probabilities that the temperature gives
-            trained.model.config.thresholds = tune_thresholds(trained.to_probabilities(logits), labels)
-    if trainer.is_world_process_zero():
-        trained.save_pretrained(args.run_dir)
-        texts, pushed = texts_of(splits["test"])[:64], args.hub is not None
-        classifier = verify_saved(args.run_dir, trained, texts, new_process=pushed)
-        facts = write_report(
-            trainer,
-            classifier,
-            splits,
-            results=results,
-            reported_split=reported_split,
-            progress=not training_args.disable_tqdm,
-            **args.report,
-        )
-        results = facts["scores"]
-        say(describe_report(facts, run_dir=args.run_dir))
-        if pushed:
-            say(push_folder(args.run_dir, **args.hub))
-    return results
+    calibrate(trained, splits["validation"])
+    return finish_run(trainer, trained, splits, results=results, reported_split=reported_split, **args.report)
 
 
 if __name__ == "__main__":
     with one_line_errors():
-        options = {"defaults": DEFAULTS, "sample_defaults": SAMPLE_DEFAULTS, "description": __doc__}
+        options = dict(defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, description=__doc__)
         for arguments in parse_runs(RecipeArguments, **options):  # one run, or one for each of --seeds
             main(*arguments)

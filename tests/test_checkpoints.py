@@ -88,7 +88,7 @@ def test_a_run_that_was_stopped_ends_as_the_undisturbed_one(sst2_recipe, tmp_pat
         elif moment == "by SIGTERM within an epoch":
             with_callback(patch, sst2_recipe, At(step=6))
         else:
-            patch.setattr(sst2_recipe, "verify_saved", interrupt)
+            patch.setattr("bertcls.finish.verify_saved", interrupt)
         with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
             run(sst2_recipe, tmp_path / "run")
     said = capsys.readouterr()

@@ -270,7 +270,9 @@ def test_every_schedule_of_trainer_can_be_named(schedule, tmp_path):
 
 def test_push_to_hub_pushes_the_verified_folder_once(sst2_recipe, tmp_path, monkeypatch):
     pushed = []
-    monkeypatch.setattr(sst2_recipe, "push_folder", lambda *args, **kwargs: pushed.append((args, kwargs)) or "address")
+    monkeypatch.setattr(
+        "bertcls.finish.push_folder", lambda *args, **kwargs: pushed.append((args, kwargs)) or "address"
+    )
     words = ["--push_to_hub", "--hub_model_id", "someone/model", "--hub_token", "hf_dummytoken"]
     run(sst2_recipe, tmp_path / "run", *QUICK, *words)
     settings = {"repo_id": "someone/model", "token": "hf_dummytoken", "private": True, "revision": None}
