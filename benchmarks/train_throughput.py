@@ -5,9 +5,10 @@
 - dynamic padding: Trainer with DataCollatorWithPadding, fp32, batch 32
 - recipe: what recipes/sst2_finetune.py does between two evaluations
 
-Each trains in a process of its own, and the first step is not counted. "Share" is 6 FLOP per parameter outside the
-embeddings and real token, by the rate of bf16 matrix products measured in the same run. With `--accuracy` each trains
-in full instead, at batch 32.
+Each trains one epoch of rows of the same shuffle in a process of its own, after a forward and backward pass that is
+not counted (the recipe makes one on its longest batch). "Share" is 6 FLOP per parameter outside the embeddings and
+real token, by the rate of bf16 matrix products measured in the same run. With `--accuracy` each trains in full
+instead, at batch 32.
 
 Run:  python benchmarks/train_throughput.py --model_name_or_path $MODEL --dataset_name $DATA/sst2
       python benchmarks/train_throughput.py --model_name_or_path $MODEL --dataset_name $DATA/sst2 --batch_size 32
@@ -53,8 +54,8 @@ PADDED = 128  # tokens of every text where padding is fixed
 RATE = 5e-5
 RATES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of matrix products
 ARMS = {  # own batch size, and examples of a round: few where all batches are padded alike
-    "plain loop": (128, 512),
-    "stock script": (8, 320),
+    "plain loop": (128, 1024),
+    "stock script": (8, 400),
     "dynamic padding": (32, 1280),
     "recipe, fp32": (32, 6400),  # Trainer sorts by length within 50 batches
     "recipe": (32, 6400),
@@ -63,15 +64,25 @@ ARMS = {  # own batch size, and examples of a round: few where all batches are p
 
 
 class StepTimer(TrainerCallback):
-    """Seconds from the end of the first step to the end of the last."""
+    """Seconds from the start of the first step to the end of the last."""
 
     def __init__(self, device: str):
-        self.device, self.first, self.last = device, None, None
+        self.device, self.start, self.seconds = device, None, None
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.start = self.start or time.perf_counter()
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.first is None or state.global_step == state.max_steps:
+        if state.global_step == state.max_steps:
             wait_for(self.device)
-            self.first, self.last = self.first or time.perf_counter(), time.perf_counter()
+            self.seconds = time.perf_counter() - self.start
+
+
+def warm_up(model: torch.nn.Module, args: argparse.Namespace, batch_size: int) -> None:
+    ids = torch.ones(batch_size, PADDED, dtype=torch.int64, device=args.device)
+    model.train()(input_ids=ids, labels=ids[:, 0]).loss.backward()
+    model.zero_grad()
+    wait_for(args.device)
 
 
 class TextRows(torch.utils.data.Dataset):
@@ -89,13 +100,14 @@ class TextRows(torch.utils.data.Dataset):
 
 
 def plain_loop(rows: Dataset, args: argparse.Namespace, batch_size: int, epochs: int) -> tuple:
-    """The model, and seconds of all steps but the first."""
+    """The model, and the seconds that it trained."""
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
     model = AutoModelForSequenceClassification.from_pretrained(args.model_name_or_path, num_labels=2).float()
     model.to(args.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     loader = DataLoader(TextRows(rows, tokenizer), batch_size, shuffle=True)
-    start = None
+    warm_up(model, args, batch_size)
+    start = time.perf_counter()
     for _ in range(epochs):
         for batch in loader:
             loss = model(**{name: tensor.to(args.device) for name, tensor in batch.items()}).loss
@@ -103,18 +115,17 @@ def plain_loop(rows: Dataset, args: argparse.Namespace, batch_size: int, epochs:
             optimizer.step()
             optimizer.zero_grad()
             loss.item()
-            start = start or time.perf_counter()
     return model, time.perf_counter() - start
 
 
 def stock_trainer(rows: Dataset, args: argparse.Namespace, batch_size: int, epochs: int, fixed: bool) -> tuple:
-    """The model, and seconds of all steps but the first."""
+    """The model, and the seconds that it trained."""
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
     model = AutoModelForSequenceClassification.from_pretrained(args.model_name_or_path, num_labels=2).float()
     options = {"padding": "max_length" if fixed else False, "truncation": True, "max_length": PADDED}
     encoded = rows.map(lambda batch: tokenizer(batch["text"], **options), batched=True, remove_columns="text")
     timer = StepTimer(args.device)
-    Trainer(
+    trainer = Trainer(
         model,
         TrainingArguments(
             args.folder,
@@ -129,12 +140,14 @@ def stock_trainer(rows: Dataset, args: argparse.Namespace, batch_size: int, epoc
         train_dataset=encoded,
         data_collator=default_data_collator if fixed else DataCollatorWithPadding(tokenizer),
         callbacks=[timer],
-    ).train()
-    return model, timer.last - timer.first
+    )
+    warm_up(model, args, batch_size)
+    trainer.train()
+    return model, timer.seconds
 
 
 def recipe(rows: Dataset, args: argparse.Namespace, batch_size: int, epochs: int, *words: str) -> tuple:
-    """The model, and seconds of all steps but the first."""
+    """The model, and the seconds that it trained."""
     words = [
         *f"--eval_strategy no --save_strategy no --disable_tqdm true --pooling mean --learning_rate {RATE}".split(),
         *f"--num_train_epochs {epochs} --per_device_train_batch_size {batch_size}".split(),
@@ -164,7 +177,7 @@ def recipe(rows: Dataset, args: argparse.Namespace, batch_size: int, epochs: int
         callbacks=[*training_callbacks(training_args, collator=collator, **options.training), timer],
         optimizer_cls_and_kwargs=layerwise_optimizer(training_args, options.layer_decay, options.head_learning_rate),
     ).train()
-    return model, timer.last - timer.first
+    return model, timer.seconds
 
 
 def run(arm: str, rows: Dataset, args: argparse.Namespace, batch_size: int, epochs: int = 1) -> tuple:
@@ -203,7 +216,7 @@ def measure(arm: str, args: argparse.Namespace) -> dict:
     tokenizer, size = AutoTokenizer.from_pretrained(args.model_name_or_path), 2048 if args.device == "cpu" else 8192
     return {
         "seconds": seconds,
-        "examples": examples - batch_size,
+        "examples": examples,
         "tokens": float(np.mean([len(ids) for ids in tokenizer(rows["text"][:])["input_ids"]])),
         **{name: matmul_rate(dtype, size, args.device) for name, dtype in RATES.items()},
         "weights": sum(p.numel() for name, p in model.named_parameters() if "embeddings" not in name),
@@ -227,7 +240,8 @@ def main() -> None:
     args = parser.parse_args()
     args.device = str(torch.accelerator.current_accelerator() or "cpu")
     torch.set_num_threads(args.cpu_threads)
-    args.arms = args.arms or [arm for arm in ARMS if not args.batch_size or "batch" not in arm]
+    alike = args.batch_size or args.accuracy
+    args.arms = args.arms or [arm for arm in ARMS if not alike or "batch" not in arm]
     if args.arm:
         tell(**measure(args.arm, args))
         return

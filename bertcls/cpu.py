@@ -16,7 +16,11 @@ def drop(values: torch.Tensor, p: float) -> torch.Tensor:
 
     Args:
         values: of any shape.
-        p: share that becomes 0, rounded to 1/65536; what is kept is scaled by the rounded share.
+        p: share that becomes 0, rounded to 1/65536; what is kept is scaled by the rounded share. What would be rounded
+            to 0 or to 1 is left to torch.
+
+    Returns:
+        of the shape and dtype of `values`.
     """
     dropped = round(p * 2**16)
     if dropped in (0, 2**16):
@@ -46,6 +50,7 @@ def attention_with_dropout(
     """Attention as transformers calls it: plain products where weights are dropped, SDPA where none are.
 
     torch has no fused attention with dropout on a CPU, and what SDPA does in its place is slower than plain products.
+    SDPA also computes what has a `position_bias`, or other keys than queries.
 
     Args:
         module: of the encoder.
@@ -53,7 +58,7 @@ def attention_with_dropout(
         attention_mask: added to the scores, 0 where a token is read; `[windows, 1, seq_len, seq_len]` or `None`.
         scaling: of the scores; `None`: `head_size ** -0.5`.
         dropout: share of the attention weights.
-        **kwargs: where they change the scores (`position_bias`), SDPA computes them.
+        **kwargs: for SDPA.
 
     Returns:
         `[windows, seq_len, heads, head_size]`, and no weights.

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import AutoModel, Trainer, TrainingArguments
 
 from bertcls import BertClsForSequenceClassification, CpuDropout, FastOnCpu, attention_with_dropout
 
@@ -87,6 +87,22 @@ def test_attention_leaves_to_sdpa_what_it_does_not_know():
 def test_bf16_weights_are_dropped_in_bf16():
     found, _ = attention_with_dropout(nn.Module(), *heads(torch.bfloat16), padding(), dropout=0.1)
     assert found.dtype == torch.bfloat16
+
+
+def test_padded_tokens_are_not_read(encoder_folder):
+    model = AutoModel.from_pretrained(encoder_folder).eval()
+    ids = torch.randint(5, 20, (2, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    found = {}
+    for name in ("sdpa", "attention_with_dropout"):
+        model.set_attn_implementation(name)
+        for layer in model.encoder.layer:  # so that the weights are dropped, of which none is
+            layer.attention.self.dropout.p = 1e-9
+            layer.attention.self.train()
+        with torch.no_grad():
+            found[name] = model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
+    torch.testing.assert_close(found["attention_with_dropout"], found["sdpa"], rtol=0, atol=1e-5)
 
 
 class Kinds(FastOnCpu):

@@ -131,3 +131,12 @@ def test_fsdp_runs_the_recipe_as_one_process_does(words, one_process, tmp_path):
     folder, _ = launch(tmp_path, "fsdp", "--num_processes", "2", *script, "--sample", *words)
     check_same_run(folder, one_process)
     assert list((folder / "checkpoints").glob("*/pytorch_model_fsdp.bin"))  # it was FSDP
+
+
+def test_deepspeed_runs_the_recipe_as_one_process_does(words, one_process, tmp_path, monkeypatch):
+    pytest.importorskip("deepspeed", reason="not among the requirements: pip install deepspeed")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    script = str(ROOT / "recipes" / "sst2_finetune.py")
+    folder, _ = launch(tmp_path, "deepspeed_zero2", "--num_processes", "2", script, "--sample", *words)
+    check_same_run(folder, one_process)
+    assert len(list((folder / "checkpoints" / "checkpoint-9").glob("*/*_optim_states.pt"))) == 2  # it was DeepSpeed

@@ -495,7 +495,7 @@ def test_a_bad_start_is_one_line(saved, tmp_path):
 def test_the_service_needs_nothing_of_training():
     code = (
         "import sys\n"
-        "from bertcls import TextClassifier, Limits, Server, cores_per_process, make_app, one_line_errors\n"
+        "from bertcls import TextClassifier, Limits, Server, make_app, one_line_errors, use_cores\n"
         "print(*(name for name in ('datasets', 'evaluate', 'matplotlib', 'pandas', 'sklearn') if name in sys.modules))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
