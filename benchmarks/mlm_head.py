@@ -9,12 +9,11 @@ Run:  python benchmarks/mlm_head.py --model_name_or_path $MODEL
 
 import argparse
 import copy
-import json
 import time
 
 import numpy as np
 import torch
-from machine import matmul_rate
+from machine import matmul_rate, show
 from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling
 
 from bertcls import masked_positions_only
@@ -57,20 +56,13 @@ def main() -> None:
         if number == 0:
             gap = abs(losses[0] - losses[1])  # of equal weights; later ones drift apart by rounding
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
-    result = {
-        "blocks": args.batch_size,
-        "max_length": args.max_length,
-        "precision": "bf16" if args.bf16 else "fp32",
-        "seconds_a_step": medians,
-        "ratio": medians["stock"] / medians["masked positions"],
-        "loss_difference": gap,
-        "matmul_gflops": matmul_rate(),
-        "threads": torch.get_num_threads(),
-    }
-    print(json.dumps(result, indent=2))
-    if args.output:
-        with open(args.output, "w") as file:
-            json.dump(result, file, indent=2)
+    precision = "bf16" if args.bf16 else "fp32"
+    title = (
+        f"{args.batch_size} blocks of {args.max_length} tokens, {precision}, {args.rounds} rounds; "
+        f"the first losses differ by {gap:.1e}; fp32 matrix products: {matmul_rate():.0f} GFLOP/s"
+    )
+    table = [[name, medians[name], medians["stock"] / medians[name]] for name in models]
+    show(title, ["head", "seconds a step", "times stock"], table, args.output, loss_difference=gap, seconds=seconds)
 
 
 if __name__ == "__main__":
