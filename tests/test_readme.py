@@ -45,9 +45,20 @@ def test_every_recipe_command_is_understood(command, tmp_path):
 
 
 def test_files_that_are_named_exist():
-    named = set(re.findall(r"\b(?:recipes|bertcls|tests)/[\w./-]+\.\w+", README))
+    named = set(re.findall(r"\b(?:recipes|bertcls|tests|benchmarks)/[\w./-]+\.\w+", README))
     assert len(named) >= 1
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_every_benchmark_is_named_and_its_options_are():
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"machine.py"}
+    assert len(scripts) >= 10 and [name for name in scripts if name not in text] == []
+    commands = re.findall(r"^python benchmarks/(\w+\.py) ([^#\n]*)", text, re.MULTILINE)
+    assert len(commands) >= 5
+    for script, words in commands:
+        source = (ROOT / "benchmarks" / script).read_text()
+        assert [word for word in words.split() if word.startswith("--") and f'"{word}"' not in source] == []
 
 
 def test_python_blocks_run(tmp_path, monkeypatch, encoder_folder):
