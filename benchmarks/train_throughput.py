@@ -78,8 +78,8 @@ class StepTimer(TrainerCallback):
             self.seconds = time.perf_counter() - self.start
 
 
-def warm_up(model: torch.nn.Module, args: argparse.Namespace, batch_size: int) -> None:
-    ids = torch.ones(batch_size, PADDED, dtype=torch.int64, device=args.device)
+def warm_up(model: torch.nn.Module, args: argparse.Namespace, batch_size: int, tokens: int = PADDED) -> None:
+    ids = torch.ones(batch_size, tokens, dtype=torch.int64, device=args.device)
     model.train()(input_ids=ids, labels=ids[:, 0]).loss.backward()
     model.zero_grad()
     wait_for(args.device)
@@ -141,7 +141,7 @@ def stock_trainer(rows: Dataset, args: argparse.Namespace, batch_size: int, epoc
         data_collator=default_data_collator if fixed else DataCollatorWithPadding(tokenizer),
         callbacks=[timer],
     )
-    warm_up(model, args, batch_size)
+    warm_up(model, args, batch_size, PADDED if fixed else 32)  # no longer than its batches: the peak is measured
     trainer.train()
     return model, timer.seconds
 
