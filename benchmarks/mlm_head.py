@@ -62,7 +62,8 @@ def main() -> None:
         f"the first losses differ by {gap:.1e}; fp32 matrix products: {matmul_rate():.0f} GFLOP/s"
     )
     table = [[name, medians[name], medians["stock"] / medians[name]] for name in models]
-    show(title, ["head", "seconds a step", "times stock"], table, args.output, loss_difference=gap, seconds=seconds)
+    headings = ["head", "seconds a step", "x times as fast as stock"]
+    show(title, headings, table, args.output, loss_difference=gap, seconds=seconds)
 
 
 if __name__ == "__main__":

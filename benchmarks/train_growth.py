@@ -37,7 +37,7 @@ def measure(args: argparse.Namespace, rows: int, tokens: int | None, processes: 
     else:
         train = Dataset.from_dict({"text": ["good " * (tokens - 2)] * rows, "label": [0, 1] * (rows // 2)})
         train = train.add_column("example_id", list(range(rows))).cast_column("label", ClassLabel(names=["a", "b"]))
-    args.device, args.cpu_threads = "cpu", cores_per_process()
+    args.device, args.cpu_threads, args.seed = "cpu", cores_per_process(), 1
     words = [] if tokens is None else ["--max_length", str(tokens)]
     with tempfile.TemporaryDirectory() as args.folder:
         _, seconds = recipe(train, args, BATCH // processes, 1, *words)

@@ -33,8 +33,8 @@ def use_cores(threads: int | None = None) -> None:
 
     By default glibc gives a large tensor back to the system as soon as it is freed, and the system clears the pages of
     the next one: a tenth of a training step of short texts, and of a prediction. From here on tensors of up to 1 GiB
-    (32 MiB with an older glibc; some 60 MB in other threads than the first) take freed memory again. The process stays
-    as large as it was at its peak. With another C library nothing changes.
+    (32 MiB with an older glibc; some 60 MiB in other threads than the first) take freed memory again. The process
+    stays as large as it was at its peak. With another C library nothing changes.
 
     Args:
         threads: of torch; `None` takes the cores by the processes.

@@ -1,13 +1,16 @@
-import ctypes
+import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from bertcls import peak_memory
+from bertcls import peak_memory, use_cores
 
-MALLOPT = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+LIBRARY, VERSION = platform.libc_ver()
+NEW = LIBRARY == "glibc" and tuple(map(int, VERSION.split("."))) >= (2, 36)  # some older ones allow 32 MiB
 PAGES = """
 import resource, sys
 import torch
@@ -29,7 +32,7 @@ print(faults() - before, torch.get_num_threads())
 """
 
 
-@pytest.mark.skipif(MALLOPT is None or not MALLOPT(-3, 2**30), reason="another C library than a newer glibc")
+@pytest.mark.skipif(not NEW, reason="another C library than a new glibc")
 def test_freed_memory_is_taken_again():
     counted = {
         whose: subprocess.run([sys.executable, "-c", PAGES, whose], capture_output=True, text=True, check=True).stdout
@@ -38,6 +41,27 @@ def test_freed_memory_is_taken_again():
     ours, threads = map(int, counted["ours"].split())
     assert threads == 1
     assert ours < 1000 < int(counted["theirs"].split()[0])  # pages that the system had to clear
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no mallopt")
+@pytest.mark.parametrize(
+    ("allowed", "calls"),
+    [
+        (2**30, [(-3, 2**30), (-1, -1)]),
+        (2**25, [(-3, 2**30), (-3, 2**25), (-1, -1)]),  # an older glibc
+        (0, [(-3, 2**30), (-3, 2**25)]),  # the trim threshold alone would do harm
+    ],
+)
+def test_the_allocator_is_set_as_far_as_it_allows(allowed, calls, monkeypatch):
+    asked = []
+
+    def mallopt(option: int, value: int) -> int:
+        asked.append((option, value))
+        return int(value <= allowed)
+
+    monkeypatch.setattr("ctypes.CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    use_cores(torch.get_num_threads())
+    assert asked == calls
 
 
 def test_the_peak_is_that_of_this_process_alone():
