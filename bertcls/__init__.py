@@ -51,7 +51,6 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "CpuDropout": "cpu",
     "FastOnCpu": "cpu",
     "attention_with_dropout": "cpu",
-    "drop": "cpu",
     "arrange_splits": "data",
     "balanced_class_weights": "data",
     "containers": "data",

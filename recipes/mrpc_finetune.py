@@ -78,7 +78,7 @@ SAMPLE_DEFAULTS = dict(
     logging_steps=1 / 8,
 )
 SPLIT_SEED = 42  # the same validation rows for every training seed
-WITHOUT = ("truncation", "label_delimiter", "problem_type")  # see csv_finetune.py
+WITHOUT = ("truncation", "label_delimiter", "problem_type")  # csv_finetune.py has these
 # -------------------------------------------------------------------------------------------------------------
 
 

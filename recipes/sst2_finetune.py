@@ -79,7 +79,7 @@ SAMPLE_DEFAULTS = dict(
     logging_steps=1 / 12,
 )
 SPLIT_SEED = 42  # the same validation rows for every training seed
-WITHOUT = ("text_pair_column", "pair_truncation", "label_delimiter", "problem_type")  # see csv_finetune.py
+WITHOUT = ("text_pair_column", "pair_truncation", "label_delimiter", "problem_type")  # csv_finetune.py has these
 # -------------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate import PartialState
-from conftest import ROOT, SAMPLE, load_recipe
+from conftest import ROOT, SAMPLE, load_recipe, wait_until
 from datasets import ClassLabel
 from filelock import FileLock
 from transformers import AutoTokenizer
@@ -121,8 +120,7 @@ def test_every_row_once_in_order_with_the_answer_of_the_classifier(undisturbed, 
 
 def kill(process: subprocess.Popen, folder: Path, parts: int) -> None:
     """Kills a process and those that it started, without a warning, once so many parts are there."""
-    while process.poll() is None and sum(1 for _ in folder.glob("part-*[0-9].parquet")) < parts:
-        time.sleep(0.001)
+    wait_until(lambda: process.poll() is not None or sum(1 for _ in folder.glob("part-*[0-9].parquet")) >= parts, 300)
     for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
         one.kill()
     process.wait()
