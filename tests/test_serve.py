@@ -237,10 +237,10 @@ def test_info_health_and_counts(port, saved, classifier):
     assert info.json["contract"]["max_length"] == 32 and info.json["limits"]["texts"] == Limits().texts
     assert saved.rsplit("/", 1)[0] not in info.content.decode()
     assert ask(port, "/health").json == {"status": "ok"}
-    ask(port, "/nowhere/4711")
+    ask(port, "/nowhere/typed-by-someone")
     counts = ask(port, "/metrics").content.decode()
     assert 'bertcls_requests_total{path="/health",status="200"}' in counts and "bertcls_open_texts 0.0" in counts
-    assert 'path="other",status="404"' in counts and "4711" not in counts
+    assert 'path="other",status="404"' in counts and "typed-by-someone" not in counts
     assert "process_resident_memory_bytes" in counts
 
 
