@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from bertcls import bootstrap_difference, compare_arms, format_p, load_arm, one_line_errors, verdict
+from bertcls import compare_arms, difference_interval, format_p, load_arms, one_line_errors, verdict
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the choice of a backend that needs no screen)
@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt  # noqa: E402  (after the choice of a backend th
 
 def main(folders: list[str], output_dir: str | None = None) -> list[dict]:
     # 1. Read, and refuse what cannot be compared
-    arms = [load_arm(folder) for folder in folders]
+    arms = load_arms(folders)
     rows = compare_arms(arms)
 
     # 2. A line a run, and the sentence
@@ -30,7 +30,7 @@ def main(folders: list[str], output_dir: str | None = None) -> list[dict]:
     for arm in arms:
         accuracies = arm.right.mean(1)
         spread = float(accuracies.std(ddof=1)) if len(accuracies) > 1 else None
-        low, high = bootstrap_difference(np.zeros_like(arm.right), arm.right)  # of the mean, other examples and seeds
+        low, high = difference_interval(np.zeros_like(arm.right), arm.right)  # of the mean, other examples and seeds
         seconds = [result["train_runtime"] for result in arm.results if "train_runtime" in result]
         memory = {where: peak(arm.records, where) for where in ("process", "accelerator")}
         found.append(
@@ -64,7 +64,7 @@ def main(folders: list[str], output_dir: str | None = None) -> list[dict]:
         facts = {"runs": found, "differences": rows, "verdict": verdict(arms, rows)}
         Path(output_dir, "comparison.json").write_text(json.dumps(facts, indent=2) + "\n")
         draw_scores(found, Path(output_dir, "scores.png"))
-        draw_curves(folders, Path(output_dir, "curves.png"))
+        draw_curves({arm.name: folder for arm, folder in zip(arms, folders)}, Path(output_dir, "curves.png"))
     return rows
 
 
@@ -101,11 +101,10 @@ def draw_scores(found: list[dict], path: Path) -> None:
     plt.close(figure)
 
 
-def draw_curves(folders: list[str], path: Path) -> None:
+def draw_curves(folders: dict[str, str], path: Path) -> None:
     """Loss of training and accuracy of validation over the epochs, a colour for the runs of each folder."""
     figure, (losses, scores) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for number, folder in enumerate(folders):
-        label = Path(folder).name
+    for number, (label, folder) in enumerate(folders.items()):
         for run in [Path(folder), *sorted(Path(folder).glob("*/"))]:  # of several seeds a line each
             states = list(run.glob("checkpoints/checkpoint-*/trainer_state.json"))
             if not states:

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from bertcls import bootstrap_difference, compare_arms, load_arm, mcnemar, verdict
+from bertcls import compare_arms, difference_interval, load_arm, load_arms, mcnemar, verdict
 
 
-def write_run(folder, right, *, texts=None, ids=None):
+def write_run(folder, right, *, texts=None, ids=None, pairs=None):
     """A finished run whose predictions are right or wrong as `right` says."""
     (folder / "report").mkdir(parents=True, exist_ok=True)
     rows = len(right)
@@ -22,6 +22,7 @@ def write_run(folder, right, *, texts=None, ids=None):
         "label": labels,
         "prediction": [label if good else other[label] for label, good in zip(labels, right)],
     }
+    table |= {} if pairs is None else {"text_pair": pairs}
     pd.DataFrame(table).to_parquet(folder / "report" / "predictions.parquet")
     scores = {"test_accuracy": float(np.mean(right)), "train_runtime": 60.0}
     (folder / "report" / "metrics.json").write_text(json.dumps({"scores": scores}))
@@ -60,13 +61,36 @@ def test_five_points_on_a_thousand_rows_are_found():
     assert np.mean(np.array(p_values) < 0.05) > 0.9
 
 
-def test_the_bootstrap_interval_holds_the_true_difference():
+def test_the_interval_holds_the_true_difference():
     draw, held = np.random.default_rng(2), 0
-    for number in range(60):
-        one, other = correlated(draw, 500, 0.80, 0.84)
-        low, high = bootstrap_difference(one[None].astype(float), other[None].astype(float), seed=number)
+    for _ in range(200):
+        low, high = difference_interval(*(run[None].astype(float) for run in correlated(draw, 500, 0.80, 0.84)))
         held += low <= 0.04 <= high
-    assert held >= 52  # of 60 at 95 %: fewer has a probability below 0.01
+    assert 181 <= held < 200  # at 95 % fewer has a probability below 0.01
+
+
+@pytest.mark.parametrize("runs", [(3, 3), (2, 2), (1, 3), (5, 2)])
+@pytest.mark.parametrize("spread", [0.0, 0.02])
+def test_seeds_are_not_taken_for_a_difference(runs, spread):
+    draw, wrong = np.random.default_rng(3), 0
+    for _ in range(150):  # the examples differ in difficulty, the runs in luck, by a spread of accuracy or not
+        difficulty = draw.normal(size=1000)
+        arms = [
+            [0.9 * difficulty + 0.4 * draw.normal(size=1000) < 1 + draw.normal() * spread * 4 for _ in range(number)]
+            for number in runs
+        ]
+        low, high = difference_interval(*(np.array(arm, dtype=float) for arm in arms))
+        wrong += not low <= 0 <= high
+    assert wrong <= 14  # of equal ways of training: more has a probability below 0.01 at 5 %
+
+
+@pytest.mark.parametrize("rates", [([0.8, 0.82, 0.81], [0.84, 0.9]), ([0.8], [0.84, 0.9])])
+def test_where_seeds_are_all_the_noise_it_is_students(rates):
+    from scipy.stats import ttest_ind
+
+    one, other = (np.repeat(np.array(runs)[:, None], 1000, axis=1) for runs in rates)
+    expected = ttest_ind(other[:, 0], one[:, 0]).confidence_interval(0.9)
+    assert difference_interval(one, other, confidence=0.9) == pytest.approx((expected.low, expected.high))
 
 
 def test_runs_that_differ_and_runs_that_do_not(tmp_path):
@@ -76,6 +100,7 @@ def test_runs_that_differ_and_runs_that_do_not(tmp_path):
     rows = compare_arms(arms)
     assert rows[0]["differs"] and rows[0]["low"] < rows[0]["difference"] < rows[0]["high"]
     assert verdict(arms, rows).startswith("better is better than direct: better has +")
+    assert "That is of these runs" in verdict(arms, rows)
     same = [arms[0], load_arm(write_run(tmp_path / "again", one ^ (np.arange(1000) % 200 == 0)))]
     assert verdict(same, compare_arms(same)).startswith("These data cannot tell again from direct:")
 
@@ -100,6 +125,20 @@ def test_runs_on_different_examples_are_refused(tmp_path, change):
     other = load_arm(write_run(tmp_path / "other", right[: 8 if change == "rows" else 10], **options[change]))
     with pytest.raises(ValueError, match="Found runs on different examples in one and other"):
         compare_arms([one, other])
+
+
+def test_pairs_with_other_second_texts_are_refused(tmp_path):
+    right = np.ones(3, dtype=bool)
+    folders = [write_run(tmp_path / end, right, pairs=["a", "b", end]) for end in ("c", "d")]
+    with pytest.raises(ValueError, match="example 2 has another text"):
+        compare_arms(load_arms(folders))
+
+
+def test_arms_are_told_apart_by_name(tmp_path):
+    right = np.ones(10, dtype=bool)
+    folders = [write_run(tmp_path / way / "seed-1", right) for way in ("mean", "pooler")]
+    assert [arm.name for arm in load_arms(folders)] == ["mean/seed-1", "pooler/seed-1"]
+    assert [arm.name for arm in load_arms([folders[0], folders[0] + "/"])] == ["seed-1", "seed-1"]
 
 
 def test_mcnemar_takes_no_time_for_many_rows():
