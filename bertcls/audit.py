@@ -128,6 +128,7 @@ def audit_run(
     if training_args.process_index == 0:
         lengths = tuple(sorted({*LENGTHS, max_length or LENGTHS[0]}))
         findings = audit_splits(splits, tokenizer=tokenizer, lengths=lengths)
+        findings["taken_out"] = len(findings["dropped"]) if on_leak == "drop" else 0
         print(format_audit(findings))
         Path(run_dir, AUDIT).write_text(json.dumps(findings, indent=2) + "\n")
         answer = [findings["dropped"]]
@@ -142,8 +143,6 @@ def audit_run(
     if rows == 0 or on_leak != "drop":
         return splits
     mended = drop_leaked(splits, {"dropped": answer[0]})
-    if training_args.process_index == 0:
-        print(f"Dropped {rows} leaking rows (--on_leak drop).")
     for name, split in mended.items():
         if len(split) == 0:
             raise ValueError(
@@ -188,6 +187,8 @@ def format_audit(findings: dict) -> str:
                 f"LEAK, {pair}: {leak['exact']:,} of {leak['rows']:,} rows to the letter, {leak['normalised']:,} more "
                 f"after normalisation, {leak['contained']:,} more as part of a longer text"
             )
+    if findings.get("taken_out"):
+        lines.append(f"TAKEN OUT: {findings['taken_out']:,} leaking rows (--on_leak drop); all above is from before")
     if findings["contradictions"]["all"]:
         lines.append(f"CONTRADICTION: {findings['contradictions']['all']:,} texts have several labels")
     for alike in findings["alike_labels"]:

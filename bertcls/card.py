@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, StrictUndefined
 
+from bertcls.data import DRAWN
 from bertcls.files import file_format
 from bertcls.formats import format_p
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
@@ -79,13 +80,14 @@ def write_card(
     source, model, arguments = (facts.get(name) or {} for name in ("source", "model", "arguments"))
     data_name = source.get("dataset") or ", ".join(source.get("files") or []) or "data of its own"
     from_scratch = str(arguments.get("from_scratch", False)).lower() == "true"
+    drawn = task.get("reported_split") == DRAWN
     results = [
         EvalResult(
             task_type="text-classification",
             dataset_type=hub_dataset or data_name,
             dataset_name=data_name,
             dataset_config=source.get("config"),
-            dataset_split=task.get("reported_split"),
+            dataset_split=None if drawn else task.get("reported_split"),
             dataset_revision=source.get("revision"),
             metric_type=kind,
             metric_name=name,
@@ -128,6 +130,7 @@ def write_card(
         labels=_label_rows(task),
         more_labels=max(len(task["labels"]) - _SHOWN_LABELS, 0),
         task=_with_gaps(task),
+        drawn=drawn,
         source=_with_gaps(source),
         scores=_with_gaps(facts["scores"]),
         score_rows=_score_rows(facts["scores"], task["problem_type"]),
@@ -276,7 +279,7 @@ def _limits(facts: dict, data_name: str, from_scratch: bool) -> list[str]:
     found += _reading_limits((facts.get("model") or {}).get("contract") or {})
     if facts.get("audit") is None:
         found.append("Its data was not looked through for duplicates and for test texts in train.")
-    elif any(line.startswith("LEAK") for line in facts["audit"]["lines"]):
+    elif "\nLEAK" in (audit := "\n".join(facts["audit"]["lines"])) and "\nTAKEN OUT" not in audit:
         found.append("The audit found texts of one split in another (see Data), which can raise the score.")
     encoder = (facts.get("model") or {}).get("encoder")
     if from_scratch:

@@ -420,18 +420,21 @@ def balanced_class_weights(labels: np.ndarray | list, num_labels: int) -> list[f
 def draw_rows(dataset: Dataset, rows: int | None, *, seed: int) -> Dataset:
     """A random draw of `rows` rows that keeps the label shares; the whole data set for `None` or where it has no more.
 
+    Shares of sets of several labels are kept only where there are as many rows as sets.
+
     Raises:
-        ValueError: fewer rows than labels with a share to keep.
+        ValueError: fewer rows than labels.
     """
     if rows is None or rows >= len(dataset):
         return dataset
     strata = _strata(dataset, np.arange(len(dataset)))
-    if rows < (least := len(np.unique(strata))):
+    enough = rows >= (least := len(np.unique(strata)))
+    if not enough and problem_type_of(dataset) != MULTI_LABEL:
         raise ValueError(
             f"Asked for {rows} rows; expected at least {least}, since labels keep their shares. Raise "
             "--max_train_samples or --max_test_samples."
         )
-    in_proportion = len(dataset) - rows >= least
+    in_proportion = enough and len(dataset) - rows >= least
     drawn, _ = train_test_split(
         np.arange(len(dataset)), train_size=rows, stratify=strata if in_proportion else None, random_state=seed
     )
@@ -473,6 +476,9 @@ def split_dataset(dataset: Dataset, ratio: str, *, seed: int = 42, together: boo
     return DatasetDict({name: dataset.select(_rows_of(groups, part)) for name, part in parts.items()})
 
 
+DRAWN = "test (drawn by the run)"  # the reported rows where they are no split of the source
+
+
 def arrange_splits(
     splits: DatasetDict,
     *,
@@ -495,8 +501,7 @@ def arrange_splits(
         phrases: training rows are parts of one another, as in SST-2: hold out whole texts with all their parts.
 
     Returns:
-        the three splits, and the name of the reported one: that of the source where it is a split of the source, and
-        `test` where it was drawn.
+        the three splits, and the name of the reported one in the source, or `DRAWN`.
 
     Raises:
         ValueError: as `split_dataset`.
@@ -504,7 +509,12 @@ def arrange_splits(
     if ratio is not None:
         joined = concatenate_datasets([splits[name] for name in ("train", "validation") if name in splits])
         joined = joined.select(range(min(max_samples or len(joined), len(joined))))
-        return split_dataset(joined, ratio, seed=seed), "test"
+        if "test" in splits:
+            warn(
+                f"--split {ratio} reports rows drawn from train and validation: the {len(splits['test'])} labelled "
+                "rows of the test split are not used. Without --split they are the reported ones."
+            )
+        return split_dataset(joined, ratio, seed=seed), DRAWN
     if "validation" in splits and "test" in splits:
         return splits, "test"
     if len(splits) == 1 and phrases:
@@ -514,14 +524,14 @@ def arrange_splits(
             f"No validation and no test split: {len(validation)} and {len(test)} rows were held out of train (seed "
             f"{seed}, whole texts with their parts)."
         )
-        return DatasetDict(train=train, validation=validation, test=test), "test"
+        return DatasetDict(train=train, validation=validation, test=test), DRAWN
     if len(splits) == 1:
         parts = split_dataset(splits["train"], "8:1:1", seed=seed)
         warn(
             f"No validation and no test split: train was split 8:1:1 at random (seed {seed}, label shares kept, equal "
             f"texts together) into {len(parts['train'])}, {len(parts['validation'])} and {len(parts['test'])} rows."
         )
-        return parts, "test"
+        return parts, DRAWN
     reported = "test" if "test" in splits else "validation"
     if phrases:
         train, validation = hold_out_whole_texts(splits["train"], seed=seed)

@@ -139,7 +139,9 @@ def test_a_run_acts_on_a_leak(splits, tokenizer, tmp_path, on_leak):
             audit_run(splits, **options)
     else:
         assert len(audit_run(splits, **options)["train"]) == {"warn": 7, "drop": 4}[on_leak]
-    assert json.loads((tmp_path / "run" / "audit.json").read_text())["dropped"] == [2, 5, 6]
+    found = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert found["dropped"] == [2, 5, 6]
+    assert ("TAKEN OUT: 3 leaking rows" in format_audit(found)) == (on_leak == "drop")
 
 
 def test_the_command(splits, tmp_path):

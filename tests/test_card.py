@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from bertcls import BertClsForSequenceClassification, TextClassifier
 from bertcls.card import CARD, with_repo_id, write_card
+from bertcls.data import DRAWN
 from bertcls.stock import export_stock
 
 TOKEN = "hf_dummytoken"
@@ -219,6 +220,19 @@ def test_limits_are_made_from_the_facts(sentence, tmp_path):
     assert f"- {sentence}" in limits
     if LIMITS[sentence]:
         assert sentence not in card_of(FACTS, tmp_path).text
+
+
+def test_a_leak_that_was_mended_is_no_limit(tmp_path):
+    lines = [*FACTS["audit"]["lines"], "TAKEN OUT: 3 leaking rows (--on_leak drop); all above is from before"]
+    card = card_of(changed(audit={"lines": lines}), tmp_path)
+    assert "The audit found texts of one split in another" not in card.text and "TAKEN OUT: 3" in card.text
+
+
+def test_rows_that_the_run_drew_are_no_split_of_the_data(tmp_path):
+    assert card_of(FACTS, tmp_path).data.eval_results[0].dataset_split == "validation"
+    card = card_of(changed(task__reported_split=DRAWN), tmp_path)
+    assert card.data.eval_results[0].dataset_split is None
+    assert "The reported rows were drawn by the run" in card.text and "are called" not in card.text
 
 
 def test_a_model_from_scratch_has_no_base_model(tmp_path):

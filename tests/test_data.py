@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import SAMPLE, real_path
-from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, List, concatenate_datasets
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +20,7 @@ from bertcls import (
     split_dataset,
     tokenize_windows,
 )
+from bertcls.data import DRAWN
 
 
 def write(folder: Path, **splits: list[dict]) -> str:
@@ -354,6 +355,21 @@ def test_an_unreadable_column_is_named_and_not_replaced(tmp_path):
         load_splits(str(tmp_path))
 
 
+def test_test_rows_that_a_new_split_leaves_unused_are_said(caplog):
+    splits = DatasetDict(train=labelled({"a": 50, "b": 50}), test=labelled({"a": 7, "b": 7}))
+    parts, reported = arrange_splits(splits, ratio="8:1:1")
+    assert reported == DRAWN and sum(map(len, parts.values())) == 100
+    assert "the 14 labelled rows of the test split are not used" in caplog.text
+    assert arrange_splits(splits)[1] == "test"
+
+
+def test_more_sets_of_labels_than_rows_are_drawn_from_all_the_same():
+    sets = [[i, j] for i in range(8) for j in range(i)] * 10
+    rows = Dataset.from_dict({"text": [f"text {i}" for i in range(len(sets))], "label": sets})
+    rows = rows.cast_column("label", List(ClassLabel(names=list("abcdefgh"))))
+    assert len(draw_rows(rows, 20, seed=0)) == 20
+
+
 def test_phrases_of_a_lone_split_stay_together():
     sentences = [f"the {i} film is a {i} joy" for i in range(200)]
     rows = Dataset.from_dict(
@@ -362,6 +378,6 @@ def test_phrases_of_a_lone_split_stay_together():
     splits, reported = arrange_splits(
         DatasetDict(train=rows.cast_column("label", ClassLabel(names=["a", "b"]))), phrases=True
     )
-    assert reported == "test" and len(splits["validation"]) >= 30 and len(splits["test"]) >= 30
+    assert reported == DRAWN and len(splits["validation"]) >= 30 and len(splits["test"]) >= 30
     for one, other in (("test", "train"), ("validation", "train"), ("test", "validation")):
         assert not any(containers(splits[one]["text"][:], splits[other]["text"][:]))

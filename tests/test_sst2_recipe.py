@@ -26,6 +26,7 @@ from bertcls import (
     parse,
 )
 from bertcls.checkpoints import CHECKPOINTS, RUN_FILES
+from bertcls.data import DRAWN
 
 QUICK = ["--max_train_samples", "64", "--num_train_epochs", "2"]
 FILES = {
@@ -305,7 +306,7 @@ def test_early_stopping_stops(sst2_recipe, tmp_path):
 
 def test_the_lab_protocol_reports_its_own_test_part(sst2_recipe, tmp_path):
     results = run(sst2_recipe, tmp_path / "run", "--split", "8:1:1", "--max_samples", "500", "--num_train_epochs", "1")
-    assert results["reported_split"] == "test"
+    assert results["reported_split"] == DRAWN
     assert results["train_samples"] == 400
     assert results["test_support_negative"] + results["test_support_positive"] == 50
 
