@@ -110,7 +110,7 @@ def check_same_examples(one: pd.DataFrame, other: pd.DataFrame, name: str, other
         )
 
 
-def difference_interval(one: np.ndarray, other: np.ndarray, *, confidence: float = 0.95) -> tuple[float, float]:
+def difference_interval(one: np.ndarray | None, other: np.ndarray, *, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of the difference of two arms' accuracies, `other` minus `one`, each `[runs, examples]`.
 
     Holds for other examples, the same ones for both arms (paired), and for other seeds, where an arm has several runs;
@@ -118,16 +118,27 @@ def difference_interval(one: np.ndarray, other: np.ndarray, *, confidence: float
     where seeds are most of the noise, it is Student's t interval of the runs. Of two lone runs it says nothing about
     other seeds.
 
+    Args:
+        one: `None`: the interval of the accuracy of `other`.
+        other: 1.0 where a run is right.
+        confidence: of the interval.
+
+    Raises:
+        ValueError: a single example.
+
     >>> difference_interval(np.zeros((1, 50)), np.ones((1, 50)))
     (1.0, 1.0)
     """
-    examples, runs = one.shape[1], len(one) + len(other) - 2  # degrees of freedom of the runs
-    difference = other.mean(0) - one.mean(0)
+    if other.shape[1] < 2:
+        raise ValueError(f"Found {other.shape[1]} example; expected at least 2 for an interval. Report more rows.")
+    arms = [other] if one is None else [other, one]
+    difference = other.mean(0) - (0.0 if one is None else one.mean(0))
+    examples, runs = len(difference), sum(len(arm) - 1 for arm in arms)  # runs: degrees of freedom
     variance = difference.var(ddof=1) / examples  # squared standard error, of other examples
     parts = [(variance, examples - 1)]
     if runs:
-        off = [arm - arm.mean(0) for arm in (one, other)]  # a run from the mean of its arm, at each example
-        size = (1 / len(one) + 1 / len(other)) / runs
+        off = [arm - arm.mean(0) for arm in arms]  # a run from the mean of its arm, at each example
+        size = sum(1 / len(arm) for arm in arms) / runs
         of_runs = size * sum((rows.mean(1) ** 2).sum() for rows in off)
         of_luck = size * sum(rows.var(1, ddof=1).sum() for rows in off) / examples  # with single examples: in both
         variance += max(of_runs - of_luck, 0)
