@@ -214,7 +214,8 @@ class TextClassifier:
 
         Raises:
             TypeError: something that is not a text, or not a pair where the model reads pairs.
-            ValueError: `abstain_below` outside 0 to 1, or for a model of several labels or of numbers.
+            ValueError: a lone surrogate in a text; `abstain_below` outside 0 to 1, or for a model of several labels
+                or of numbers.
         """
         texts = self._checked(texts)
         if abstain_below is not None and not 0 <= abstain_below <= 1:
@@ -242,6 +243,7 @@ class TextClassifier:
 
         Raises:
             TypeError: as `predict`.
+            ValueError: a lone surrogate in a text.
         """
         texts = self._checked(texts)
         if not texts:
@@ -309,6 +311,7 @@ class TextClassifier:
 
         Raises:
             TypeError: something that is not a text, or not a pair where the model reads pairs.
+            ValueError: a lone surrogate in a text.
         """
         return self._run(self._checked(texts), progress=progress)[0]
 
@@ -377,7 +380,7 @@ class TextClassifier:
         )
 
     def _checked(self, texts: Text | list[Text]) -> list[Text]:
-        """A list of texts, or of pairs."""
+        """A list of texts, or of pairs, of whole characters."""
         texts = [texts] if isinstance(texts, str | tuple) else list(texts)
         pairs = self.model.config.pair_truncation is not None
         for row, text in enumerate(texts):
@@ -387,6 +390,13 @@ class TextClassifier:
                     f"Text {row} is of type {type(text).__name__}, expected "
                     + ("a tuple of two strings, since the model reads pairs." if pairs else "a string.")
                 )
+            try:
+                "".join(parts).encode()
+            except UnicodeEncodeError:
+                raise ValueError(
+                    f"Text {row} holds half of a character (a lone surrogate); expected whole characters. Decode it "
+                    "with the encoding that it was written in."
+                ) from None
         return texts
 
     def _tokenize(self, texts: list[Text], *, spans: bool) -> dict[str, list]:

@@ -11,6 +11,7 @@ A run that was killed goes on where it was when the same command is started agai
 """
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -151,12 +152,24 @@ def answer(classifier: TextClassifier, args: Arguments) -> None:
         check_pairs(classifier, given=args.text_pair is not None, flag="--text_pair")
         texts = [(args.text, args.text_pair) if pairs else args.text]
     else:
-        texts = (line.rstrip("\r\n") for line in sys.stdin)
+        texts = lines_of_standard_input()
         texts = (tuple(line.partition("\t")[::2]) for line in texts) if pairs else texts
         if sys.stdin.isatty():
             print("A text a line, of a pair both with a tab between; Ctrl-D ends.", file=sys.stderr)
     for text in texts:
         print(describe_prediction(classifier.predict(text, abstain_below=args.abstain_below)[0]), flush=True)
+
+
+def lines_of_standard_input() -> Iterator[str]:
+    """As UTF-8, whatever the locale."""
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield line.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"Line {number} of standard input is not UTF-8 ({error.reason}); expected UTF-8. Convert it, as with "
+                "iconv -f latin1 -t utf-8."
+            ) from error
 
 
 if __name__ == "__main__":

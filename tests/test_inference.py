@@ -113,6 +113,12 @@ def test_what_is_not_a_string_is_refused(classifier, texts):
         classifier.predict(texts)
 
 
+def test_half_a_character_is_refused(classifier):
+    for answer in (classifier.predict, classifier.encode, classifier.logits):
+        with pytest.raises(ValueError, match=r"Text 1 holds half of a character \(a lone surrogate\); expected whole"):
+            answer(["fine \U0001f600", "\ud83d"])
+
+
 def test_folders_that_cannot_answer_are_refused(saved, encoder_folder, tmp_path):
     with pytest.raises(ValueError, match="holds a model of type 'bert', expected 'bertcls'"):
         TextClassifier.from_pretrained(encoder_folder)

@@ -284,16 +284,29 @@ def test_one_text_and_lines_of_standard_input(recipe, model, encoder_folder, tmp
     lines = [f"{answer.label}\t{answer.score:.4f}" for answer in answers]
     run(recipe, "--model_name_or_path", model, "--text", "good film")
     assert capsys.readouterr().out.splitlines() == lines[:1]
-    monkeypatch.setattr("sys.stdin", io.StringIO("good film\n\nbad\tfilm\r\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"good film\n\nbad\tfilm\r\n")))
     run(recipe, "--model_name_or_path", model, "--text", "-")
     assert capsys.readouterr().out.splitlines() == lines
     pairs = save(encoder_folder, tmp_path / "pairs", pair_truncation="none")
     run(recipe, "--model_name_or_path", pairs, "--text", "good", "--text_pair", "bad film")
-    monkeypatch.setattr("sys.stdin", io.StringIO("good\tbad film\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"good\tbad film\n")))
     run(recipe, "--model_name_or_path", pairs, "--text", "-")
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 2 and said[0] == said[1]
     assert "Give --text_pair." in refused(capsys, recipe, "--model_name_or_path", pairs, "--text", "good")
+
+
+def test_characters_that_are_not_ascii_whatever_the_locale(recipe, model, capsys, monkeypatch):
+    words = ["--model_name_or_path", model, "--text"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\u00e9 dull\n".encode()), "latin-1"))
+    run(recipe, *words, "-")
+    run(recipe, *words, "\u00e9 dull")
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and said[0] == said[1]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"good\n\xe9 dull\n"), "latin-1"))
+    assert "Line 2 of standard input is not UTF-8" in refused(capsys, recipe, *words, "-")
+    line = refused(capsys, recipe, *words, "\udce9 dull")  # what Python makes of Latin-1 on a command line
+    assert "Text 0 holds half of a character (a lone surrogate)" in line
 
 
 BAD = {
