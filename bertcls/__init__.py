@@ -69,6 +69,7 @@ _MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate n
     "stream_rows": "data",
     "OnnxModel": "engines",
     "convert_encoder": "engines",
+    "on_cpu_only": "engines",
     "export_onnx": "export",
     "read_table": "files",
     "stream_table": "files",

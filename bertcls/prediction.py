@@ -28,13 +28,15 @@ FORMATS = (".parquet", ".jsonl")
 _MANIFEST, _LOCK = "manifest.json", "lock"
 
 
-def start_processes(cpu_threads: int | None = None) -> PartialState:
+def start_processes(cpu_threads: int | None = None, *, cpu: bool = False) -> PartialState:
     """This process among those of the launcher, on its accelerator, or on a CPU with its share of the cores.
 
     Args:
         cpu_threads: on a CPU; `None` takes the cores by the processes.
+        cpu: leave an accelerator alone.
     """
-    on_cpu = not torch.accelerator.is_available() or str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "false")) == 1
+    told = str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "false")) == 1
+    on_cpu = cpu or told or not torch.accelerator.is_available()
     state = PartialState(cpu=on_cpu, timeout=timedelta(days=30))  # the fastest process waits for the slowest
     if state.device.type == "cpu":
         use_cores(cpu_threads)

@@ -26,6 +26,7 @@ from bertcls import (
     digest_of,
     errors_of_rank_0,
     merge_parts,
+    on_cpu_only,
     one_line_errors,
     open_parts,
     parse_options,
@@ -86,7 +87,7 @@ def main(args: Arguments) -> None:
     output_file = Path(args.output_file or "").expanduser()
     if args.text is None:
         check_output(output_file, source=args.dataset_name, overwrite=args.overwrite_output)
-    state = start_processes(args.cpu_threads)
+    state = start_processes(args.cpu_threads, cpu=on_cpu_only(args.backend, args.dtype))
     engine = {"backend": args.backend, "dtype": args.dtype}
     classifier = TextClassifier.from_pretrained(args.model_name_or_path, device=state.device, **engine)
     classifier.predict([], abstain_below=args.abstain_below)  # refuses what the model cannot do

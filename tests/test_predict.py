@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,7 @@ from bertcls import (
     parse_options,
     parts_folder,
     score_reported,
+    start_processes,
     stream_rows,
 )
 
@@ -172,7 +174,7 @@ def test_each_process_labels_its_own_parts_and_all_are_needed(recipe, model, dat
         monkeypatch.setattr(state, "process_index", index)
         monkeypatch.setattr(PartialState, "wait_for_everyone", lambda self: None)
         monkeypatch.setattr("bertcls.prediction.broadcast_object_list", lambda errors: errors)
-        monkeypatch.setattr(recipe, "start_processes", lambda threads, state=state: state)
+        monkeypatch.setattr(recipe, "start_processes", lambda threads, cpu, state=state: state)
         run(recipe, *command(model, data, output)[2:])
         seen.append({int(path.stem.split("-")[1]) for path in parts_folder(output).glob("part-*.jsonl")})
         if index == 0:
@@ -362,6 +364,16 @@ def test_a_folder_of_classes_and_a_column_that_changes(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": "a", "n": n}) + "\n" for n in [1] * 5000 + ["x"]))
     with pytest.raises(ValueError, match="Column n of .* mixes types .int in row 4096, str in row 5000"):
         list(stream_rows(str(tmp_path / "a.jsonl"), id_column="n")())
+
+
+def test_what_runs_on_the_cpu_alone_does_so_beside_an_accelerator(recipe, model, capsys, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    kinds = {True: "cpu", False: "cuda"}
+    state = lambda cpu, **_: SimpleNamespace(device=torch.device(kinds[cpu]), is_main_process=True)  # noqa: E731
+    monkeypatch.setattr("bertcls.prediction.PartialState", state)
+    run(recipe, "--model_name_or_path", model, "--text", "good", "--dtype", "int8")
+    assert "\t0." in capsys.readouterr().out
+    assert start_processes().device.type == "cuda"
 
 
 def test_other_engines_label_the_same_rows(recipe, model, data, tmp_path):
