@@ -20,6 +20,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
+from bertcls.export import ONNX, remove_export
 from bertcls.process import sync_folder, whole_file
 
 CHECKPOINTS = "checkpoints"  # folder of Trainer's checkpoints inside the output folder
@@ -391,11 +392,12 @@ def _step(checkpoint: Path) -> int:
 
 
 def clear_results(run_dir: str) -> None:
-    """Removes what a run left at its end, so that it does not pass for what comes; other files stay."""
+    """Removes what a run left at its end, and exports of it, so that they pass for nothing to come; others stay."""
     for name in RUN_FILES:
         Path(run_dir, name).unlink(missing_ok=True)
     for name in ("report", "stock"):
         shutil.rmtree(Path(run_dir, name), ignore_errors=True)
+    remove_export(Path(run_dir, ONNX))
 
 
 def clear_output(run_dir: str) -> None:

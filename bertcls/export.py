@@ -92,6 +92,17 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"{folder} {what}; expected a new folder, or an earlier export, for the ONNX files.")
 
 
+def remove_export(folder: Path) -> None:
+    """Takes away what `export_onnx` wrote, by name, and the folder where nothing else is in it."""
+    if not (folder / POOLING_FILE).is_file():
+        return  # another's
+    for path in list(folder.iterdir()):
+        if path.name.removesuffix(".data") in _FILES:
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def _write(classifier: TextClassifier, folder: Path, int8: bool) -> None:
     model = classifier.model
     tokenized = classifier._tokenize(_texts(classifier)[:1], spans=False)

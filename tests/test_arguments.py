@@ -137,10 +137,17 @@ def test_a_folder_that_is_not_empty_is_kept(parsed, tmp_path):
         parsed()
     (run / "model.safetensors").write_text("old")
     (run / "mine.json").write_text("mine")
+    (run / "onnx").mkdir()
+    for name in ("model.onnx", "model.onnx.data", "pooling.onnx", "config.json"):
+        (run / "onnx" / name).write_text("old")
     args, training_args = parsed("--overwrite_output")
     assert (run / "model.safetensors").exists()  # nothing is removed before the data and the model were checked
     clear_output(args.run_dir)
     assert {path.name for path in run.iterdir()} == {"notes.txt", "mine.json"}  # an old best cannot win
+    (run / "onnx").mkdir()
+    (run / "onnx" / "model.onnx").write_text("another's")
+    clear_output(args.run_dir)
+    assert (run / "onnx" / "model.onnx").exists()
     assert args.run_dir == str(run) and training_args.output_dir == str(run / "checkpoints")
 
 
