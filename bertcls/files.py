@@ -67,7 +67,7 @@ def read_table(path: str | Path, *, encoding: str | None = None, delimiter: str 
 
     A csv or tsv file has a header line, and its columns are strings: "NA" and "None" are words and an empty cell is
     missing. A json file holds a list of records, records line by line, or an object with one list of records. A txt
-    file holds one text a line, in the column `text`.
+    file holds one text a line, in the column `text`. Blank lines are no rows.
 
     Args:
         path: the file; `.gz`, `.bz2`, `.xz` and `.zip` (of one file) are unpacked.
@@ -108,6 +108,9 @@ def stream_table(
     path: str | Path, *, encoding: str | None = None, delimiter: str | None = None
 ) -> Callable[[list[str] | None], Iterator[pa.Table]]:
     """The rows of `read_table`, some thousand at a time, in memory that does not grow with the file.
+
+    But a blank line of a txt file, or of a csv file of one column, is a row without a text, so that a row keeps its
+    number.
 
     A json file that is one list or one object is read whole, and so is a packed parquet file.
 
@@ -339,8 +342,9 @@ def _not_parquet(path: Path, error: Exception) -> ValueError:
 def _txt_tables(open_text: Callable[[], TextIO], columns: list[str] | None = None) -> Iterator[pa.Table]:
     with open_text() as file:
         file.reconfigure(newline="\n")  # a carriage return alone ends no line
-        for lines in in_slices((line.rstrip("\r\n") for line in file if line.strip()), len):
-            yield pa.table({"text": lines})
+        texts = (line.rstrip("\r\n") if line.strip() else None for line in file)
+        for part in in_slices(texts, lambda text: len(text or "")):
+            yield pa.table({"text": pa.array(part, pa.string())})
 
 
 def in_slices(items: Iterable, size_of: Callable[..., int]) -> Iterator[list]:
@@ -363,9 +367,9 @@ def _csv(
     rows: int | None = None,
     columns: list[str] | None = None,
 ) -> Iterator[pa.Table]:
-    """Tables of `rows` rows, or of `None` one of all; of `columns`, or of all."""
+    """Tables of `rows` rows, with those of blank lines, or of `None` one of all; of `columns`, or of all."""
     with open_text() as file:
-        head = next(line for line in file if line.strip("\r\n"))
+        blank, head = next((number, line) for number, line in enumerate(file) if line.strip("\r\n"))
     if delimiter is None:
         line = head.rstrip("\r\n")
         delimiter = max(_DELIMITERS, key=lambda character: len(next(csv.reader([line], delimiter=character))))
@@ -378,6 +382,7 @@ def _csv(
         try:
             lines = (line for line in header_file if line.strip("\r\n"))
             header = next(csv.reader(lines, delimiter=delimiter, quoting=quoting))
+            blank_rows = rows is not None and len(header) == 1  # of more columns a blank line is no row of empty cells
             frames = pd.read_csv(
                 file,
                 sep=delimiter,
@@ -385,6 +390,8 @@ def _csv(
                 keep_default_na=False,  # "NA" and "None" are words
                 na_values=[""],
                 index_col=False,
+                header=blank if blank_rows else 0,
+                skip_blank_lines=not blank_rows,
                 quoting=quoting,
                 iterator=True,
             )

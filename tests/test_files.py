@@ -227,10 +227,28 @@ def test_a_streamed_file_is_the_file(tmp_path, monkeypatch, suffix):
     elif suffix == ".json":
         path.write_text(json.dumps(AWKWARD, indent=1))
     else:
-        path.write_text("\n\n".join(f"Zeile {i} ü" for i in range(30)), encoding="utf-8-sig")
+        path.write_text("\n".join(f"Zeile {i} ü" for i in range(30)), encoding="utf-8-sig")
     assert streamed(path) == plain(path) and len(streamed(path)) == 30
     tables = list(stream_table(path)(["text"]))
     assert len(tables) == (1 if suffix == ".json" else 5) and all("text" in table.column_names for table in tables)
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("rows", [1, 2, 9])
+def test_blank_lines_are_rows_where_they_are_counted(tmp_path, monkeypatch, rows, line_end):
+    monkeypatch.setattr("bertcls.files.ROWS_AT_A_TIME", rows)
+    texts = [None, "first", None, None, "second", "third", None]
+    lines = line_end.join(text or "" for text in texts) + line_end
+    for name, content in {"a.txt": lines, "a.csv": f"{line_end}text{line_end}{lines}"}.items():
+        (tmp_path / name).write_text(content, newline="")
+        assert [row["text"] for row in streamed(tmp_path / name)] == texts
+        assert [row["text"] for row in plain(tmp_path / name)] == ["first", "second", "third"]
+        (tmp_path / name).write_text(content.removesuffix(line_end), newline="")  # the last line is not there
+        assert len(streamed(tmp_path / name)) == len(texts) - 1
+    (tmp_path / "a.csv").write_text('text\n"one\n\nfour"\n""\n\n', newline="")
+    assert [row["text"] for row in streamed(tmp_path / "a.csv")] == ["one\n\nfour", None, None]
+    (tmp_path / "a.csv").write_text("text,label\na,x\n\nb,y\n\n")
+    assert streamed(tmp_path / "a.csv") == plain(tmp_path / "a.csv") and len(plain(tmp_path / "a.csv")) == 2
 
 
 @pytest.mark.parametrize(
