@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from bertcls.engines import OnnxModel, check_engine, convert_encoder, on_cpu_only
 from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsForSequenceClassification
+from bertcls.process import open_weights
 from bertcls.text import clean
 from bertcls.tokenization import WindowCollator, load_tokenizer, tokenize_windows
 
@@ -188,6 +189,7 @@ class TextClassifier:
     def save_pretrained(self, folder: str) -> None:
         """Writes a folder for `from_pretrained`: model, its code and the tokenizer, nothing of the training."""
         self.model.save_pretrained(folder)
+        open_weights(folder)
         self.tokenizer.save_pretrained(folder)
 
     def predict(

@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import os
 import re
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -82,6 +83,12 @@ def one_line_errors() -> Iterator[None]:
         line = f"error{where}: {' '.join((full_disk or str(error)).split())} (BERTCLS_TRACEBACK=1 shows where)"
         print(line, file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def open_weights(folder: str | Path) -> None:
+    """Lets all read saved weights who may read the `config.json` beside them: safetensors 0.8 gives them mode 0600."""
+    for path in Path(folder).glob("*.safetensors"):
+        shutil.copymode(Path(folder, "config.json"), path)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from bertcls.inference import Text, TextClassifier
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL, BertClsConfig
+from bertcls.process import open_weights
 from bertcls.text import clean
 
 STOCK = "stock"  # folder of a run
@@ -89,6 +90,7 @@ def _write(classifier: TextClassifier, run_dir: str, folder: str, max_length: in
             trained = getattr(model.classifier, name)
             getattr(stock.classifier, name).copy_(trained.double() / config.temperature)
     stock.save_pretrained(folder)
+    open_weights(folder)
     side = "left" if config.truncation == "tail" else "right"
     tokenizer = AutoTokenizer.from_pretrained(run_dir, model_max_length=max_length, truncation_side=side)
     for name in ("is_local", "local_files_only", "max_length", "stride", "truncation_strategy"):

@@ -69,6 +69,7 @@ def test_the_sample_learns(sample_run):
 def test_the_run_leaves_exactly_these_files(sample_run):
     folder, _ = sample_run
     assert {path.name for path in folder.iterdir()} == FILES
+    assert len({path.stat().st_mode for path in folder.iterdir() if path.is_file()}) == 1  # who reads one reads all
     assert len(list((folder / "checkpoints").iterdir())) == 2  # the best and the last
 
 

@@ -108,6 +108,7 @@ def test_the_copy_answers_alike_without_bertcls(case, exported):
     for line, beginning in zip(result["not_carried"], missing):
         assert line.startswith(beginning)
     assert {path.name for path in (run / "stock").iterdir()} == set(STOCK_FILES)
+    assert len({path.stat().st_mode for path in (run / "stock").iterdir()}) == 1  # a server's user may read them all
     model = TextClassifier.from_pretrained(str(run), device="cpu")
     assert max_length == 32 and kind == "BertForSequenceClassification"
     assert all(set(answer) == set(LABELS) for answer in answers)
