@@ -13,7 +13,7 @@ import onnx
 import pytest
 import torch
 from conftest import ROOT, SAMPLE, TINY, load_recipe
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, DistilBertConfig, PretrainedConfig
 
 from bertcls import BertClsConfig, BertClsForSequenceClassification, TextClassifier, engines, export, export_onnx
 
@@ -39,10 +39,10 @@ CASES = {  # each pooling, window pooling and problem type at least once
 }
 
 
-def build_run(folder: Path, **settings) -> str:
+def build_run(folder: Path, encoder: PretrainedConfig | None = None, **settings) -> str:
     """A run's folder with a one-layer model that tells texts apart."""
     torch.manual_seed(1)
-    encoder = AutoConfig.from_pretrained(TINY, num_hidden_layers=1)
+    encoder = encoder or AutoConfig.from_pretrained(TINY, num_hidden_layers=1)
     settings = {"id2label": LABELS, "max_length": 32, "overlap": 6, "windows_per_forward": 4, **settings}
     model = BertClsForSequenceClassification(BertClsConfig(encoder=encoder, **settings))
     with torch.no_grad():
@@ -209,10 +209,16 @@ def test_requests_of_short_texts_can_be_laid_end_to_end(plain):
     np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5)
 
 
-def test_the_readme_snippet_runs_without_torch_and_bertcls(plain, tmp_path):
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_the_readme_snippet_runs_without_torch_and_bertcls(kind, plain, tmp_path):
+    run, folder = plain
+    if kind == "distilbert":  # it has no token_type_ids
+        run, folder = tmp_path / "run", str(tmp_path / "exported")
+        small = DistilBertConfig(vocab_size=len(AutoTokenizer.from_pretrained(TINY)), dim=32, n_heads=2, n_layers=1)
+        export_onnx(build_run(run, small, pooling="mean"), folder)
     readme = (ROOT / "README.md").read_text()
     (snippet,) = [block for block in re.findall(r"```py\n(.*?)```", readme, re.DOTALL) if "onnxruntime" in block]
-    shutil.copytree(plain[1], tmp_path / "runs" / "mine" / "onnx")
+    shutil.copytree(folder, tmp_path / "runs" / "mine" / "onnx")
     code = (
         "import sys\nsys.modules.update(torch=None, transformers=None, bertcls=None)\n"
         f"{snippet}\nprint(json.dumps(probabilities.tolist()))"
@@ -220,7 +226,7 @@ def test_the_readme_snippet_runs_without_torch_and_bertcls(plain, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     texts = re.findall(r'texts = \["(.*?)", "(.*?)"\]', snippet)[0]
-    expected = TextClassifier.from_pretrained(plain[0]).probabilities(list(texts))
+    expected = TextClassifier.from_pretrained(str(run)).probabilities(list(texts))
     np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), expected, atol=1e-5)
 
 
