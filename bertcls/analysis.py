@@ -124,12 +124,15 @@ def _quartiles(values: np.ndarray, unit: str) -> pd.Categorical:
 
     >>> list(_quartiles(np.array([8, 7, 6, 5, 4, 3, 2, 1]), "words").categories)
     ['1 to 2 words', '3 to 4 words', '5 to 6 words', '7 to 8 words']
+    >>> list(_quartiles(np.array([0.125, 1.0625, 1040, 1041]), "pieces a word").categories)
+    ['0.125 pieces a word', '1.06 pieces a word', '1,040 pieces a word', '1,041 pieces a word']
     """
     edges = np.unique(np.quantile(values, [0.25, 0.5, 0.75], method="lower"))
     place, names = np.searchsorted(edges, values), []
     numbers, place = np.unique(place, return_inverse=True)
     for number in range(len(numbers)):
-        low, high = (f"{value:.3g}" for value in (values[place == number].min(), values[place == number].max()))
+        ends = (values[place == number].min(), values[place == number].max())
+        low, high = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in ends)
         names.append(f"{low} {unit}" if low == high else f"{low} to {high} {unit}")
     return pd.Categorical([names[number] for number in place], list(dict.fromkeys(names)))
 
