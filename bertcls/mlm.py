@@ -390,6 +390,7 @@ def save_encoder(
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     model.config._name_or_path = ""  # a local path would otherwise travel in config.json
     model.save_pretrained(folder, state_dict={**state, **{prefix + name: tensor for name, tensor in pooler.items()}})
+    open_weights(folder)
     tokenizer.save_pretrained(folder)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report of the head, which an encoder does not take, would frighten
