@@ -81,6 +81,7 @@ SAMPLE_DEFAULTS = dict(
 )
 SPLIT_SEED = 42  # the same validation texts and masks for every training seed
 HEAD_LEARNING_RATE = 1e-3  # of the warm-up of a random head
+METRICS = ("loss", "masked_loss", "perplexity", "masked_accuracy")  # to choose a model by
 # -------------------------------------------------------------------------------------------------------------
 
 
@@ -118,6 +119,9 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
     if args.hub is not None or training_args.label_smoothing_factor:
         found = "--push_to_hub" if args.hub is not None else "--label_smoothing_factor"
         raise ValueError(f"Found {found}; expected it left out, since this recipe has no use for it. Leave it out.")
+    metric = training_args.metric_for_best_model
+    if metric is not None and metric.removeprefix("eval_") not in METRICS:
+        raise ValueError(f"Found --metric_for_best_model {metric}; expected one of {', '.join(METRICS)}. Correct it.")
     set_seed(training_args.seed)  # before a head gets its random weights
 
     # 1. Load: a column text

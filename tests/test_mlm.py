@@ -390,6 +390,7 @@ def test_the_sample_learns_and_its_encoder_is_fine_tuned(tmp_path, sst2_recipe, 
 
     results = pretrain(tmp_path / "mlm")
     assert results["eval_masked_loss"] < results["before_masked_loss"] - 0.5
+    assert all(f"eval_{name}" in results for name in load_recipe("imdb_mlm_pretrain").METRICS)
     assert "perplexity" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "mlm").iterdir()} == {
         "checkpoints",
@@ -475,6 +476,7 @@ def test_unlabelled_texts_come_from_their_split_or_a_file(tmp_path):
         ("--validation_samples 0", "expected at least 1"),
         ("--label_smoothing_factor 0.1", "Found --label_smoothing_factor; expected it left out"),
         ("--push_to_hub", "Found --push_to_hub; expected it left out"),
+        ("--metric_for_best_model masked_los", "masked_los; expected one of loss, masked_loss"),
     ],
 )
 def test_bad_options_get_one_line(words, message, tmp_path):
