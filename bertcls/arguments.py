@@ -263,6 +263,7 @@ _COMMON_DEFAULTS = {
     "logging_steps": 0.05,  # share of all steps
     "logging_nan_inf_filter": False,  # which waits for the device at each step, and hides a NaN: see StopAtNonFinite
     "ddp_broadcast_buffers": False,  # no buffer changes in training
+    "ddp_timeout": 30 * 24 * 3600,  # seconds: with --seeds the others wait while rank 0 reports
     "hub_private_repo": True,
 }
 
@@ -339,6 +340,9 @@ def parse(
             "revision": training_args.hub_revision,
         }
     training_args.push_to_hub, training_args.hub_token = False, None
+    if training_args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):  # whose own default is "min"
+        mode = "max" if training_args.greater_is_better else "min"
+        training_args.lr_scheduler_kwargs = {"mode": mode} | (training_args.lr_scheduler_kwargs or {})
     training_args.label_names = ["labels", "example_ids"]
     if training_args.world_size > 1:
         if "accelerator_config" not in given:
@@ -438,7 +442,7 @@ def _dependent_defaults(first: argparse.Namespace, given: set[str]) -> dict:
         "load_best_model_at_end": evaluates and not ("save_strategy" in given and save_strategy == "no"),
         "metric_for_best_model": first.metric_for_best_model if evaluates else None,
     }
-    if (first.metric_for_best_model or "").removeprefix("eval_") in ("rmse", "mae"):
+    if (first.metric_for_best_model or "").removeprefix("eval_") in ("rmse", "mae", "perplexity"):
         result["greater_is_better"] = first.greater_is_better or False  # Trainer knows names that end in loss only
     if "save_strategy" not in given:
         result["save_strategy"] = eval_strategy if evaluates else "epoch"
@@ -482,6 +486,12 @@ def _check(args: TextArguments, training_args: TrainingArguments, given: set[str
             f"Found --{option}; expected it left out, since a recipe computes its metrics from all logits, labels and "
             "example ids of the evaluation at once. Leave it out."
         )
+    for option in ("bf16_full_eval", "fp16_full_eval"):
+        if getattr(training_args, option):
+            raise ValueError(
+                f"Found --{option}; expected it left out, since the evaluation after training would round the weights "
+                "that are saved. Leave it out."
+            )
     if training_args.label_smoothing_factor and getattr(args, "class_weights", "none") != "none":
         raise ValueError(
             "Found --label_smoothing_factor with --class_weights; expected one of them, since smoothing ignores the "

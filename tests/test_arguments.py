@@ -41,6 +41,7 @@ def test_defaults_that_hang_together(parsed):
     assert training_args.optim == "adamw_torch_fused" and training_args.max_grad_norm == 1.0
     assert training_args.label_names == ["labels", "example_ids"]
     assert not training_args.push_to_hub and training_args.hub_private_repo
+    assert training_args.ddp_timeout == 30 * 24 * 3600
     _, training_args = parsed("--eval_strategy", "steps", "--eval_steps", "7")
     assert (training_args.save_strategy, training_args.save_steps) == ("steps", 7)
     _, training_args = parsed("--eval_strategy", "steps")
@@ -95,6 +96,8 @@ def test_precision_follows_the_machine_unless_told(parsed, tmp_path, monkeypatch
         (["--batch_eval_metrics"], "Found --batch_eval_metrics; expected it left out"),
         (["--label_names", "labels"], "Found --label_names; expected it left out"),
         (["--prediction_loss_only"], "Found --prediction_loss_only; expected it left out"),
+        (["--bf16_full_eval"], "Found --bf16_full_eval; expected it left out, since the evaluation after training"),
+        (["--fp16_full_eval"], "Found --fp16_full_eval; expected it left out"),
         (["--early_stopping_patience", "-1"], "Found --early_stopping_patience -1; expected 0"),
         (["--max_train_samples", "0"], "Found --max_train_samples 0; expected at least 1"),
         (["--max_samples", "10"], "Found --max_samples without --split"),
@@ -228,7 +231,18 @@ def test_errors_of_input_end_in_one_line_and_others_do_not(capsys, monkeypatch):
 def test_errors_are_metrics_of_which_less_is_better(parsed):
     assert parsed("--metric_for_best_model", "rmse")[1].greater_is_better is False
     assert parsed("--metric_for_best_model", "eval_mae")[1].greater_is_better is False
+    assert parsed("--metric_for_best_model", "perplexity")[1].greater_is_better is False
     assert parsed("--metric_for_best_model", "r2")[1].greater_is_better is True
+
+
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_a_schedule_that_follows_the_metric_knows_its_direction(parsed, schedule):
+    words = ["--lr_scheduler_type", schedule]
+    assert parsed(*words)[1].lr_scheduler_kwargs == {"mode": "max"}
+    assert parsed(*words, "--metric_for_best_model", "log_loss")[1].lr_scheduler_kwargs == {"mode": "min"}
+    chosen = '{"mode": "min", "factor": 0.5}'
+    assert parsed(*words, "--lr_scheduler_kwargs", chosen)[1].lr_scheduler_kwargs == {"mode": "min", "factor": 0.5}
+    assert not parsed()[1].lr_scheduler_kwargs
 
 
 def test_one_run_a_seed(tmp_path):

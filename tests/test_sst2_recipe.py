@@ -235,6 +235,7 @@ OPTIONS = {
     ),
     "--lr_scheduler_type reduce_lr_on_plateau --activation_checkpointing --dataloader_num_workers 1": lambda t: (
         type(t.lr_scheduler).__name__ == "ReduceLROnPlateau"
+        and t.lr_scheduler.mode == "max"
         and t.model.encoder.encoder.layer[0].gradient_checkpointing
     ),
     "--pooling cls --classifier_hidden_size 16 --classifier_dropout 0.3 --window_pooling mean_probs": lambda t: (
