@@ -119,7 +119,13 @@ class Checkpoints(TrainerCallback):
                 "learning rate changes from here on, so the result is not that of a run that had the new length from "
                 "its start."
             )
-        if record["ended"] == "early" or (record["ended"] == "steps" and not longer):
+        ended = record["ended"] == "early" or (record["ended"] == "steps" and not longer)
+        if not ended and not any(name.startswith("rng_state") for name in record["files"]):  # --save_only_model
+            raise ValueError(
+                f"Found the model alone in {checkpoint}; expected the states of the optimizer, the schedule and the "
+                "random numbers too. Begin anew with --overwrite_output, without --save_only_model."
+            )
+        if ended:
             self.restored = {name: getattr(args, name) for name in ("num_train_epochs", "max_steps")}
             args.num_train_epochs, args.max_steps = int(record["epoch"]), -1  # else Trainer makes one more step
 

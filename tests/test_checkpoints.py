@@ -336,6 +336,14 @@ def test_more_epochs_are_allowed_and_fewer_are_not(encoder_folder, rows, tokeniz
         train(encoder_folder, rows, tokenizer, tmp_path, "--resume_from_checkpoint")
 
 
+def test_a_model_saved_alone_ends_a_run_and_does_not_go_on(encoder_folder, rows, tokenizer, tmp_path):
+    train(encoder_folder, rows, tokenizer, tmp_path, "--save_only_model")
+    again = train(encoder_folder, rows, tokenizer, tmp_path, "--save_only_model", "--resume_from_checkpoint")
+    assert again.state.global_step == 6
+    with pytest.raises(ValueError, match="Found the model alone in .*checkpoint-6; expected the states of the opt"):
+        train(encoder_folder, rows, tokenizer, tmp_path, "--num_train_epochs", "3", "--resume_from_checkpoint")
+
+
 def test_a_run_of_steps_that_had_ended_makes_no_further_one(encoder_folder, rows, tokenizer, tmp_path):
     words = ["--max_steps", "4", "--save_strategy", "epoch"]  # within the second epoch of three steps
     first = train(encoder_folder, rows, tokenizer, tmp_path, *words)
