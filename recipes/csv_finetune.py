@@ -94,8 +94,8 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     kind, names = problem_type_of(splits["train"]), label_names_of(splits["train"])
     if training_args.metric_for_best_model == "auto":
         training_args.metric_for_best_model = best_metric(kind)
-    if kind == "regression" and training_args.label_smoothing_factor:
-        raise ValueError("Found --label_smoothing_factor with a regression; expected classes to smooth. Leave it out.")
+    if kind != "single_label_classification" and training_args.label_smoothing_factor:
+        raise ValueError(f"Found --label_smoothing_factor with {kind}; expected one class a text. Leave it out.")
     say(f"{kind}: {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}")
 
     # 2. Split and audit: the model is chosen on validation rows that are not the reported ones

@@ -270,7 +270,13 @@ CASES = {
         "a.csv",
         "text,label\n" + "".join(f"a {i},{i}.5\n" for i in range(40)),
         ["--label_smoothing_factor", "0.1"],
-        "Found --label_smoothing_factor with a regression",
+        "Found --label_smoothing_factor with regression",
+    ),
+    "smoothing of several labels": (
+        "a.csv",
+        CSV.replace("bad", "bad;good"),
+        ["--label_delimiter", ";", "--label_smoothing_factor", "0.1"],
+        "Found --label_smoothing_factor with multi_label_classification",
     ),
     "votes of several labels": (
         "a.csv",
