@@ -131,7 +131,7 @@ def load_splits(
         of_classes = {SINGLE_LABEL: ClassLabel(names=names), MULTI_LABEL: List(ClassLabel(names=names))}
         feature = of_classes.get(problem_type, Value("float32"))
 
-    code = [Path(__file__).with_name(f"{module}.py").read_bytes() for module in ("text", "tokenization")]
+    code = [Path(__file__).with_name(f"{module}.py").read_bytes() for module in ("text", "tokenization", "mlm")]
     result, first_id = DatasetDict(), 0
     for name, split in splits.items():
         form = split.select_columns(list(texts)).rename_columns(texts)

@@ -71,7 +71,8 @@ def test_csv(tmp_path):
     assert splits["train"].features["label"].names == ["news", "sport"]
 
 
-def test_cached_maps_are_found_again_and_see_an_edit(tmp_path, monkeypatch, tokenizer):
+@pytest.mark.parametrize("module", ["text.py", "tokenization.py", "mlm.py"])
+def test_cached_maps_are_found_again_and_see_an_edit(module, tmp_path, monkeypatch, tokenizer):
     folder = write(tmp_path, train=ROWS)
 
     def cleaned():
@@ -82,7 +83,7 @@ def test_cached_maps_are_found_again_and_see_an_edit(tmp_path, monkeypatch, toke
     assert first.cache_files == again.cache_files and first.cache_files
     stamps = [Path(file["filename"]).stat().st_mtime_ns for file in again.cache_files]
     read = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + (b"# edited" if path.name == "text.py" else b""))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + (b"# edited" if path.name == module else b""))
     edited = cleaned()
     assert edited.cache_files[-1] != first.cache_files[-1]
     assert [Path(file["filename"]).stat().st_mtime_ns for file in first.cache_files] == stamps
