@@ -26,7 +26,7 @@ _FILES = {*ONNX_FILES.values(), POOLING_FILE, "config.json", "tokenizer.json", "
 def export_onnx(run_dir: str, folder: str, *, int8: bool = False) -> dict:
     """Writes a model as ONNX files with its labels, contract and tokenizer beside them, and checks the answers.
 
-    `model.onnx` takes `input_ids`, `attention_mask` and, where the encoder has them, `token_type_ids`
+    `model.onnx` takes `input_ids`, `attention_mask` and, where the tokenizer has them, `token_type_ids`
     `[windows, tokens]`, and `window_counts` `[texts]`, the number of windows of each text, in order: all int64. It
     gives `logits` `[texts, num_labels]`, `window_logits` `[windows, num_labels]` and `window_vectors`
     `[windows, hidden]`. `pooling.onnx` goes from `window_vectors` and `window_counts` to the first two, for texts of

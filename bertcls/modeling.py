@@ -262,7 +262,7 @@ class BertClsForSequenceClassification(PreTrainedModel):
         Args:
             input_ids: `[num_windows, seq_len]`.
             attention_mask: `[num_windows, seq_len]`, 1 for tokens and 0 for padding.
-            token_type_ids: `[num_windows, seq_len]`, for encoders that have them.
+            token_type_ids: `[num_windows, seq_len]`; of no effect where the encoder has less than two types.
             window_example: `[num_windows]`, the row of the batch that each window belongs to, ascending from 0;
                 without it each row is a document of its own.
             labels: `[batch]` int64 for single-label, `[batch, num_labels]` float for multi-label, `[batch]` or
@@ -304,6 +304,8 @@ class BertClsForSequenceClassification(PreTrainedModel):
 
     def _encode(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Window vectors `[num_windows, hidden]`."""
+        if getattr(self.config.encoder, "type_vocab_size", 2) < 2:  # RoBERTa, whose tokenizer may be one of BERT
+            inputs = {name: tensor for name, tensor in inputs.items() if name != "token_type_ids"}
         output = self.encoder(**inputs)
         if self.config.pooling == "pooler":
             return output.pooler_output

@@ -134,7 +134,7 @@ def tokenize_windows(
         spans: add `spans`, where in the cleaned text (of a pair, the second) each window begins and ends.
 
     Returns:
-        `input_ids`, `attention_mask` and, where the encoder has them, `token_type_ids`: per text a list of windows
+        `input_ids`, `attention_mask` and, where the tokenizer has them, `token_type_ids`: per text a list of windows
         `[windows][seq_len]`, the last one ending where the text ends; `length`, the tokens in all its windows;
         `tokens`, those of the text (of a pair, of both) without special ones; and `cut`, how many of them no window
         holds.

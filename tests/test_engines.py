@@ -13,7 +13,7 @@ import onnx
 import pytest
 import torch
 from conftest import ROOT, SAMPLE, TINY, load_recipe
-from transformers import AutoConfig, AutoTokenizer, DistilBertConfig, PretrainedConfig
+from transformers import AutoConfig, AutoTokenizer, DistilBertConfig, PretrainedConfig, RobertaConfig
 
 from bertcls import BertClsConfig, BertClsForSequenceClassification, TextClassifier, engines, export, export_onnx
 
@@ -74,6 +74,18 @@ def exported(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plain(exported) -> tuple[str, str]:
     return exported("mean, temperature")
+
+
+def test_an_encoder_of_one_token_type_reads_pairs_of_a_bert_tokenizer(tmp_path):
+    sizes = AutoConfig.from_pretrained(TINY).to_dict()
+    names = ("hidden_size", "num_attention_heads", "intermediate_size", "vocab_size", "pad_token_id")
+    encoder = RobertaConfig(num_hidden_layers=1, type_vocab_size=1, **{name: sizes[name] for name in names})
+    run = build_run(tmp_path / "run", encoder=encoder, **CASES["pairs"])
+    pairs = [("A film.", text) for text in TEXTS]
+    expected = TextClassifier.from_pretrained(run).probabilities(pairs)
+    export_onnx(run, str(tmp_path / "onnx"))
+    found = TextClassifier.from_pretrained(str(tmp_path / "onnx"), "onnx").probabilities(pairs)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)
