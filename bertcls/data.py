@@ -43,6 +43,7 @@ _KEY_WORDS = 4  # words by which a needle is looked up
 MIN_WORDS = 4  # a shorter text stands in others by chance
 _RARE = 10  # a label with fewer texts cannot keep its share in an 8:1:1 split
 _MANY_LABELS = 50  # more names than this in half of all rows are no classes
+_TRUTH = {"0", "1", "0.0", "1.0", "False", "True"}  # what a vector says of each label
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
 
 
@@ -143,12 +144,7 @@ def load_splits(
             labels, unlabelled = _label_values(split, label_column, label_delimiter, names, problem_type, name)
             if name == "test" and (unlabelled.all() or problem_type == MULTI_LABEL and not any(labels.to_pylist())):
                 continue  # hidden, as in GLUE
-            if unlabelled.any():
-                raise ValueError(
-                    f"Found {unlabelled.sum()} unlabelled rows (-1 or empty) in {name}, the first at row "
-                    f"{int(np.argmax(unlabelled))}; expected a label in every row. Remove them, name another "
-                    "--label_column, or write -1 as a name where it is a class."
-                )
+            _refuse_unlabelled(unlabelled, name)
             form = form.add_column("label", labels, feature=feature)
         # datasets caches map() by the name of a function of a module: its fingerprint must see an edit of ours
         fingerprint = Hasher.hash([form._fingerprint, first_id, code])
@@ -930,20 +926,24 @@ def _label_names(split: Dataset, column: str, delimiter: str | None, problem_typ
     feature = getattr(feature, "feature", feature)
     if problem_type == REGRESSION:
         return ["value"]
-    if isinstance(feature, ClassLabel):
-        names, labels = feature.names, split[column][:]
-        seen = {number for label in labels for number in (label if isinstance(label, list) else [label])} - {None, -1}
-    else:
-        labels = split[column][:]
-        keys = [key for label in labels for key in _keys(label, delimiter, problem_type) or ()]
-        seen = names = sorted(set(keys), key=_natural)
-        raw = {str(label) for label in labels if isinstance(label, str)}
-        merged = sorted(label for label in raw if label != label.strip() and label.strip() in raw)
-        if merged:
-            warn(f"Labels that differ in blanks at their ends are taken as one: {', '.join(map(repr, merged))}")
+    labels = split[column][:]
+    keys = [_keys(label, delimiter, problem_type) for label in labels]
+    _refuse_unlabelled(np.array([row is None for row in keys]), "train")
+    seen = sorted({key for row in keys for key in row}, key=_natural)
+    names = feature.names if isinstance(feature, ClassLabel) else seen
+    lengths = {len(row) for row in keys}
+    if names is seen and len(lengths) == 1 and min(lengths) > 1 and {*seen} <= _TRUTH:
+        raise ValueError(
+            f"Found the vector {', '.join(keys[0][:5])} in column {column}; expected lists of label names, not "
+            "vectors of 0 and 1. Write the names of the labels that are 1."
+        )
+    raw = {str(label) for label in labels if isinstance(label, str)}
+    merged = sorted(label for label in raw if label != label.strip() and label.strip() in raw)
+    if merged:
+        warn(f"Labels that differ in blanks at their ends are taken as one: {', '.join(map(repr, merged))}")
     if len(seen) < 2:
         raise ValueError(
-            f"Found {'only the label ' + str(next(iter(seen))) if seen else 'no label'} in column {column} of train; "
+            f"Found {'only the label ' + seen[0] if seen else 'no label'} in column {column} of train; "
             "expected at least two classes. Name another --label_column, or add rows of other classes."
         )
     if len(names) > max(_MANY_LABELS, len(split) / 2):
@@ -952,6 +952,15 @@ def _label_names(split: Dataset, column: str, delimiter: str | None, problem_typ
             "several rows each. Name another --label_column, or give --problem_type regression for numbers."
         )
     return list(names)
+
+
+def _refuse_unlabelled(unlabelled: np.ndarray, split_name: str) -> None:
+    if unlabelled.any():
+        raise ValueError(
+            f"Found {unlabelled.sum()} unlabelled rows (-1 or empty) in {split_name}, the first at row "
+            f"{int(np.argmax(unlabelled))}; expected a label in every row. Remove them, name another --label_column, "
+            "or write -1 as a name where it is a class."
+        )
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

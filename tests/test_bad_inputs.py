@@ -168,6 +168,12 @@ CASES = {
         "Found 1 unlabelled rows (-1 or empty) in train, the first at row 40",
     ),
     "hidden labels": ("a.csv", CSV + "a text,-1\n", [], "Found 1 unlabelled rows"),
+    "a class called -1": (
+        "a.csv",
+        CSV.replace(",bad", ",-1").replace(",good", ",1"),
+        [],
+        "Found 20 unlabelled rows (-1 or empty) in train, the first at row 0",
+    ),
     "a label only in test": (
         "a.csv",
         CSV,
@@ -227,6 +233,18 @@ CASES = {
         "".join(jsonl({"text": k, "label": [0, 1, 1]}, good=0) for k in TEXTS),
         [],
         "not vectors",
+    ),
+    "one-hot vectors as labels": (
+        "a.jsonl",
+        "".join(jsonl({"text": text, "label": [float(k == "bad"), float(k != "bad")]}, good=0) for text, k in ROWS),
+        [],
+        "Found the vector 1.0, 0.0 in column label; expected lists of label names, not vectors",
+    ),
+    "vectors in cells": (
+        "a.csv",
+        CSV.replace("bad", "0 1").replace("good", "1 0"),
+        ["--label_delimiter", " "],
+        "Found the vector 0, 1 in column label",
     ),
     "one number only": (
         "a.csv",

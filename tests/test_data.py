@@ -62,6 +62,12 @@ def test_whole_numbers_become_classes(tmp_path):
     assert split["label"][:] == [2, 0, 1, 0]
 
 
+def test_lists_of_labels_called_0_and_1_are_no_vectors(tmp_path):
+    rows = [{"text": "x", "label": labels} for labels in (["0", "1"], ["1"], [], ["0"])]
+    split = load_splits(write(tmp_path, train=rows))["train"]
+    assert split["label"][:] == [[0, 1], [1], [], [0]]
+
+
 def test_csv(tmp_path):
     for name in ("train", "validation"):
         (tmp_path / f"{name}.csv").write_text('body,topic\n"Good, and cheap",sport\nNone of it,news\n')
