@@ -18,10 +18,12 @@ class EncoderParts:
     Args:
         layers_name: name of the list of layers inside the encoder, such as `encoder.layer`.
         num_layers: layers in it.
+        last_norms: names of norms beside the list that come after the last layer (Megatron-BERT, XLM-RoBERTa-XL).
     """
 
     layers_name: str
     num_layers: int
+    last_norms: tuple[str, ...] = ()
 
     def layer(self, name: str) -> int:
         """Number of the layer that a parameter of the encoder belongs to, from 0 at the bottom.
@@ -33,9 +35,8 @@ class EncoderParts:
         if name.startswith(prefix):
             return int(name.removeprefix(prefix).split(".")[0])
         parent = self.layers_name.rpartition(".")[0]
-        if "embed" in name or (parent and name.startswith(parent + ".")):
-            return -1
-        return self.num_layers
+        beside = parent and name.startswith(parent + ".") and name.rpartition(".")[0] not in self.last_norms
+        return -1 if "embed" in name or beside else self.num_layers
 
     def depth(self, name: str) -> int:
         """Steps below the head: 1 for the top layer and the pooler, `num_layers + 1` for the embeddings."""
@@ -50,7 +51,12 @@ def encoder_parts(encoder: nn.Module) -> EncoderParts:
     """
     for name, module in encoder.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == encoder.config.num_hidden_layers:
-            return EncoderParts(name, len(module))
+            parent = name.rpartition(".")[0]
+            beside = encoder.get_submodule(parent)
+            norms = [child for child, part in beside.named_children() if "Norm" in type(part).__name__]
+            if hasattr(beside, "rel_embeddings"):  # DeBERTa, whose norm is theirs
+                norms = []
+            return EncoderParts(name, len(module), tuple(f"{parent}.{norm}" for norm in norms))
     raise ValueError(
         f"{type(encoder).__name__} has no list of {encoder.config.num_hidden_layers} layers, so its layers cannot be "
         "told apart; leave out --freeze_layers and --layer_decay."
@@ -96,7 +102,8 @@ def layerwise_parameter_groups(
 
     The head has `learning_rate`, or `head_learning_rate`; the i-th layer from the top, and the pooler with i = 1,
     `learning_rate * layer_decay**i`; the embeddings `learning_rate * layer_decay**(layers + 1)`. Biases and norms have
-    no weight decay. The head comes first: Trainer logs the rate of the first group.
+    no weight decay. The head comes first: Trainer logs the rate of the first group. Without a decay the encoder's
+    layers are not told apart, and may share their weights (ALBERT).
 
     Args:
         model: a model with an `encoder`; frozen parameters are left out.
@@ -106,21 +113,24 @@ def layerwise_parameter_groups(
         head_learning_rate: of the head alone.
 
     Returns:
-        groups with `params`, `lr`, `weight_decay` and `depth`, every trainable parameter in exactly one.
+        groups with `params`, `lr`, `weight_decay` and `depth` (without a decay 1 for all of the encoder), every
+        trainable parameter in exactly one.
 
     Raises:
-        ValueError: `layer_decay` outside (0, 1].
+        ValueError: `layer_decay` outside (0, 1], or below 1 where layers share their weights.
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"Found --layer_decay {layer_decay}; expected more than 0 and at most 1.")
-    parts = encoder_parts(model.encoder)
+    parts = encoder_parts(model.encoder) if layer_decay < 1 else None
     decayed = set(get_parameter_names(model, [nn.LayerNorm], _NO_DECAY))
     groups: dict[tuple[int, bool], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         plain = name.replace("_fsdp_wrapped_module.", "")
-        depth = parts.depth(plain.removeprefix("encoder.")) if plain.startswith("encoder.") else 0
+        depth = 0
+        if plain.startswith("encoder."):
+            depth = 1 if parts is None else parts.depth(plain.removeprefix("encoder."))
         rate = learning_rate * layer_decay**depth
         if depth == 0 and head_learning_rate is not None:
             rate = head_learning_rate
@@ -196,7 +206,9 @@ def check_rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
                 f"The optimizer holds the parameter {name} {len(groups)} times; expected every trainable parameter in "
                 "exactly one group. Correct the groups, or freeze it."
             )
-        depth = parts.depth(name.removeprefix("encoder.")) if parts and name.startswith("encoder.") else 0
+        depth = 0
+        if name.startswith("encoder."):
+            depth = 1 if parts is None else parts.depth(name.removeprefix("encoder."))
         key = (depth, groups[0].get("initial_lr", groups[0]["lr"]), groups[0].get("weight_decay", 0.0))
         rows[key] = rows.get(key, 0) + parameter.numel()
     ordered = sorted(rows, key=lambda row: (row[0], -row[2]))
@@ -209,8 +221,9 @@ def check_rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
             )
     lines = ["depth  part          rate      weight decay  parameters"]
     for depth, rate, decay in ordered:
-        part = (
-            "head" if depth == 0 else "embeddings" if depth > parts.num_layers else f"layer {parts.num_layers - depth}"
-        )
+        if depth == 0 or parts is None:
+            part = "encoder" if depth else "head"
+        else:
+            part = "embeddings" if depth > parts.num_layers else f"layer {parts.num_layers - depth}"
         lines.append(f"{depth:5d}  {part:12s}  {rate:.2e}  {decay:12g}  {rows[depth, rate, decay]:10,d}")
     return "\n".join(lines)

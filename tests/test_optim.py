@@ -2,7 +2,16 @@ import pytest
 import torch
 from datasets import Dataset
 from test_modeling import ENCODERS, SMALL, build
-from transformers import AlbertConfig, AutoConfig, Trainer, TrainingArguments
+from transformers import (
+    AlbertConfig,
+    AutoConfig,
+    DebertaV2Config,
+    MegatronBertConfig,
+    MPNetConfig,
+    Trainer,
+    TrainingArguments,
+    XLMRobertaXLConfig,
+)
 
 from bertcls import (
     LayerwiseOptimizer,
@@ -90,6 +99,42 @@ def test_shared_layers_cannot_be_told_apart():
     config = AlbertConfig(**SMALL, embedding_size=16)
     with pytest.raises(ValueError, match="has no list of 2 layers"):
         encoder_parts(build(encoder=config, pooling="pooler").encoder)
+
+
+def test_a_rate_of_the_head_alone_needs_no_layers():
+    model = build(encoder=AlbertConfig(**SMALL, embedding_size=16), pooling="pooler")
+    rates = rate_of(model, layer_decay=1.0, head_learning_rate=7e-3)
+    assert {name for name in rates if rates[name] == 7e-3} == {"classifier.weight", "classifier.bias"}
+    assert set(rates.values()) == {1e-3, 7e-3}
+    optimizer = layerwise_optimizer_of(model, layer_decay=1.0, head_learning_rate=7e-3)
+    assert [line.split()[:2] for line in check_rates(model, optimizer).splitlines()[1::2]] == [
+        ["0", "head"],
+        ["1", "encoder"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "first", "last"),
+    [
+        (MegatronBertConfig(**SMALL), [], ["encoder.ln"]),
+        (XLMRobertaXLConfig(**SMALL), [], ["encoder.LayerNorm"]),
+        (MPNetConfig(**SMALL), ["encoder.relative_attention_bias"], []),
+        (
+            DebertaV2Config(**SMALL, relative_attention=True, norm_rel_ebd="layer_norm", conv_kernel_size=3),
+            ["encoder.rel_embeddings", "encoder.LayerNorm", "encoder.conv.conv", "encoder.conv.LayerNorm"],
+            [],
+        ),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_parts_beside_the_layers(config, first, last):
+    encoder = build(encoder=config, pooling="mean").encoder
+    parts = encoder_parts(encoder)
+    names = {name.rpartition(".")[0] for name, _ in encoder.named_parameters()}
+    beside = {name for name in names if not name.startswith((parts.layers_name, "embeddings"))}
+    assert beside == {*first, *last}
+    assert all(parts.layer(f"{name}.weight") == -1 for name in first)
+    assert all(parts.layer(f"{name}.weight") == 2 for name in last)
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.5])
