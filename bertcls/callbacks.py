@@ -11,6 +11,7 @@ from accelerate.utils import DistributedType
 from accelerate.utils.memory import should_reduce_batch_size
 from torch.distributed.tensor import DTensor
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+from transformers.utils.import_utils import enable_tf32
 
 from bertcls.checkpoints import Checkpoints
 from bertcls.cpu import FastOnCpu
@@ -38,6 +39,7 @@ def training_callbacks(
     callbacks = [
         Checkpoints(early_stopping_patience=early_stopping_patience, **compared),
         FastOnCpu(),
+        Tf32InTraining(),
         LongestBatchFirst(),
         RatesTable(),
         StopAtNonFinite(debug=debug_nonfinite),
@@ -47,6 +49,19 @@ def training_callbacks(
     if early_stopping_patience and training_args.metric_for_best_model:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience))
     return callbacks
+
+
+class Tf32InTraining(TrainerCallback):
+    """Gives fp32 products torch's own precision again when training ends.
+
+    `--tf32` and `--torch_compile` set another one for the process, with which the report would have other scores than
+    predict.py and the service.
+    """
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if args.tf32 is not None or args.torch_compile:
+            torch.backends.fp32_precision = "none"  # as in a new process
+            enable_tf32.cache_clear()  # else it would do nothing for the next of --seeds
 
 
 class LongestBatchFirst(TrainerCallback):

@@ -62,6 +62,24 @@ def test_the_step_on_the_longest_batch_changes_nothing(encoder_folder, rows, tok
     assert "for 3 steps" in line and "GiB of cpu memory per process" in line
 
 
+def test_tf32_ends_with_training(encoder_folder, rows, tokenizer, tmp_path, monkeypatch):
+    class Look(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            seen.append(torch.backends.cuda.matmul.fp32_precision)
+
+    seen = []
+    monkeypatch.setattr("transformers.training_args.is_torch_tf32_available", lambda: True)
+    try:
+        for name in ("a", "b"):  # as --seeds does
+            train(
+                encoder_folder, rows, tokenizer, tmp_path / name, [Look(), *training_callbacks(None)], "--tf32", "true"
+            )
+            assert torch.backends.fp32_precision == torch.backends.cuda.matmul.fp32_precision == "none"
+        assert seen == ["tf32"] * 6
+    finally:
+        torch.backends.fp32_precision = "none"
+
+
 def test_lengths_are_read_once(encoder_folder, rows, tokenizer, tmp_path):
     trainer = train(encoder_folder, rows, tokenizer, tmp_path / "a", [LongestBatchFirst()])
     sampler = trainer.callback_handler.train_dataloader.get_sampler()
