@@ -150,10 +150,10 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
             split.map(pack_blocks, batched=True, remove_columns=split.column_names, fn_kwargs=packing)
             for split in (train, validation)
         )
+        for name, blocks in (("train", train_blocks), ("validation", validation_blocks)):
+            if len(blocks) == 0:
+                raise ValueError(f"The {name} texts have no token; expected some words. Check --text_column.")
         validation_blocks = mask_once(validation_blocks, masking, seed=SPLIT_SEED)
-    for name, blocks in (("train", train_blocks), ("validation", validation_blocks)):
-        if len(blocks) == 0:
-            raise ValueError(f"The {name} texts have no token; expected some words. Check --text_column.")
     say(f"blocks of {args.max_length} tokens: train {len(train_blocks)}, validation {len(validation_blocks)}")
 
     # 3. Encoder and head; a head that the checkpoint lacks is trained alone first, else it would spoil the encoder

@@ -484,6 +484,16 @@ def test_bad_options_get_one_line(words, message, tmp_path):
         pretrain(tmp_path / "run", *words.split())
 
 
+@pytest.mark.parametrize("blank", ["train", "validation"])
+def test_texts_without_a_token_are_refused(blank, tmp_path):
+    words = []
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": " " if name == blank else "some words"}) + "\n")
+        words += [f"--{name}_file", str(tmp_path / f"{name}.jsonl")]
+    with pytest.raises(ValueError, match=f"The {blank} texts have no token; expected some words"):
+        pretrain(tmp_path / "run", *words)
+
+
 def test_validation_without_a_masked_token_is_refused(tokenizer):
     blocks = Dataset.from_dict({"input_ids": [[2, 30, 3]], "special_tokens_mask": [[1, 0, 1]]})
     collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=1e-9)
