@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 from bertcls.text import clean
 
@@ -23,12 +24,18 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
 
     Raises:
         FileNotFoundError: no such model, or a folder without a tokenizer.
-        ValueError: the tokenizer has no fast version.
+        ValueError: the tokenizer has no fast version, or is a SentencePiece model that cannot be read here.
     """
     try:
         config = AutoConfig.from_pretrained(name_or_path, revision=revision)
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
     except (OSError, ValueError) as error:
+        readable = is_sentencepiece_available() and is_protobuf_available()
+        if "tiktoken" in str(error) and not readable:  # what transformers tries then
+            raise ValueError(
+                f"Found a SentencePiece model (a .model file) in {name_or_path} and no tokenizer.json; expected the "
+                "packages that read it. Install them: pip install sentencepiece protobuf"
+            ) from error
         raise FileNotFoundError(
             f"No tokenizer found at {name_or_path!r}; expected a Hub id or a folder with config.json and "
             f"tokenizer.json. Check the spelling, or download it once where there is a network. "

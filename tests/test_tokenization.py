@@ -284,3 +284,11 @@ def test_limits_of_encoders():
 def test_a_missing_model_is_named():
     with pytest.raises(FileNotFoundError, match="No tokenizer found at './nothing'; expected a Hub id or a folder"):
         load_tokenizer("./nothing")
+
+
+def test_a_sentencepiece_model_needs_its_packages(tmp_path, monkeypatch):
+    monkeypatch.setattr("bertcls.tokenization.is_sentencepiece_available", lambda: False)
+    DebertaV2Config().save_pretrained(tmp_path)
+    (tmp_path / "spm.model").write_bytes(b"no model")  # as transformers sees any one without the packages
+    with pytest.raises(ValueError, match="Found a SentencePiece model .* pip install sentencepiece protobuf"):
+        load_tokenizer(str(tmp_path))
