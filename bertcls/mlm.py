@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from bertcls.files import warn
 from bertcls.modeling import set_attention_dropout
+from bertcls.process import open_weights
 from bertcls.text import clean
 
 IGNORED = -100  # label of a position that is not scored

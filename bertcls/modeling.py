@@ -23,6 +23,7 @@ SINGLE_LABEL, MULTI_LABEL, REGRESSION = (
     "multi_label_classification",
     "regression",
 )
+_MOVED_BY_PADDING = ("convbert", "fnet")  # encoders that mix padding into a text's vectors
 CONTRACT = (  # of the configuration: what turns a raw text into an answer
     "cleaning",
     "max_length",
@@ -232,6 +233,11 @@ class BertClsForSequenceClassification(PreTrainedModel):
                 f"{len(missing)} encoder weights were not found in {name_or_path} and start at random values: "
                 + ", ".join(missing)
             )
+        if encoder.config.model_type in _MOVED_BY_PADDING:
+            logger.warning(
+                f"{type(encoder).__name__} does not leave padding out everywhere: a text's scores move with the "
+                "length of the texts beside it. Where that matters, take another encoder."
+            )
         encoder.config._name_or_path = ""  # a local path would otherwise travel in config.json
         names = config_kwargs.get("id2label")
         if (num_labels is None) == (names is None) and (names is None or len(names) != num_labels):
@@ -306,6 +312,10 @@ class BertClsForSequenceClassification(PreTrainedModel):
         """Window vectors `[num_windows, hidden]`."""
         if getattr(self.config.encoder, "type_vocab_size", 2) < 2:  # RoBERTa, whose tokenizer may be one of BERT
             inputs = {name: tensor for name, tensor in inputs.items() if name != "token_type_ids"}
+        if self.config.encoder.model_type == "longformer":  # its first token reads all others, and they read it
+            first = torch.zeros_like(inputs["attention_mask"])
+            first[:, 0] = 1
+            inputs = inputs | {"global_attention_mask": first}
         output = self.encoder(**inputs)
         if self.config.pooling == "pooler":
             return output.pooler_output

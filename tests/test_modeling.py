@@ -18,6 +18,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     DebertaV2Config,
     DistilBertConfig,
+    FNetConfig,
+    LongformerConfig,
     ModernBertConfig,
     RobertaConfig,
 )
@@ -38,6 +40,7 @@ ENCODERS = {
     "distilbert": DistilBertConfig(vocab_size=60, dim=32, n_heads=2, hidden_dim=64, n_layers=2),
     "deberta-v2": DebertaV2Config(**SMALL, relative_attention=True, pos_att_type=["p2c", "c2p"]),
     "modernbert": ModernBertConfig(**SMALL, pad_token_id=0),
+    "longformer": LongformerConfig(**SMALL, pad_token_id=1, attention_window=8),
 }
 
 
@@ -63,7 +66,7 @@ def some_windows(counts: list[int], seq_len: int = 6) -> dict[str, torch.Tensor]
 @pytest.mark.parametrize("name", ENCODERS)
 @pytest.mark.parametrize("pooling", ["pooler", "cls", "mean", "max"])
 def test_every_encoder_trains_saves_and_loads(name, pooling, tmp_path):
-    has_pooler = name in ("bert", "roberta")
+    has_pooler = name in ("bert", "roberta", "longformer")
     if pooling == "pooler" and not has_pooler:
         AutoModel.from_config(ENCODERS[name]).save_pretrained(tmp_path)
         with pytest.raises(ValueError, match="has no pooler; use pooling 'cls' or 'mean'"):
@@ -252,6 +255,17 @@ def test_a_lost_pooler_is_not_replaced_by_a_random_one(encoder_folder, tmp_path)
     model = BertClsForSequenceClassification.from_encoder(folder, num_labels=2)
     assert model.config.pooling == "cls"
     assert getattr(model.encoder, "pooler", None) is None
+
+
+def test_an_encoder_that_reads_padding_is_named(tmp_path, caplog):
+    AutoModel.from_config(FNetConfig(**{**SMALL, "intermediate_size": 32})).save_pretrained(tmp_path)
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    try:
+        BertClsForSequenceClassification.from_encoder(str(tmp_path), num_labels=2)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert any("FNetModel does not leave padding out" in text for text in caplog.messages)
 
 
 def test_missing_weights_are_reported_by_name(encoder_folder, tmp_path, caplog):
