@@ -106,6 +106,14 @@ def test_a_text_is_never_more_than_text(browser, served):
     assert policy  # by the page's own policy
 
 
+def test_blank_lines_of_one_column_come_back(browser, served, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("text\na fine film\n\nbad\n")
+    open_page(browser, served)
+    lines = label_file(browser, path).splitlines()
+    assert len(lines) == 4 and lines[2] == ",,"
+
+
 @pytest.mark.parametrize("delimiter,line_end,mark", [(",", "\r\n", ""), (";", "\n", "\ufeff"), ("\t", "\n", "")])
 def test_a_file_comes_back_labelled(browser, served, classifier, tmp_path, delimiter, line_end, mark):  # noqa: F811
     buffer = io.StringIO(newline="")
