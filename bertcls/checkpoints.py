@@ -146,6 +146,8 @@ class Checkpoints(TrainerCallback):
                 state.best_model_checkpoint = str(best)
             if args.process_index == 0 and checkpoint.resolve().parent == folder.resolve():
                 clear_results(str(folder.parent))  # of a run that is not at its end any more
+                if not self.restored:
+                    remove_export(folder.parent / ONNX)  # of other weights than those to come
                 for later in checkpoints_in(folder):
                     if _step(later) > state.global_step:
                         print(f"Removed {later.name}, which came after the checkpoint that the run goes on from.")
@@ -196,12 +198,12 @@ class Checkpoints(TrainerCallback):
         if self._one_was_terminated(args):
             process.wait_for_everyone()  # a launcher ends the others when the first one ends
             if args.process_index == 0:
-                print(
-                    f"Stopped by SIGTERM after step {state.global_step} of {state.max_steps}, which is saved. To go "
-                    f"on, give --output_dir {checkpoint.parent.parent} --resume_from_checkpoint and the same options.",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                run = checkpoint.parent.parent
+                how = f"To go on, give --output_dir {run} --resume_from_checkpoint and the same options."
+                if args.save_only_model:
+                    how = "With --save_only_model it cannot go on: begin anew with --overwrite_output."
+                stopped = f"Stopped by SIGTERM after step {state.global_step} of {state.max_steps}, which is saved."
+                print(stopped, how, file=sys.stderr, flush=True)
             raise SystemExit(TERMINATED)
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -398,18 +400,18 @@ def _step(checkpoint: Path) -> int:
 
 
 def clear_results(run_dir: str) -> None:
-    """Removes what a run left at its end, and exports of it, so that they pass for nothing to come; others stay."""
+    """Removes what a run left at its end, so that it does not pass for what comes; other files stay."""
     for name in RUN_FILES:
         Path(run_dir, name).unlink(missing_ok=True)
     for name in ("report", "stock"):
         shutil.rmtree(Path(run_dir, name), ignore_errors=True)
-    remove_export(Path(run_dir, ONNX))
 
 
 def clear_output(run_dir: str) -> None:
     """Removes what an earlier run left in a folder, for `--overwrite_output`: an old best model must not win over the
     new one, nor old scores pass for new ones. Other files stay."""
     clear_results(run_dir)
+    remove_export(Path(run_dir, ONNX))
     shutil.rmtree(Path(run_dir, CHECKPOINTS), ignore_errors=True)
 
 

@@ -110,29 +110,31 @@ def check_same_examples(one: pd.DataFrame, other: pd.DataFrame, name: str, other
         )
 
 
-def difference_interval(one: np.ndarray | None, other: np.ndarray, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of the difference of two arms' accuracies, `other` minus `one`, each `[runs, examples]`.
+def accuracy_interval(
+    right: np.ndarray, *, minus: np.ndarray | None = None, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of an arm's accuracy, or of how much it is above another's.
 
     Holds for other examples, the same ones for both arms (paired), and for other seeds, where an arm has several runs;
     runs of both arms are taken to vary alike. The variances of both add up, with Satterthwaite's degrees of freedom:
-    where seeds are most of the noise, it is Student's t interval of the runs. Of two lone runs it says nothing about
-    other seeds.
+    where seeds are most of the noise, it is Student's t interval of the runs. Of lone runs it says nothing about other
+    seeds.
 
     Args:
-        one: `None`: the interval of the accuracy of `other`.
-        other: 1.0 where a run is right.
+        right: `[runs, examples]`, 1.0 where a run is right.
+        minus: of the other arm, `[its runs, examples]`.
         confidence: of the interval.
 
     Raises:
         ValueError: a single example.
 
-    >>> difference_interval(np.zeros((1, 50)), np.ones((1, 50)))
+    >>> accuracy_interval(np.ones((1, 50)), minus=np.zeros((1, 50)))
     (1.0, 1.0)
     """
-    if other.shape[1] < 2:
-        raise ValueError(f"Found {other.shape[1]} example; expected at least 2 for an interval. Report more rows.")
-    arms = [other] if one is None else [other, one]
-    difference = other.mean(0) - (0.0 if one is None else one.mean(0))
+    if right.shape[1] < 2:
+        raise ValueError(f"Found {right.shape[1]} example; expected at least 2 for an interval. Report more rows.")
+    arms = [right] if minus is None else [right, minus]
+    difference = right.mean(0) - (0.0 if minus is None else minus.mean(0))
     examples, runs = len(difference), sum(len(arm) - 1 for arm in arms)  # runs: degrees of freedom
     variance = difference.var(ddof=1) / examples  # squared standard error, of other examples
     parts = [(variance, examples - 1)]
@@ -148,15 +150,15 @@ def difference_interval(one: np.ndarray | None, other: np.ndarray, *, confidence
         return middle, middle
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
     width = float(t.ppf((1 + confidence) / 2, freedom) * variance**0.5)
-    return middle - width, middle + width
+    return max(middle - width, 0.0 if minus is None else -1.0), min(middle + width, 1.0)
 
 
 def compare_arms(arms: list[Arm]) -> list[dict]:
     """Each arm beside the first: difference of the mean accuracies, its interval, and whether these data can tell.
 
     With one run each the p-value is McNemar's exact one, which says nothing about other seeds; with several it is left
-    out and the interval decides. With
-    more than two arms intervals and levels are Bonferroni's, so that all statements together hold at 95 %.
+    out and the interval decides. With more than two arms intervals and levels are Bonferroni's, so that all statements
+    together hold at 95 %.
 
     Raises:
         ValueError: arms on different examples, or fewer than two.
@@ -169,7 +171,7 @@ def compare_arms(arms: list[Arm]) -> list[dict]:
         check_same_examples(first.table, arm.table, first.name, arm.name)
         order = pd.Index(arm.table["example_id"]).get_indexer(first.table["example_id"])
         right = arm.right[:, order]
-        low, high = difference_interval(first.right, right, confidence=1 - level)
+        low, high = accuracy_interval(right, minus=first.right, confidence=1 - level)
         p_value = mcnemar(first.right[0], right[0]) if len(first.right) == len(right) == 1 else None
         differs = p_value < level if p_value is not None else not low <= 0 <= high
         rows.append(

@@ -41,6 +41,7 @@ _SPLIT_OF = {"valid": "validation", "val": "validation", "dev": "validation"}
 _SPLITS = ("train", "validation", "test")
 _KEY_WORDS = 4  # words by which a needle is looked up
 MIN_WORDS = 4  # a shorter text stands in others by chance
+DRAWN = "test (drawn by the run)"  # the reported rows where they are no split of the source
 _RARE = 10  # a label with fewer texts cannot keep its share in an 8:1:1 split
 _MANY_LABELS = 50  # more names than this in half of all rows are no classes
 _TRUTH = {"0", "1", "0.0", "1.0", "False", "True"}  # what a vector says of each label
@@ -470,9 +471,6 @@ def split_dataset(dataset: Dataset, ratio: str, *, seed: int = 42, together: boo
     validation, test = _split_groups(dataset, groups, rest, shares[2] / (shares[1] + shares[2]), seed)
     parts = {"train": train, "validation": validation, "test": test}
     return DatasetDict({name: dataset.select(_rows_of(groups, part)) for name, part in parts.items()})
-
-
-DRAWN = "test (drawn by the run)"  # the reported rows where they are no split of the source
 
 
 def arrange_splits(

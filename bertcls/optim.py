@@ -56,7 +56,7 @@ def encoder_parts(encoder: nn.Module) -> EncoderParts:
             norms = [child for child, part in beside.named_children() if "Norm" in type(part).__name__]
             if hasattr(beside, "rel_embeddings"):  # DeBERTa, whose norm is theirs
                 norms = []
-            return EncoderParts(name, len(module), tuple(f"{parent}.{norm}" for norm in norms))
+            return EncoderParts(name, len(module), tuple(f"{parent}.{norm}".lstrip(".") for norm in norms))
     raise ValueError(
         f"{type(encoder).__name__} has no list of {encoder.config.num_hidden_layers} layers, so its layers cannot be "
         "told apart; leave out --freeze_layers and --layer_decay."
@@ -212,7 +212,7 @@ def check_rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
         key = (depth, groups[0].get("initial_lr", groups[0]["lr"]), groups[0].get("weight_decay", 0.0))
         rows[key] = rows.get(key, 0) + parameter.numel()
     ordered = sorted(rows, key=lambda row: (row[0], -row[2]))
-    inside = [(depth, rate) for depth, rate, _ in ordered if depth]
+    inside = [(depth, rate) for depth, rate, _ in ordered if depth and parts]
     for (above, higher), (below, rate) in zip(inside, inside[1:]):
         if rate > higher:
             raise ValueError(

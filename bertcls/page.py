@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from bertcls.data import DRAWN
 from bertcls.formats import format_p, format_value
 from bertcls.modeling import MULTI_LABEL, REGRESSION
 
@@ -150,6 +151,7 @@ def _context(facts: dict, figures: dict) -> dict:
         "probes": probes,
         "before_after": before_after,
         "audit": audit,
+        "drawn": task.get("reported_split") == DRAWN,
         "figures": figures,
         "encoder": encoder,
         "measure": facts.get("measure", "accuracy"),

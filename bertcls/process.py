@@ -86,7 +86,7 @@ def one_line_errors() -> Iterator[None]:
 
 
 def open_weights(folder: str | Path) -> None:
-    """Lets all read saved weights who may read the `config.json` beside them: safetensors 0.8 gives them mode 0600."""
+    """Gives saved weights the mode of the `config.json` beside them; safetensors 0.8 writes them with 0600."""
     for path in Path(folder).glob("*.safetensors"):
         shutil.copymode(Path(folder, "config.json"), path)
 

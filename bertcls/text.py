@@ -82,7 +82,7 @@ def unescape_entities(text: str) -> str:
     """Turns HTML entities into characters, also those escaped more than once.
 
     Reads a text at most 4 times, so that it takes time in proportion to the text: an ampersand may be escaped any
-    number of times, other entities within entities 4 times.
+    number of times, other entities may stand in one another 4 deep.
 
     >>> unescape_entities("Tom &amp;amp; Jerry&#39;s")
     "Tom & Jerry's"

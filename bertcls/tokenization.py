@@ -31,7 +31,7 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
     except (OSError, ValueError) as error:
         readable = is_sentencepiece_available() and is_protobuf_available()
-        if "tiktoken" in str(error) and not readable:  # what transformers tries then
+        if "`tiktoken` is required" in str(error) and not readable:  # what transformers tries a .model file with then
             raise ValueError(
                 f"Found a SentencePiece model (a .model file) in {name_or_path} and no tokenizer.json; expected the "
                 "packages that read it. Install them: pip install sentencepiece protobuf"

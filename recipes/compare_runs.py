@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from bertcls import compare_arms, difference_interval, format_p, load_arms, one_line_errors, verdict, wilson_interval
+from bertcls import accuracy_interval, compare_arms, format_p, load_arms, one_line_errors, verdict, wilson_interval
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the choice of a backend that needs no screen)
@@ -33,7 +33,7 @@ def main(folders: list[str], output_dir: str | None = None) -> list[dict]:
         if len(accuracies) == 1:
             low, high = wilson_interval(int(arm.right.sum()), arm.right.size)
         else:  # for other examples and seeds
-            low, high = np.clip(difference_interval(None, arm.right), 0, 1).tolist()
+            low, high = accuracy_interval(arm.right)
         seconds = [result["train_runtime"] for result in arm.results if "train_runtime" in result]
         memory = {where: peak(arm.records, where) for where in ("process", "accelerator")}
         found.append(

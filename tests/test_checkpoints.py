@@ -326,11 +326,14 @@ def test_going_back_to_an_earlier_checkpoint_drops_the_later_ones(
 
 def test_more_epochs_are_allowed_and_fewer_are_not(encoder_folder, rows, tokenizer, tmp_path, capsys):
     train(encoder_folder, rows, tokenizer, tmp_path)
+    export = tmp_path / "onnx" / "pooling.onnx"
+    export.parent.mkdir()
+    export.write_text("of the trained model")
     again = train(encoder_folder, rows, tokenizer, tmp_path, "--resume_from_checkpoint")
-    assert again.state.global_step == 6 and "Warning" not in capsys.readouterr().out
+    assert again.state.global_step == 6 and "Warning" not in capsys.readouterr().out and export.exists()
     words = ["--resume_from_checkpoint", "--num_train_epochs", "3"]
     longer = train(encoder_folder, rows, tokenizer, tmp_path, *words)
-    assert longer.state.global_step == 9
+    assert longer.state.global_step == 9 and not export.exists()  # of weights that are no more
     assert capsys.readouterr().out.count("Warning: found 3 epochs, not 2 epochs as before: the schedule of") == 1
     with pytest.raises(ValueError, match="Found num_train_epochs 2.0, expected 3.0 as in"):
         train(encoder_folder, rows, tokenizer, tmp_path, "--resume_from_checkpoint")

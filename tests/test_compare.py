@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from scipy.stats import binomtest, ttest_1samp, ttest_ind
 
-from bertcls import compare_arms, difference_interval, load_arm, load_arms, mcnemar, verdict
+from bertcls import accuracy_interval, compare_arms, load_arm, load_arms, mcnemar, verdict
 
 
 def write_run(folder, right, *, texts=None, ids=None, pairs=None):
@@ -42,8 +43,6 @@ def test_mcnemar_by_hand():
     assert mcnemar(right, right) == 1.0
     assert mcnemar(np.array([1, 1, 1, 0]), np.array([0, 0, 0, 0])) == 2 * 0.5**3
     one, other = np.array([1] * 30 + [0] * 10), np.array([0] * 30 + [1] * 10)
-    from scipy.stats import binomtest
-
     assert mcnemar(one, other) == pytest.approx(binomtest(10, 40).pvalue)
 
 
@@ -64,7 +63,8 @@ def test_five_points_on_a_thousand_rows_are_found():
 def test_the_interval_holds_the_true_difference():
     draw, held = np.random.default_rng(2), 0
     for _ in range(200):
-        low, high = difference_interval(*(run[None].astype(float) for run in correlated(draw, 500, 0.80, 0.84)))
+        one, other = (run[None].astype(float) for run in correlated(draw, 500, 0.80, 0.84))
+        low, high = accuracy_interval(other, minus=one)
         held += low <= 0.04 <= high
     assert 181 <= held < 200  # at 95 % fewer has a probability below 0.01
 
@@ -79,20 +79,19 @@ def test_seeds_are_not_taken_for_a_difference(runs, spread):
             [0.9 * difficulty + 0.4 * draw.normal(size=500) < 1 + draw.normal() * spread * 4 for _ in range(number)]
             for number in runs
         ]
-        low, high = difference_interval(*(np.array(arm, dtype=float) for arm in arms))
+        one, other = (np.array(arm, dtype=float) for arm in arms)
+        low, high = accuracy_interval(other, minus=one)
         wrong += not low <= 0 <= high
     assert wrong <= 14  # of equal ways of training: more has a probability below 0.01 at 5 %
 
 
 @pytest.mark.parametrize("rates", [([0.8, 0.82, 0.81], [0.84, 0.9]), ([0.8], [0.84, 0.9])])
 def test_where_seeds_are_all_the_noise_it_is_students(rates):
-    from scipy.stats import ttest_1samp, ttest_ind
-
     one, other = (np.repeat(np.array(runs)[:, None], 1000, axis=1) for runs in rates)
     expected = ttest_ind(other[:, 0], one[:, 0]).confidence_interval(0.9)
-    assert difference_interval(one, other, confidence=0.9) == pytest.approx((expected.low, expected.high))
+    assert accuracy_interval(other, minus=one, confidence=0.9) == pytest.approx((expected.low, expected.high))
     expected = ttest_1samp(other[:, 0], 0).confidence_interval()
-    assert difference_interval(None, other) == pytest.approx((expected.low, expected.high))
+    assert accuracy_interval(other) == pytest.approx((expected.low, expected.high))
 
 
 def test_runs_that_differ_and_runs_that_do_not(tmp_path):
@@ -121,7 +120,7 @@ def test_several_seeds_are_one_arm(tmp_path):
 
 def test_one_example_is_too_few():
     with pytest.raises(ValueError, match="Found 1 example; expected at least 2"):
-        difference_interval(np.ones((2, 1)), np.ones((2, 1)))
+        accuracy_interval(np.ones((2, 1)))
 
 
 @pytest.mark.parametrize("change", ["texts", "ids", "rows"])

@@ -392,6 +392,7 @@ def test_the_sample_learns_and_its_encoder_is_fine_tuned(tmp_path, sst2_recipe, 
     assert results["eval_masked_loss"] < results["before_masked_loss"] - 0.5
     assert all(f"eval_{name}" in results for name in load_recipe("imdb_mlm_pretrain").METRICS)
     assert "perplexity" in capsys.readouterr().out
+    assert len({path.stat().st_mode for path in (tmp_path / "mlm").glob("*.*")}) == 1  # who reads one reads all
     assert {path.name for path in (tmp_path / "mlm").iterdir()} == {
         "checkpoints",
         "config.json",

@@ -286,6 +286,12 @@ def test_a_missing_model_is_named():
         load_tokenizer("./nothing")
 
 
+def test_a_folder_without_a_tokenizer_is_named(tmp_path):
+    ModernBertConfig().save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="No tokenizer found at"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_a_sentencepiece_model_needs_its_packages(tmp_path, monkeypatch):
     monkeypatch.setattr("bertcls.tokenization.is_sentencepiece_available", lambda: False)
     DebertaV2Config().save_pretrained(tmp_path)
