@@ -137,7 +137,7 @@ def test_validation_masks_are_fixed_and_change_no_random_state(blocks):
 # ------------------------------------------------------------------------------------------------ loss
 
 
-@pytest.mark.parametrize("family", ENCODERS)
+@pytest.mark.parametrize("family", [family for family in ENCODERS if family != "longformer"])
 def test_the_loss_of_masked_positions_alone_is_the_stock_loss(family):
     torch.manual_seed(0)
     model = AutoModelForMaskedLM.from_config(ENCODERS[family]).eval()
