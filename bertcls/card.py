@@ -11,9 +11,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from jinja2 import Environment, StrictUndefined
 
-from bertcls.data import DRAWN
 from bertcls.files import file_format
-from bertcls.formats import format_p
+from bertcls.formats import DRAWN, format_p
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 CARD = "README.md"

@@ -32,6 +32,7 @@ from bertcls.files import (
     warn,
     with_refused,
 )
+from bertcls.formats import DRAWN
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.text import comparison_key
 
@@ -41,7 +42,6 @@ _SPLIT_OF = {"valid": "validation", "val": "validation", "dev": "validation"}
 _SPLITS = ("train", "validation", "test")
 _KEY_WORDS = 4  # words by which a needle is looked up
 MIN_WORDS = 4  # a shorter text stands in others by chance
-DRAWN = "test (drawn by the run)"  # the reported rows where they are no split of the source
 _RARE = 10  # a label with fewer texts cannot keep its share in an 8:1:1 split
 _MANY_LABELS = 50  # more names than this in half of all rows are no classes
 _TRUTH = {"0", "1", "0.0", "1.0", "False", "True"}  # what a vector says of each label

@@ -1,4 +1,6 @@
-"""Numbers as people read them, the same in the report, the model card and the console."""
+"""Numbers and names as people read them, the same in the report, the model card and the console."""
+
+DRAWN = "test (drawn by the run)"  # the reported rows where they are no split of the source
 
 
 def format_p(value: float, sign: str = "") -> str:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from bertcls.data import DRAWN
-from bertcls.formats import format_p, format_value
+from bertcls.formats import DRAWN, format_p, format_value
 from bertcls.modeling import MULTI_LABEL, REGRESSION
 
 PAGE = "report.html"

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from bertcls import BertClsForSequenceClassification, TextClassifier
 from bertcls.card import CARD, with_repo_id, write_card
-from bertcls.data import DRAWN
+from bertcls.formats import DRAWN
 from bertcls.stock import export_stock
 
 TOKEN = "hf_dummytoken"

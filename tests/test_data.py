@@ -20,7 +20,7 @@ from bertcls import (
     split_dataset,
     tokenize_windows,
 )
-from bertcls.data import DRAWN
+from bertcls.formats import DRAWN
 
 
 def write(folder: Path, **splits: list[dict]) -> str:

@@ -26,7 +26,7 @@ from bertcls import (
     parse,
 )
 from bertcls.checkpoints import CHECKPOINTS, RUN_FILES
-from bertcls.data import DRAWN
+from bertcls.formats import DRAWN
 
 QUICK = ["--max_train_samples", "64", "--num_train_epochs", "2"]
 FILES = {
