@@ -276,10 +276,9 @@ def _limits(facts: dict, data_name: str, from_scratch: bool) -> list[str]:
             "Its probabilities are not calibrated: of answers with 0.9, more or fewer than 9 in 10 are right."
         )
     found += _reading_limits((facts.get("model") or {}).get("contract") or {})
-    kinds = {re.split("[,:]", line)[0] for line in (facts.get("audit") or {}).get("lines", [])}
     if facts.get("audit") is None:
         found.append("Its data was not looked through for duplicates and for test texts in train.")
-    elif "LEAK" in kinds and "TAKEN OUT" not in kinds:
+    elif facts["audit"].get("leaked"):
         found.append("The audit found texts of one split in another (see Data), which can raise the score.")
     encoder = (facts.get("model") or {}).get("encoder")
     if from_scratch:

@@ -28,6 +28,8 @@ from datasets import Dataset
 from datasets.fingerprint import Hasher
 from transformers.utils import logging
 
+from bertcls.text import is_whole
+
 logger = logging.get_logger(__name__)
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
@@ -40,7 +42,6 @@ _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff",
 _DELIMITERS = ",;\t|"
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _OPEN = re.compile(r'\t"[^"\t]*$')  # a quoted cell that goes on in the next line
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _REFUSED = b"bertcls.refused"  # columns that no table can hold, in an Arrow schema: {name: message}
 
 
@@ -547,7 +548,7 @@ def columns_to_table(columns: dict[str, list], source: str | Path, *, first_row:
         try:
             arrays[name] = pa.array(values)
         except UnicodeEncodeError:
-            row = first_row + next(row for row, value in enumerate(values) if _SURROGATE.search(str(value)))
+            row = first_row + next(row for row, value in enumerate(values) if not is_whole(str(value)))
             refused[name] = (
                 f"Column {name} of {source} holds half of a character (a lone surrogate) in row {row}; expected whole "
                 "characters. Export the file again as UTF-8."

@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from bertcls.engines import OnnxModel, check_engine, convert_encoder, on_cpu_only
 from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsForSequenceClassification
 from bertcls.process import open_weights
-from bertcls.text import clean
+from bertcls.text import clean, is_whole
 from bertcls.tokenization import WindowCollator, load_tokenizer, tokenize_windows
 
 if TYPE_CHECKING:  # a server that labels texts does not import datasets
@@ -392,13 +392,11 @@ class TextClassifier:
                     f"Text {row} is of type {type(text).__name__}, expected "
                     + ("a tuple of two strings, since the model reads pairs." if pairs else "a string.")
                 )
-            try:
-                "".join(parts).encode()
-            except UnicodeEncodeError:
+            if not all(map(is_whole, parts)):
                 raise ValueError(
                     f"Text {row} holds half of a character (a lone surrogate); expected whole characters. Decode it "
                     "with the encoding that it was written in."
-                ) from None
+                )
         return texts
 
     def _tokenize(self, texts: list[Text], *, spans: bool) -> dict[str, list]:

@@ -90,6 +90,13 @@ def freeze(model: PreTrainedModel, *, encoder: bool = False, layers: int = 0) ->
     return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
 
 
+def _depth(name: str, parts: EncoderParts | None) -> int:
+    """Steps of a model's parameter below the head, which has 0; 1 for all of an encoder whose layers are as one."""
+    if not name.startswith("encoder."):
+        return 0
+    return 1 if parts is None else parts.depth(name.removeprefix("encoder."))
+
+
 def layerwise_parameter_groups(
     model: nn.Module,
     *,
@@ -128,9 +135,7 @@ def layerwise_parameter_groups(
         if not parameter.requires_grad:
             continue
         plain = name.replace("_fsdp_wrapped_module.", "")
-        depth = 0
-        if plain.startswith("encoder."):
-            depth = 1 if parts is None else parts.depth(plain.removeprefix("encoder."))
+        depth = _depth(plain, parts)
         rate = learning_rate * layer_decay**depth
         if depth == 0 and head_learning_rate is not None:
             rate = head_learning_rate
@@ -206,9 +211,7 @@ def check_rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
                 f"The optimizer holds the parameter {name} {len(groups)} times; expected every trainable parameter in "
                 "exactly one group. Correct the groups, or freeze it."
             )
-        depth = 0
-        if name.startswith("encoder."):
-            depth = 1 if parts is None else parts.depth(name.removeprefix("encoder."))
+        depth = _depth(name, parts)
         key = (depth, groups[0].get("initial_lr", groups[0]["lr"]), groups[0].get("weight_decay", 0.0))
         rows[key] = rows.get(key, 0) + parameter.numel()
     ordered = sorted(rows, key=lambda row: (row[0], -row[2]))

@@ -245,7 +245,7 @@ def write_report(
         "arguments": {name: _plain(getattr(trainer.args, name)) for name in _ARGUMENTS}
         | {"from_scratch": from_scratch},
         "run": write_record(trainer, run_dir=run_dir, started=started),
-        "audit": {"lines": format_audit(json.loads(audit.read_text())).splitlines()} if audit.is_file() else None,
+        "audit": _audited(json.loads(audit.read_text())) if audit.is_file() else None,
     }
     write_metrics(facts, run_dir=run_dir)  # whatever happens to the rest
     texts = cleaned_texts(texts_of(test), config.cleaning)
@@ -268,6 +268,12 @@ def write_report(
         _draw(facts, trainer, folder, test_tokens=tokens)
         write_page(facts, folder)
     return facts
+
+
+def _audited(findings: dict) -> dict:
+    """The table of an audit, and whether the run trained with what leaks into another split."""
+    leaked = findings["leaked"] and not findings.get("taken_out")
+    return {"lines": format_audit(findings).splitlines(), "leaked": leaked}
 
 
 def describe_report(facts: dict, *, run_dir: str) -> str:

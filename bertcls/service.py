@@ -28,6 +28,7 @@ from bertcls.edge import ERRORS, ApiError, ClientGone, Edge, Metrics
 from bertcls.inference import Encoded, Prediction, Text, TextClassifier
 from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.page import load_template
+from bertcls.text import is_whole
 
 QUEUE_CHARACTERS = 4_000_000  # of texts that wait; their tokens take some 0.16 KiB a character
 # Measured on one core with MiniLM: as fast a token as larger ones, and less is padded. TOKENS_PER_BATCH_CPU of
@@ -401,11 +402,9 @@ def _schemas(kind: str, pairs: bool, limits: Limits) -> list[type[BaseModel]]:
 
 
 def _whole(text: str) -> str:
-    """The text, if all of its characters are; JSON can write half of one."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("half of a character (a lone surrogate) found") from None
+    """The text, if all of its characters are."""
+    if not is_whole(text):
+        raise ValueError("half of a character (a lone surrogate) found")
     return text
 
 

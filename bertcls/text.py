@@ -291,3 +291,16 @@ def words_of(text: str) -> list[str]:
     ["don't", 'miss', 'it', '很', '好']
     """
     return _WORD.findall(text.lower())
+
+
+def is_whole(text: str) -> bool:
+    r"""Whether all characters of a text are whole: JSON, and a wrong encoding, can leave half of one.
+
+    >>> is_whole("\U0001f600"), is_whole("\ud83d")
+    (True, False)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
+    return True

@@ -18,6 +18,7 @@ from bertcls import (
     split_dataset,
 )
 from bertcls.audit import LEAK_EXIT_CODE
+from bertcls.report import _audited
 
 TRAIN = [
     ("A fine film about a small town", "pos"),  # 0
@@ -142,6 +143,7 @@ def test_a_run_acts_on_a_leak(splits, tokenizer, tmp_path, on_leak):
     found = json.loads((tmp_path / "run" / "audit.json").read_text())
     assert found["dropped"] == [2, 5, 6]
     assert ("TAKEN OUT: 3 leaking rows" in format_audit(found)) == (on_leak == "drop")
+    assert _audited(found)["leaked"] == (on_leak != "drop")
 
 
 def test_the_command(splits, tmp_path):

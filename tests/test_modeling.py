@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import json
 import logging
@@ -257,14 +258,20 @@ def test_a_lost_pooler_is_not_replaced_by_a_random_one(encoder_folder, tmp_path)
     assert getattr(model.encoder, "pooler", None) is None
 
 
-def test_an_encoder_that_reads_padding_is_named(tmp_path, caplog):
-    AutoModel.from_config(FNetConfig(**{**SMALL, "intermediate_size": 32})).save_pretrained(tmp_path)
-    logger = logging.getLogger("transformers")
+@contextlib.contextmanager
+def transformers_logging_to(caplog):
+    logger = logging.getLogger("transformers")  # which does not propagate
     logger.addHandler(caplog.handler)
     try:
-        BertClsForSequenceClassification.from_encoder(str(tmp_path), num_labels=2)
+        yield
     finally:
         logger.removeHandler(caplog.handler)
+
+
+def test_an_encoder_that_reads_padding_is_named(tmp_path, caplog):
+    AutoModel.from_config(FNetConfig(**{**SMALL, "intermediate_size": 32})).save_pretrained(tmp_path)
+    with transformers_logging_to(caplog):
+        BertClsForSequenceClassification.from_encoder(str(tmp_path), num_labels=2)
     assert any("FNetModel does not leave padding out" in text for text in caplog.messages)
 
 
@@ -274,12 +281,8 @@ def test_missing_weights_are_reported_by_name(encoder_folder, tmp_path, caplog):
     gone = "encoder.layer.1.output.dense.weight"
     del weights[gone]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    logger = logging.getLogger("transformers")
-    logger.addHandler(caplog.handler)
-    try:
+    with transformers_logging_to(caplog):
         BertClsForSequenceClassification.from_encoder(str(tmp_path), num_labels=2)
-    finally:
-        logger.removeHandler(caplog.handler)
     assert any("1 encoder weights were not found" in text and gone in text for text in caplog.messages)
 
 
