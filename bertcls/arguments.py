@@ -17,7 +17,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from bertcls import checkpoints
 from bertcls.augmentation import check_methods
 from bertcls.checkpoints import CHECKPOINTS, newest_complete, why_incomplete
-from bertcls.process import use_cores
+from bertcls.process import LOCK, lock_folder, refuse_inside, use_cores
 from bertcls.text import check_steps
 
 _LAST = "last"  # --resume_from_checkpoint without a value
@@ -72,6 +72,7 @@ class TextArguments:
     run_dir: str = field(init=False, default="")  # what --output_dir names; Trainer's checkpoints lie below it
     started: float = field(init=False, default=0.0)  # when the command line was read, in seconds of time.time()
     hub: dict | None = field(init=False, default=None, repr=False)  # with --push_to_hub: arguments of push_folder
+    lock: object = field(init=False, default=None, repr=False)  # of run_dir, on rank 0
 
     @property
     def source(self) -> dict:
@@ -533,7 +534,7 @@ def _choose_output_dir(args: TextArguments, training_args: TrainingArguments, *,
 
 
 def _make_output_dir(args: TextArguments, training_args: TrainingArguments, *, named: bool) -> tuple[str, str | None]:
-    """The folder of the run, and the checkpoint to resume from."""
+    """The folder of the run, locked, and the checkpoint to resume from."""
     checkpoint = _chosen_checkpoint(training_args.resume_from_checkpoint)
     if named:
         output_dir = Path(training_args.output_dir)
@@ -570,20 +571,45 @@ def _make_output_dir(args: TextArguments, training_args: TrainingArguments, *, n
         )
     elif checkpoint is not None:
         elsewhere = Path(checkpoint).resolve().parent != (output_dir / CHECKPOINTS).resolve()
-    filled = any(path.is_file() for path in output_dir.rglob("*"))
-    if filled and (checkpoint is None or elsewhere) and not args.overwrite_output:
-        raise FileExistsError(
-            f"The output folder {output_dir} is not empty; expected a new or empty one. Name another --output_dir, or "
-            "give --resume_from_checkpoint or --overwrite_output."
-        )
+    _refuse_harm(args, output_dir)
+    if checkpoint is None or elsewhere:
+        _refuse_filled(args, output_dir)
     try:
         (output_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=named or checkpoint is not None)
+        args.lock = lock_folder(output_dir, "--output_dir")
     except OSError as error:
         raise type(error)(
             f"The output folder {output_dir} cannot be written ({error.strerror}); expected a folder of yours. Name "
             "another --output_dir."
         ) from error
+    if checkpoint is None or elsewhere:  # once more: another run may just have ended
+        _refuse_filled(args, output_dir)
     return str(output_dir), checkpoint
+
+
+def _refuse_filled(args: TextArguments, output_dir: Path) -> None:
+    filled = any(path.is_file() and path != output_dir / LOCK for path in output_dir.rglob("*"))
+    if filled and not args.overwrite_output:
+        raise FileExistsError(
+            f"The output folder {output_dir} is not empty; expected a new or empty one. Name another --output_dir, or "
+            "give --resume_from_checkpoint or --overwrite_output."
+        )
+
+
+def _refuse_harm(args: TextArguments, output_dir: Path) -> None:
+    """Refuses an output folder in the data, and to overwrite what the run reads."""
+    names = ("dataset_name", "train_file", "validation_file", "test_file")
+    data = [value for name in names if (value := getattr(args, name, None))]
+    refuse_inside(output_dir, data, "--output_dir")
+    read = [*data, args.model_name_or_path, getattr(args, "probes", None)] if args.overwrite_output else []
+    for source in [Path(value).expanduser().resolve() for value in read if value]:
+        if source == output_dir.resolve() or any(
+            source.is_relative_to(path.resolve()) for path in checkpoints.removed_by_overwriting(str(output_dir))
+        ):
+            raise ValueError(
+                f"Found --overwrite_output with {source}, which is read, in the output folder {output_dir}; expected "
+                "it elsewhere, since it would be removed. Name another --output_dir."
+            )
 
 
 def _chosen_checkpoint(value: str | None) -> str | None:

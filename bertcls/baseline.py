@@ -10,7 +10,7 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from bertcls.metrics import tune_thresholds
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from bertcls.text import clean
+from bertcls.text import clean_all
 
 _CJK_SHARE = 0.2  # of all characters, from which on words are not parted by blanks
 
@@ -125,7 +125,7 @@ def cleaned_texts(texts: list[str | tuple[str, str]], cleaning: list[str] | None
     >>> cleaned_texts(["a  b", ("c", "d")], ["collapse_blanks"])
     ['a b', 'c d']
     """
-    return [clean(text if isinstance(text, str) else " ".join(text), cleaning) for text in texts]
+    return clean_all((text if isinstance(text, str) else " ".join(text) for text in texts), cleaning)
 
 
 def _is_cjk(texts: list[str]) -> bool:

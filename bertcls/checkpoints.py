@@ -407,6 +407,11 @@ def clear_results(run_dir: str) -> None:
         shutil.rmtree(Path(run_dir, name), ignore_errors=True)
 
 
+def removed_by_overwriting(run_dir: str) -> list[Path]:
+    """The files and folders that `clear_output` removes, there or not."""
+    return [Path(run_dir, name) for name in (*RUN_FILES, "report", "stock", ONNX, CHECKPOINTS)]
+
+
 def clear_output(run_dir: str) -> None:
     """Removes what an earlier run left in a folder, for `--overwrite_output`: an old best model must not win over the
     new one, nor old scores pass for new ones. Other files stay."""

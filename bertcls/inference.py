@@ -147,7 +147,7 @@ class TextClassifier:
         if on_cpu_only(backend, dtype):
             device = "cpu"
         tokenizer = load_tokenizer(name_or_path, revision=revision)
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
         if config.model_type != "bertcls":
             raise ValueError(
                 f"{name_or_path} holds a model of type {config.model_type!r}, expected 'bertcls': a folder that a "

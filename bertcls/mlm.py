@@ -23,7 +23,7 @@ from transformers.utils import logging
 from bertcls.files import warn
 from bertcls.modeling import set_attention_dropout
 from bertcls.process import open_weights
-from bertcls.text import clean
+from bertcls.text import clean_all
 
 IGNORED = -100  # label of a position that is not scored
 IMPLAUSIBLE_LOSS = 0.5  # nats: bert-base has about 1.7 on English prose it was trained on
@@ -57,7 +57,7 @@ def pack_blocks(
         `input_ids`, `attention_mask` and `special_tokens_mask`, each `[blocks, max_length]`, `length` (tokens that are
         not padding) and, where asked, `offset_mapping` `[blocks, max_length, 2]`.
     """
-    texts = [clean(text, cleaning) for text in batch["text"]]
+    texts = clean_all(batch["text"], cleaning, batch.get("example_id", ()))
     encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
     ids, words = [], []  # of the whole batch; a word's number, -1 for a separator
     first_word = 0
@@ -227,7 +227,7 @@ def load_masked_lm(
         ValueError: a model that is no encoder with such a head, or weights of the encoder that are missing.
     """
     try:
-        config = AutoConfig.from_pretrained(name_or_path)
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"No model found at {name_or_path!r}; expected a Hub id or a folder with config.json and "
@@ -237,10 +237,14 @@ def load_masked_lm(
         set_attention_dropout(config, attention_dropout)
     try:
         if from_scratch:
-            model, missing = AutoModelForMaskedLM.from_config(config), []
+            model, missing = AutoModelForMaskedLM.from_config(config, trust_remote_code=False), []
         else:
             model, info = AutoModelForMaskedLM.from_pretrained(
-                name_or_path, config=config, dtype=torch.float32, output_loading_info=True
+                name_or_path,
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
             missing = sorted(info["missing_keys"])
     except ValueError as error:
@@ -382,7 +386,9 @@ def save_encoder(
     """
     prefix, pooler = model.base_model_prefix + ".", {}
     if pooler_from is not None:
-        start, info = AutoModel.from_pretrained(pooler_from, dtype=torch.float32, output_loading_info=True)
+        start, info = AutoModel.from_pretrained(
+            pooler_from, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+        )
         pooler = {
             name: tensor
             for name, tensor in start.state_dict().items()
@@ -395,7 +401,9 @@ def save_encoder(
     tokenizer.save_pretrained(folder)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report of the head, which an encoder does not take, would frighten
-    saved, info = AutoModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    saved, info = AutoModel.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+    )
     logging.set_verbosity(verbosity)
     random = [name for name in info["missing_keys"] if pooler or not name.startswith("pooler.")]
     trained = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

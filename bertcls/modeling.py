@@ -158,7 +158,9 @@ class BertClsForSequenceClassification(PreTrainedModel):
     def __init__(self, config: BertClsConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.encoder = _without_unused_pooler(AutoModel.from_config(config.encoder), config.pooling)
+        self.encoder = _without_unused_pooler(
+            AutoModel.from_config(config.encoder, trust_remote_code=False), config.pooling
+        )
         dropout = config.classifier_dropout
         if dropout is None:
             dropout = getattr(config.encoder, "hidden_dropout_prob", getattr(config.encoder, "dropout", 0.1))
@@ -384,7 +386,7 @@ def _load_encoder(
 ):
     """The encoder in fp32, and the names of its weights that the checkpoint does not hold."""
     try:
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"No model found at {name_or_path!r}; expected a Hub id or a folder with config.json and "
@@ -394,7 +396,7 @@ def _load_encoder(
     if attention_dropout is not None:
         set_attention_dropout(config.encoder if isinstance(config, BertClsConfig) else config, attention_dropout)
     if from_scratch:
-        return AutoModel.from_config(config, attn_implementation=attn_implementation), []
+        return AutoModel.from_config(config, attn_implementation=attn_implementation, trust_remote_code=False), []
     if isinstance(config, BertClsConfig):
         model, info = BertClsForSequenceClassification.from_pretrained(
             name_or_path,
@@ -410,6 +412,7 @@ def _load_encoder(
         encoder, info = AutoModel.from_pretrained(
             name_or_path,
             config=config,
+            trust_remote_code=False,
             dtype=torch.float32,  # the default is the dtype of the checkpoint, which may be bf16
             attn_implementation=attn_implementation,
             revision=revision,

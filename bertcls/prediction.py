@@ -16,16 +16,16 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, str_to_bool
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from bertcls.engines import OnnxModel
 from bertcls.inference import Prediction, TextClassifier
 from bertcls.modeling import MULTI_LABEL, REGRESSION
-from bertcls.process import use_cores, whole_file
+from bertcls.process import LOCK, lock_folder, refuse_inside, use_cores, whole_file
 
 FORMATS = (".parquet", ".jsonl")
-_MANIFEST, _LOCK = "manifest.json", "lock"
+_MANIFEST = "manifest.json"
 
 
 def start_processes(cpu_threads: int | None = None, *, cpu: bool = False) -> PartialState:
@@ -211,8 +211,8 @@ def check_output(output_file: Path, *, source: str | None = None, overwrite: boo
         raise ValueError(
             f"Found --output_file {output_file}; expected a name that ends with {' or '.join(FORMATS)}. Rename it."
         )
-    if source is not None and output_file.exists() and output_file.samefile(Path(source).expanduser()):
-        raise ValueError(f"Found {output_file} as data and as output; expected two files. Name another --output_file.")
+    if source is not None:
+        refuse_inside(output_file, [source], "--output_file")
     if output_file.exists() and not overwrite and not (parts_folder(output_file) / _MANIFEST).is_file():
         raise FileExistsError(
             f"Found {output_file}; expected no such file. Name another --output_file, or give --overwrite_output."
@@ -254,20 +254,20 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False) ->
     """
     folder = parts_folder(output_file)
     path = folder / _MANIFEST
-    if folder.is_dir() and not path.is_file() and any(_LOCK not in file.name for file in folder.iterdir()):
+    if folder.is_dir() and not path.is_file() and any(file.name != LOCK for file in folder.iterdir()):
         raise FileExistsError(
             f"Found the folder {folder} without {_MANIFEST}; expected none, or one that a run of predict.py left. "
             "Remove it, or name another --output_file."
         )
     if overwrite:
         if folder.is_dir():
-            _locked(folder).release()
+            lock_folder(folder, "--output_file").release()
         output_file.unlink(missing_ok=True)
     if overwrite or not folder.is_dir():
         _remove_folder(folder)
     check_output(output_file)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = _locked(folder)
+    lock = lock_folder(folder, "--output_file")
     there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else manifest
     if other := [name for name in {**there, **manifest} if there.get(name) != manifest.get(name)]:
         lock.release()
@@ -349,18 +349,6 @@ def _writer(path: Path, suffix: str) -> Iterator[Callable[[pa.Table], None]]:
     finally:
         for writer in writers:
             writer.close()
-
-
-def _locked(folder: Path) -> FileLock:
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise ValueError(
-            f"Found another run that is writing to {folder}; expected none. Wait for it, end it, or name another "
-            "--output_file."
-        ) from error
-    return lock
 
 
 def _remove_folder(folder: Path) -> None:

@@ -8,13 +8,15 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
 import torch
+from filelock import FileLock, Timeout
 from huggingface_hub.errors import StrictDataclassError
 
+LOCK = ".lock"  # file in a folder that a process writes to; it stays
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -83,6 +85,50 @@ def one_line_errors() -> Iterator[None]:
         line = f"error{where}: {' '.join((full_disk or str(error)).split())} (BERTCLS_TRACEBACK=1 shows where)"
         print(line, file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def refuse_inside(output: str | Path, sources: Iterable[str | None], flag: str) -> None:
+    """Refuses an output that is a source, or lies in one, which it would change or remove.
+
+    Args:
+        output: file or folder to be written.
+        sources: files, folders, or names of what does not lie here; `None` is none.
+        flag: that names the output, for the message.
+
+    Raises:
+        ValueError: the source that would be harmed.
+    """
+    output = Path(output).expanduser().resolve()
+    for source in filter(None, sources):
+        place = Path(source).expanduser()
+        if place.exists() and output.is_relative_to(place.resolve()):
+            raise ValueError(
+                f"Found {flag} {output} in {source}, which is read; expected a place outside. Name another {flag}."
+            )
+
+
+def lock_folder(folder: Path, flag: str) -> FileLock:
+    """Takes the lock of a folder that this process is to write; the system gives it back when the process ends.
+
+    Args:
+        folder: that is there.
+        flag: that names the folder, for the message.
+
+    Returns:
+        the lock, held until it is released or nobody refers to it.
+
+    Raises:
+        ValueError: another process writes there.
+    """
+    lock = FileLock(folder / LOCK, is_singleton=True)  # one for all runs of this process
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ValueError(
+            f"Found another run that is writing to {folder}; expected none. Wait for it, end it, or name another "
+            f"{flag}."
+        ) from error
+    return lock
 
 
 def open_weights(folder: str | Path) -> None:

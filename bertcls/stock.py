@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 from bertcls.inference import Text, TextClassifier
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL, BertClsConfig
 from bertcls.process import open_weights
-from bertcls.text import clean
+from bertcls.text import clean_all
 
 STOCK = "stock"  # folder of a run
 STOCK_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -92,7 +92,9 @@ def _write(classifier: TextClassifier, run_dir: str, folder: str, max_length: in
     stock.save_pretrained(folder)
     open_weights(folder)
     side = "left" if config.truncation == "tail" else "right"
-    tokenizer = AutoTokenizer.from_pretrained(run_dir, model_max_length=max_length, truncation_side=side)
+    tokenizer = AutoTokenizer.from_pretrained(
+        run_dir, model_max_length=max_length, truncation_side=side, trust_remote_code=False
+    )
     for name in ("is_local", "local_files_only", "max_length", "stride", "truncation_strategy"):
         tokenizer.init_kwargs.pop(name, None)  # of this load, or of the last call in training
     tokenizer.backend_tokenizer.no_truncation()
@@ -106,12 +108,14 @@ def _check(classifier: TextClassifier, folder: str, texts: list[Text]) -> None:
     config = classifier.model.config
     classifier.model.double()
     expected = classifier.probabilities(texts)
-    stock = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float64).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    stock = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float64, trust_remote_code=False
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     found = []
     for start in range(0, len(texts), _BATCH):
         part = [(text,) if isinstance(text, str) else text for text in texts[start : start + _BATCH]]
-        columns = [[clean(text, config.cleaning) for text in column] for column in zip(*part)]
+        columns = [clean_all(column, config.cleaning) for column in zip(*part)]
         logits = stock(**tokenizer(*columns, truncation=True, padding=True, return_tensors="pt")).logits
         found.append(logits.sigmoid() if stock.config.problem_type == MULTI_LABEL else logits.softmax(-1))
     difference = float(np.abs(torch.cat(found).numpy() - expected).max())

@@ -4,12 +4,14 @@ import html
 import re
 import string
 import unicodedata
-from itertools import groupby
+from collections.abc import Iterable
+from itertools import groupby, islice
 
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _TAG_START = re.compile(r"[/!]?[a-zA-Z]")  # right after "<", so "a < b > c" is no tag
 _AMPERSANDS = re.compile(r"&(?:(?:amp|AMP|#0*38|#[xX]0*26);?)+")  # an ampersand escaped any number of times
 _UNESCAPED_AT_MOST = 4  # times
+_NO_CHARACTER = re.compile(r"(&#[0-9]{100,})")  # int() refuses more digits than sys.get_int_max_str_digits()
 
 # East Asian texts are written without blanks: an address or a name ends where their characters begin
 _EAST_ASIAN = r"\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef"
@@ -82,13 +84,16 @@ def unescape_entities(text: str) -> str:
     """Turns HTML entities into characters, also those escaped more than once.
 
     Reads a text at most 4 times, so that it takes time in proportion to the text: an ampersand may be escaped any
-    number of times, other entities may stand in one another 4 deep.
+    number of times, other entities may stand in one another 4 deep. A number of a hundred digits or more is none of a
+    character and stays as it stands.
 
     >>> unescape_entities("Tom &amp;amp; Jerry&#39;s")
     "Tom & Jerry's"
     """
     for _ in range(_UNESCAPED_AT_MOST):
-        previous, text = text, html.unescape(_AMPERSANDS.sub("&", text))
+        parts = _NO_CHARACTER.split(_AMPERSANDS.sub("&", text))  # every second one is such a number
+        parts[::2] = map(html.unescape, parts[::2])
+        previous, text = text, "".join(parts)
         if text == previous:
             break
     return text
@@ -262,15 +267,46 @@ def clean(text: str, steps: list[str] | None) -> str:
     """Applies cleaning steps by name, in order.
 
     Raises:
-        ValueError: a name that is no cleaning step.
+        ValueError: a name that is no cleaning step, or a step that fails on the text.
 
     >>> clean("fish &amp; chips<br/>twice", ["strip_tags", "unescape_entities", "collapse_blanks"])
     'fish & chips twice'
     """
     check_steps(steps)
     for name in steps or ():
-        text = STEPS[name](text)
+        try:
+            text = STEPS[name](text)
+        except Exception as error:  # whatever a step raises
+            raise ValueError(
+                f"The cleaning step {name} failed ({type(error).__name__}: {error}); expected a text. Correct the "
+                "step, or leave it out of --cleaning."
+            ) from error
     return text
+
+
+def clean_all(texts: Iterable[str], steps: list[str] | None, names: Iterable = ()) -> list[str]:
+    """`clean` for the texts of a batch.
+
+    Args:
+        texts: raw.
+        steps: as in `clean`.
+        names: of the texts, for a message; without them they are counted from 0.
+
+    Raises:
+        ValueError: as `clean`, with the text's name.
+
+    >>> clean_all(["a<br>b", " c "], ["strip_tags", "collapse_blanks"])
+    ['a b', 'c']
+    """
+    check_steps(steps)
+    cleaned: list[str] = []
+    try:
+        for text in texts:
+            cleaned.append(clean(text, steps))
+    except ValueError as error:
+        place = len(cleaned)
+        raise ValueError(f"Text {next(islice(names, place, None), place)}: {error}") from error
+    return cleaned
 
 
 def comparison_key(text: str) -> str:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
-from bertcls.text import clean
+from bertcls.text import clean_all
 
 if TYPE_CHECKING:  # a server that labels texts does not import datasets
     from datasets import Dataset, DatasetDict
@@ -27,8 +27,8 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
         ValueError: the tokenizer has no fast version, or is a SentencePiece model that cannot be read here.
     """
     try:
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
+        config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         readable = is_sentencepiece_available() and is_protobuf_available()
         if "`tiktoken` is required" in str(error) and not readable:  # what transformers tries a .model file with then
@@ -43,9 +43,21 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
         ) from error
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} has no fast version; expected one with a tokenizer.json.")
+    _check_vocabulary(tokenizer, config, name_or_path)
     tokenizer.truncation_side = "right"  # else windows come from the end
     tokenizer.model_max_length = min(tokenizer.model_max_length, encoder_max_length(config))
     return tokenizer
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, config, name_or_path: str) -> None:
+    """Refuses a tokenizer of another vocabulary than the embeddings have, which would answer wrongly."""
+    rows = getattr(getattr(config, "encoder", config), "vocab_size", None)
+    size = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if rows is not None and not rows / 2 <= size <= rows:  # some embeddings are filled up to a round number
+        raise ValueError(
+            f"The tokenizer in {name_or_path} knows {size:,} tokens and the encoder has embeddings for {rows:,}; "
+            "expected as many. Copy the tokenizer.json that belongs to the model there."
+        )
 
 
 def encoder_max_length(config) -> int:
@@ -59,7 +71,7 @@ def encoder_max_length(config) -> int:
     """
     config = getattr(config, "encoder", config)
     with torch.device("meta"):
-        encoder = AutoModel.from_config(config)
+        encoder = AutoModel.from_config(config, trust_remote_code=False)
     for name, module in encoder.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             reserved = 0 if module.padding_idx is None else module.padding_idx + 1
@@ -163,7 +175,8 @@ def tokenize_windows(
             f"{'pairs' if pairs else 'single texts'}; expected the first for texts and the second for pairs. Leave "
             "the other out."
         )
-    texts = [[clean(text, cleaning) for text in batch[name]] for name in ("text", "text_pair")[: 1 + pairs]]
+    names = batch.get("example_id", ())
+    texts = [clean_all(batch[name], cleaning, names) for name in ("text", "text_pair")[: 1 + pairs]]
     if pairs:
         result = _encode_pairs(texts, tokenizer, max_length, overlap, pair_truncation or "none", spans)
     elif truncation == "none":

@@ -146,7 +146,7 @@ def test_a_folder_that_is_not_empty_is_kept(parsed, tmp_path):
     args, training_args = parsed("--overwrite_output")
     assert (run / "model.safetensors").exists()  # nothing is removed before the data and the model were checked
     clear_output(args.run_dir)
-    assert {path.name for path in run.iterdir()} == {"notes.txt", "mine.json"}  # an old best cannot win
+    assert {path.name for path in run.iterdir()} == {"notes.txt", "mine.json", ".lock"}  # an old best cannot win
     (run / "onnx").mkdir()
     (run / "onnx" / "model.onnx").write_text("another's")
     clear_output(args.run_dir)

@@ -45,7 +45,7 @@ def test_a_text_and_a_list_give_the_same_answers_in_order(classifier):
         assert prediction.score == max(prediction.probabilities.values()) == prediction.probabilities[prediction.label]
         assert sum(prediction.probabilities.values()) == pytest.approx(1)
         assert list(prediction.probabilities) == ["bad", "good"]
-        assert alone[0].probabilities == pytest.approx(prediction.probabilities, abs=1e-6)
+        assert alone[0].probabilities == pytest.approx(prediction.probabilities, abs=1e-5)
     assert len({round(prediction.score, 6) for prediction in together}) == len(TEXTS)
 
 
@@ -58,7 +58,7 @@ def test_multi_label_probabilities_are_sigmoids(classifier):
     classifier.model.config.problem_type = "multi_label_classification"
     try:
         expected = 1 / (1 + np.exp(-classifier.logits(TEXTS).astype(float)))
-        np.testing.assert_allclose(classifier.probabilities(TEXTS), expected)
+        np.testing.assert_allclose(classifier.probabilities(TEXTS), expected, atol=1e-5)
         names, threshold = classifier.label_names, float(expected[:, 0].max())
         classifier.model.config.thresholds = [threshold, 2.0]
         answers = classifier.predict(TEXTS)
@@ -81,8 +81,8 @@ def test_nothing_in_nothing_out(classifier):
 
 def test_an_empty_text_is_read_as_special_tokens_alone(classifier):
     ids = torch.tensor([[classifier.tokenizer.cls_token_id, classifier.tokenizer.sep_token_id]])
-    np.testing.assert_allclose(classifier.logits([""]), classifier.model(ids).logits.detach().numpy(), atol=1e-6)
-    np.testing.assert_allclose(classifier.logits(["  <br> "]), classifier.logits([""]), atol=1e-6)
+    np.testing.assert_allclose(classifier.logits([""]), classifier.model(ids).logits.detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(classifier.logits(["  <br> "]), classifier.logits([""]), atol=1e-5)
 
 
 def test_a_very_long_text(classifier):
@@ -92,7 +92,7 @@ def test_a_very_long_text(classifier):
 
 
 def test_the_stored_cleaning_is_applied(classifier):
-    np.testing.assert_allclose(classifier.logits(["good<br/>film"]), classifier.logits(["good film"]), atol=1e-6)
+    np.testing.assert_allclose(classifier.logits(["good<br/>film"]), classifier.logits(["good film"]), atol=1e-5)
 
 
 def test_temperature_acts_on_probabilities_alone(classifier):
@@ -186,7 +186,7 @@ def test_windows_of_many_texts_stay_with_their_texts(classifier):
         classifier.probabilities_with_windows(texts),
     )
     assert len({len(answer.windows) for answer in together}) == 3
-    np.testing.assert_allclose(rows, classifier.probabilities(texts), atol=1e-6)
+    np.testing.assert_allclose(rows, classifier.probabilities(texts), atol=1e-5)
     for text, answer, of_windows in zip(texts, together, windows_of):
         alone = classifier.predict(text, windows=True)[0]
         assert [(w.start, w.end, w.text) for w in answer.windows] == [(w.start, w.end, w.text) for w in alone.windows]

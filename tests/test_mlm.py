@@ -227,7 +227,7 @@ def test_accumulated_steps_weigh_each_masked_position_alike(blocks, tmp_path):
         trainer.train()
         weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
     for name, tensor in weights[0].items():
-        torch.testing.assert_close(tensor, weights[1][name], atol=1e-6, rtol=0)
+        torch.testing.assert_close(tensor, weights[1][name], atol=1e-5, rtol=0)
 
 
 def test_metrics_by_hand():

@@ -215,7 +215,7 @@ def test_a_second_run_at_the_same_time_is_refused(recipe, model, data, tmp_path,
         patch.setattr(recipe, "predict_parts", lambda *_, **__: pytest.fail("labelled"))
         folder = parts_folder(tmp_path / "labels.parquet")
         folder.mkdir()
-        with FileLock(folder / "lock"):
+        with FileLock(folder / ".lock"):
             assert "Found another run that is writing to" in refused(capsys, recipe, *words)
             assert "Found another run that is writing to" in refused(capsys, recipe, *words, "--overwrite_output")
         (folder / "mine.txt").touch()
@@ -260,7 +260,7 @@ def test_pairs_several_labels_and_numbers(recipe, encoder_folder, tmp_path, caps
     assert "4 rows\n1 of them have no text" in said and "1 of them have an empty text" in said
     answers = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
     expected = TextClassifier.from_pretrained(pairs, device="cpu").predict([("good film", "bad"), ("dull", "never")])
-    assert [answers[0]["score"], answers[3]["score"]] == pytest.approx([answer.score for answer in expected])
+    assert [answers[0]["score"], answers[3]["score"]] == pytest.approx([answer.score for answer in expected], abs=1e-5)
     assert [answer["label"] is None for answer in answers] == [False, True, False, False]
     many = save(encoder_folder, tmp_path / "many", problem_type="multi_label_classification")
     number = save(encoder_folder, tmp_path / "number", problem_type="regression", id2label={0: "value"})
@@ -274,7 +274,10 @@ def test_pairs_several_labels_and_numbers(recipe, encoder_folder, tmp_path, caps
         if name == many:
             assert found == [list(answer.label) for answer in expected]
         else:
-            assert found == pytest.approx([answer.label for answer in expected]) and list(table[0]) == ["id", "label"]
+            assert found == pytest.approx([answer.label for answer in expected], abs=1e-5) and list(table[0]) == [
+                "id",
+                "label",
+            ]
     line = refused(capsys, recipe, "--model_name_or_path", pairs, *words, "--output_file", tmp_path / "x.jsonl")
     assert "Found single texts for a model of pairs; expected pairs. Give --text_pair_column." in line
     line = refused(capsys, recipe, "--model_name_or_path", many, *two, "--output_file", tmp_path / "x.jsonl")
@@ -315,7 +318,7 @@ BAD = {
     "no request": ([], "Found --text and --dataset_name, or neither"),
     "no output": (["--dataset_name", "mine.csv"], "Found --dataset_name or --output_file alone"),
     "suffix": (["--dataset_name", "mine.csv", "--output_file", "a.csv"], "ends with .parquet or .jsonl"),
-    "itself": (["--dataset_name", "a.jsonl", "--output_file", "./a.jsonl"], "as data and as output"),
+    "itself": (["--dataset_name", "a.jsonl", "--output_file", "./a.jsonl"], "which is read; expected a place outside"),
     "there": (["--dataset_name", "mine.csv", "--output_file", "a.jsonl"], "expected no such file"),
     "no file": (["--dataset_name", "./no.csv", "--output_file", "b.jsonl"], "No data set found at './no.csv'"),
     "column": (["--dataset_name", "mine.csv", "--output_file", "b.jsonl"], "Found the columns body in mine.csv"),

@@ -509,6 +509,6 @@ def test_two_steps_are_one(classifier):
     assert classifier.encode([]) == classifier.predict_encoded([]) == []
     for row, one in enumerate(classifier.predict_encoded(parts[::-1])[::-1]):
         assert one.label == whole[row].label and len(one.windows) == len(whole[row].windows)
-        np.testing.assert_allclose(one.score, whole[row].score, atol=1e-6)
+        np.testing.assert_allclose(one.score, whole[row].score, atol=1e-5)
     with_and_without = classifier.encode(TEXTS[:2]) + classifier.encode(TEXTS[2:4], windows=True)
     assert [one.windows is None for one in classifier.predict_encoded(with_and_without)] == [True, True, False, False]

@@ -115,7 +115,7 @@ def test_the_copy_answers_alike_without_bertcls(case, exported):
     found = np.array([[answer[name] for name in LABELS] for answer in answers])
     expected = model.probabilities(texts)
     assert np.ptp(expected, axis=0).max() > 0.05  # the texts are told apart
-    np.testing.assert_allclose(found[: len(texts)], expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found[: len(texts)], expected, rtol=0, atol=1e-5)
     for answer, text in zip(found[len(texts) :], BEYOND.get(case, [])):
         assert np.abs(answer - model.probabilities([text])[0]).max() > 1e-3
 
