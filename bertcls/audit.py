@@ -17,13 +17,15 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from bertcls.data import MIN_WORDS, containers, label_names_of, label_shares, load_splits, problem_type_of
+from bertcls.data.labels import label_names_of, label_shares, problem_type_of
+from bertcls.data.load import load_splits
+from bertcls.data.splits import MIN_WORDS, containers
+from bertcls.layout import AUDIT
 from bertcls.modeling import REGRESSION
 from bertcls.process import one_line_errors
 from bertcls.text import comparison_key
 from bertcls.tokenization import load_tokenizer
 
-AUDIT = "audit.json"
 LEAK_EXIT_CODE = 3
 LENGTHS = (128, 256, 512)  # tokens, special ones included
 MIN_CHARACTERS = 8  # the same where words are not parted by blanks

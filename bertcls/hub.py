@@ -6,6 +6,7 @@
 import argparse
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -17,22 +18,14 @@ import pyarrow.parquet as pq
 from httpx2 import HTTPError
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
-from bertcls.card import CARD, with_repo_id
 from bertcls.inference import Text, TextClassifier
+from bertcls.layout import CARD, MODEL_FILES, PREDICTIONS, PUBLIC_FILES, RESULTS
 from bertcls.modeling import REGRESSION
 from bertcls.process import one_line_errors
-from bertcls.report import PREDICTIONS, RESULTS
-from bertcls.stock import STOCK, STOCK_FILES
 
 TOLERANCE = 1e-5  # of a logit, in fp32
 RECORDED_TOLERANCE = 1e-3  # of a probability that the run recorded, perhaps on another device
 FRESH_TEXTS = 16  # that go to a new process
-MODEL_FILES = ("config.json", "model.safetensors", "modeling.py", "tokenizer.json", "tokenizer_config.json")
-PUBLIC_FILES = (
-    *MODEL_FILES,
-    CARD,
-    *(f"{STOCK}/{name}" for name in STOCK_FILES),
-)  # the rest holds texts, paths, tokens
 
 _FRESH = """
 import json, sys
@@ -150,6 +143,20 @@ def push_folder(
             f"The model is safe in {folder}; push it again: {shlex.join(retry)}"
         ) from (error if shown == said else None)  # whose message would be shown with the traceback
     return str(commit)
+
+
+def with_repo_id(card: str, repo_id: str) -> str:
+    """A card with the title and the snippets of another repository.
+
+    >>> with_repo_id('# run\\n\\nTextClassifier.from_pretrained("run")', "me/sst2")
+    '# sst2\\n\\nTextClassifier.from_pretrained("me/sst2")'
+    """
+    found = re.search(r'TextClassifier\.from_pretrained\("([^"\n]+)"', card)
+    if found is None:
+        return card
+    title, new_title = (f"# {name.split('/')[-1]}\n" for name in (found[1], repo_id))
+    snippets = re.compile(rf'(from_pretrained\(|model=)"{re.escape(found[1])}"')
+    return snippets.sub(rf'\g<1>"{repo_id}"', card).replace(title, new_title, 1)
 
 
 def _without(token: str | None, message: str) -> str:

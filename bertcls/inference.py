@@ -10,15 +10,14 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
-from bertcls.engines import OnnxModel, check_engine, convert_encoder, on_cpu_only
+if TYPE_CHECKING:  # a server that labels texts does not import datasets
+    from datasets import Dataset
+    from transformers import Trainer
+from bertcls.backends import OnnxModel, check_engine, convert_encoder, on_cpu_only
 from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsForSequenceClassification
 from bertcls.process import open_weights
 from bertcls.text import clean, is_whole
 from bertcls.tokenization import WindowCollator, load_tokenizer, tokenize_windows
-
-if TYPE_CHECKING:  # a server that labels texts does not import datasets
-    from datasets import Dataset
-    from transformers import Trainer
 
 TOKENS_PER_BATCH = 8192  # padded tokens in a forward: small for any GPU
 TOKENS_PER_BATCH_CPU = 2048  # whose caches more does not fit: on a core 1.2 times as fast as 8192 on SST-2 with MiniLM

@@ -8,13 +8,14 @@ import re
 import shutil
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import psutil
 import torch
 from filelock import FileLock, Timeout
 from huggingface_hub.errors import StrictDataclassError
+from transformers.utils import logging
 
 LOCK = ".lock"  # file in a folder that a process writes to; it stays
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -63,26 +64,27 @@ def peak_memory() -> int:
 
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(explain: Callable[[Exception], str | None] | None = None) -> Iterator[None]:
     """Ends a recipe with one line on standard error and exit code 2 where its input was wrong.
 
-    Every helper raises `ValueError` or an `OSError` for bad input; a full disk in training also ends so. With
-    `BERTCLS_TRACEBACK=1` in the environment the traceback is shown instead.
+    Every helper raises `ValueError` or an `OSError` for bad input. With `BERTCLS_TRACEBACK=1` in the environment the
+    traceback is shown instead.
+
+    Args:
+        explain: says what another error means for the user; `None` where it means a defect.
     """
     try:
         yield
     except Exception as error:
-        from bertcls.checkpoints import clean_up_full_disk  # which imports this module
-
-        full_disk = clean_up_full_disk(error)
-        expected = isinstance(error, (ValueError, OSError, StrictDataclassError)) or full_disk
+        explained = None if explain is None else explain(error)
+        expected = isinstance(error, (ValueError, OSError, StrictDataclassError)) or explained
         if not expected or os.environ.get("BERTCLS_TRACEBACK") == "1":
             raise
         rank = os.environ.get("RANK", "0")
         where = "" if rank == "0" else f" [process {rank}]"
         if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
             error = error.__cause__  # what the model's configuration says
-        line = f"error{where}: {' '.join((full_disk or str(error)).split())} (BERTCLS_TRACEBACK=1 shows where)"
+        line = f"error{where}: {' '.join((explained or str(error)).split())} (BERTCLS_TRACEBACK=1 shows where)"
         print(line, file=sys.stderr, flush=True)
         sys.exit(2)
 
@@ -159,3 +161,12 @@ def sync_folder(folder: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
+
+
+logger = logging.get_logger(__name__)
+
+
+def warn(message: str) -> None:
+    """Logs a warning on the first process of a run."""
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning(message)

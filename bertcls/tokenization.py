@@ -9,11 +9,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
-from bertcls.text import clean_all
-
 if TYPE_CHECKING:  # a server that labels texts does not import datasets
     from datasets import Dataset, DatasetDict
-
+from bertcls.text import clean_all
 
 _TRUNCATIONS = ("none", "head", "tail", "head_tail")
 _PAIR_TRUNCATIONS = ("none", "longest_first", "only_first", "only_second")

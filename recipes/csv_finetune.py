@@ -39,9 +39,8 @@ from bertcls import (
     load_splits,
     load_tokenizer,
     make_compute_metrics,
-    one_line_errors,
-    parse_runs,
     problem_type_of,
+    run_recipe,
     scores_before,
     tokenize_splits,
     training_callbacks,
@@ -165,7 +164,4 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        options = dict(defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, description=__doc__)
-        for arguments in parse_runs(RecipeArguments, **options):  # one run, or one for each of --seeds
-            main(*arguments)
+    run_recipe(main, RecipeArguments, defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, description=__doc__)

@@ -39,9 +39,8 @@ from bertcls import (
     load_tokenizer,
     mask_once,
     masked_metrics,
-    one_line_errors,
     pack_blocks,
-    parse_runs,
+    run_recipe,
     save_encoder,
     scores_before,
     training_callbacks,
@@ -204,7 +203,4 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        options = {"defaults": DEFAULTS, "sample_defaults": SAMPLE_DEFAULTS, "description": __doc__}
-        for arguments in parse_runs(Arguments, **options):  # one run, or one for each of --seeds
-            main(*arguments)
+    run_recipe(main, Arguments, defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, description=__doc__)

@@ -42,8 +42,7 @@ from bertcls import (
     load_splits,
     load_tokenizer,
     make_compute_metrics,
-    one_line_errors,
-    parse_runs,
+    run_recipe,
     scores_before,
     tokenize_splits,
     training_callbacks,
@@ -168,7 +167,6 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        options = dict(defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, without=WITHOUT, description=__doc__)
-        for arguments in parse_runs(Arguments, **options):  # one run, or one for each of --seeds
-            main(*arguments)
+    run_recipe(
+        main, Arguments, defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, without=WITHOUT, description=__doc__
+    )

@@ -38,8 +38,7 @@ from bertcls import (
     load_splits,
     load_tokenizer,
     make_compute_metrics,
-    one_line_errors,
-    parse_runs,
+    run_recipe,
     scores_before,
     tokenize_splits,
     training_callbacks,
@@ -153,7 +152,6 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        options = dict(defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, without=WITHOUT, description=__doc__)
-        for arguments in parse_runs(RecipeArguments, **options):  # one run, or one for each of --seeds
-            main(*arguments)
+    run_recipe(
+        main, RecipeArguments, defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, without=WITHOUT, description=__doc__
+    )

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from bertcls import RecipeArguments, clear_output, one_line_errors, parse, parse_runs
-from bertcls.arguments import _check
 from bertcls.process import cores_per_process
+from bertcls.training.launch import _check
 
 DEFAULTS = {"learning_rate": 5e-5, "num_train_epochs": 3, "max_length": 64}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SAMPLE, TINY, load_recipe
 from filelock import FileLock
-from test_predict import save
+from helpers import save_model
 
 from bertcls import (
     BertClsForSequenceClassification,
@@ -22,7 +22,7 @@ from bertcls import (
     parse,
     parse_options,
 )
-from bertcls.mlm import load_masked_lm
+from bertcls.training.mlm import load_masked_lm
 
 
 def run(*words, **options) -> subprocess.CompletedProcess:
@@ -33,7 +33,7 @@ def run(*words, **options) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def model(encoder_folder, tmp_path_factory) -> str:
-    return save(encoder_folder, tmp_path_factory.mktemp("model"))
+    return save_model(encoder_folder, tmp_path_factory.mktemp("model"))
 
 
 def test_every_load_of_an_auto_class_refuses_foreign_code():

@@ -18,7 +18,7 @@ from bertcls import (
     split_dataset,
 )
 from bertcls.audit import LEAK_EXIT_CODE
-from bertcls.report import _audited
+from bertcls.report.write import _audited
 
 TRAIN = [
     ("A fine film about a small town", "pos"),  # 0

@@ -19,15 +19,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_card import changed
+from facts import changed
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel
 
 import bertcls
 from bertcls import BertClsConfig, BertClsForSequenceClassification, TextClassifier, push_folder, verify_saved
-from bertcls.card import CARD, write_card
+from bertcls.export.stock import export_stock
 from bertcls.hub import MODEL_FILES, PUBLIC_FILES, main
-from bertcls.report import PREDICTIONS, RESULTS
-from bertcls.stock import export_stock
+from bertcls.layout import CARD, RESULTS
+from bertcls.report.card import write_card
+from bertcls.report.write import PREDICTIONS
 
 TOKEN, COMMIT = "hf_dummytoken", "0" * 40
 TEXTS = ["A film that ends well.", "", "Bad &amp; dull.", "The plot is thin, but the cast saves it. " * 4]

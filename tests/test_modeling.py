@@ -11,44 +11,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import TINY
+from helpers import ENCODERS, SMALL, build
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
-    DebertaV2Config,
-    DistilBertConfig,
     FNetConfig,
-    LongformerConfig,
-    ModernBertConfig,
-    RobertaConfig,
 )
 
 from bertcls import BertClsConfig, BertClsForSequenceClassification
 from bertcls.modeling import _draw_windows
-
-SMALL = {
-    "hidden_size": 32,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "vocab_size": 60,
-    "num_hidden_layers": 2,
-}
-ENCODERS = {
-    "bert": AutoConfig.for_model("bert", **SMALL),
-    "roberta": RobertaConfig(**SMALL, pad_token_id=1),
-    "distilbert": DistilBertConfig(vocab_size=60, dim=32, n_heads=2, hidden_dim=64, n_layers=2),
-    "deberta-v2": DebertaV2Config(**SMALL, relative_attention=True, pos_att_type=["p2c", "c2p"]),
-    "modernbert": ModernBertConfig(**SMALL, pad_token_id=0),
-    "longformer": LongformerConfig(**SMALL, pad_token_id=1, attention_window=8),
-}
-
-
-def build(*, num_labels=3, encoder=None, **config) -> BertClsForSequenceClassification:
-    torch.manual_seed(0)
-    encoder = encoder or ENCODERS["bert"]
-    return BertClsForSequenceClassification(BertClsConfig(encoder=encoder, num_labels=num_labels, **config)).eval()
 
 
 def some_windows(counts: list[int], seq_len: int = 6) -> dict[str, torch.Tensor]:

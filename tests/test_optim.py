@@ -1,7 +1,7 @@
 import pytest
 import torch
 from datasets import Dataset
-from test_modeling import ENCODERS, SMALL, build
+from helpers import ENCODERS, SMALL, build
 from transformers import (
     AlbertConfig,
     AutoConfig,

@@ -1,0 +1,187 @@
+"""A copy of a model that the stock classes of transformers load: for pipelines and servers without remote code."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from bertcls.inference import Text, TextClassifier
+from bertcls.layout import STOCK_FILES
+from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL, BertClsConfig
+from bertcls.process import open_weights
+from bertcls.text import clean_all
+
+TOLERANCE = 1e-6  # of a probability
+_BATCH = 16  # texts
+
+
+def export_stock(run_dir: str, folder: str, texts: list[Text]) -> dict:
+    """Writes a model as `BertForSequenceClassification` where that class can hold it, and checks its probabilities.
+
+    The temperature is divided into the classifier, and the tokenizer cuts where the model's windows end.
+
+    Args:
+        run_dir: folder of a run, with its model.
+        folder: for the copy, `<run_dir>/stock`; what an earlier run left there is replaced.
+        texts: raw texts to compare on; those are used that the stock class reads whole, as `TextClassifier` does.
+
+    Returns:
+        `{"exported": True, "not_carried": [...]}` with what `TextClassifier` does and the copy does not, or
+        `{"exported": False, "reason": "..."}`, without a folder.
+
+    Raises:
+        ValueError: a probability of the copy differs by more than 1e-6, or no text to compare on.
+        OSError: the copy cannot be written. After an error there is no folder.
+
+    >>> export_stock("runs/sst2", "runs/sst2/stock", ["A film that ends well."])   # doctest: +SKIP
+    {'exported': True, 'not_carried': ['cleaning: collapse_blanks; apply bertcls.clean to a text first', ...]}
+    """
+    _remove(folder)
+    classifier = TextClassifier.from_pretrained(run_dir, device="cpu")
+    config = classifier.model.config
+    if reason := _obstacle(config):
+        return {"exported": False, "reason": reason}
+    max_length = config.max_length or classifier.tokenizer.model_max_length
+    try:
+        _write(classifier, run_dir, folder, max_length)
+        _check(classifier, folder, _whole_texts(classifier, texts, max_length))
+    except (OSError, SafetensorError) as error:
+        _remove(folder)
+        raise OSError(
+            f"The stock export cannot be written to {folder} ({error}); expected a folder of yours with room for a "
+            f"second copy of the model. The model in {run_dir} is whole; make room and call bertcls.export_stock."
+        ) from error
+    except BaseException:
+        _remove(folder)
+        raise
+    return {"exported": True, "not_carried": _not_carried(config, max_length)}
+
+
+def _obstacle(config: BertClsConfig) -> str | None:
+    """Why the stock class cannot hold a model, in a sentence."""
+    if config.encoder.model_type != "bert":
+        return f"Its encoder is of type {config.encoder.model_type!r}, and BertForSequenceClassification holds a BERT."
+    if config.pooling != "pooler":
+        return f"Its pooling is {config.pooling!r}, and BertForSequenceClassification reads the pooler of BERT."
+    if config.classifier_hidden_size is not None:
+        return "Its head has a hidden layer, and that of BertForSequenceClassification has none."
+    if config.problem_type == REGRESSION:
+        return "It gives numbers, and the export is for labels."
+    if config.window_pooling == "vote":
+        return "Its windows vote, which also changes the probabilities of a text of one window."
+    return None
+
+
+def _write(classifier: TextClassifier, run_dir: str, folder: str, max_length: int) -> None:
+    model, config = classifier.model, classifier.model.config
+    own = {
+        "id2label": config.id2label,
+        "label2id": config.label2id,
+        "problem_type": config.problem_type or SINGLE_LABEL,
+        "classifier_dropout": config.classifier_dropout,
+    }
+    stock = BertForSequenceClassification(BertConfig.from_dict(config.encoder.to_dict() | own))
+    stock.bert.load_state_dict(model.encoder.state_dict())
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            trained = getattr(model.classifier, name)
+            getattr(stock.classifier, name).copy_(trained.double() / config.temperature)
+    stock.save_pretrained(folder)
+    open_weights(folder)
+    side = "left" if config.truncation == "tail" else "right"
+    tokenizer = AutoTokenizer.from_pretrained(
+        run_dir, model_max_length=max_length, truncation_side=side, trust_remote_code=False
+    )
+    for name in ("is_local", "local_files_only", "max_length", "stride", "truncation_strategy"):
+        tokenizer.init_kwargs.pop(name, None)  # of this load, or of the last call in training
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(folder)
+
+
+@torch.inference_mode()
+def _check(classifier: TextClassifier, folder: str, texts: list[Text]) -> None:
+    """Compares in fp64: fp32 alone is up to 4e-7 apart where texts are padded otherwise (measured on a BERT-base)."""
+    config = classifier.model.config
+    classifier.model.double()
+    expected = classifier.probabilities(texts)
+    stock = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float64, trust_remote_code=False
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    found = []
+    for start in range(0, len(texts), _BATCH):
+        part = [(text,) if isinstance(text, str) else text for text in texts[start : start + _BATCH]]
+        columns = [clean_all(column, config.cleaning) for column in zip(*part)]
+        logits = stock(**tokenizer(*columns, truncation=True, padding=True, return_tensors="pt")).logits
+        found.append(logits.sigmoid() if stock.config.problem_type == MULTI_LABEL else logits.softmax(-1))
+    difference = float(np.abs(torch.cat(found).numpy() - expected).max())
+    if not difference <= TOLERANCE or stock.config.id2label != config.id2label:
+        raise ValueError(
+            f"The stock export of {folder} differs from the model by {difference:.2g} in a probability, with the "
+            f"labels {list(stock.config.id2label.values())}; expected at most {TOLERANCE:.0e} and "
+            f"{classifier.label_names}. It is removed; the model is whole."
+        )
+
+
+def _whole_texts(classifier: TextClassifier, texts: list[Text], max_length: int) -> list[Text]:
+    """Those texts of which both read the same tokens; where all are too long, their beginnings."""
+    config, pairs = classifier.model.config, classifier.model.config.pair_truncation is not None
+    cut_alike = config.pair_truncation == "longest_first" if pairs else config.truncation in ("head", "tail")
+    size = max_length // (4 if pairs else 2)  # characters, which are mostly fewer tokens
+    short = [text[:size] if isinstance(text, str) else tuple(part[:size] for part in text) for text in texts]
+    for candidates in (texts, short):
+        tokenized = classifier._tokenize(candidates, spans=False) if candidates else {"input_ids": [], "cut": []}
+        kept = [
+            text
+            for text, windows, cut in zip(candidates, tokenized["input_ids"], tokenized["cut"])
+            if len(windows) == 1 and (cut_alike or not cut)
+        ]
+        if kept:
+            return kept
+    raise ValueError(
+        f"Found {len(texts)} texts, none of one window of {max_length} tokens; expected at least one to compare the "
+        "stock export on. Give a shorter text."
+    )
+
+
+def _not_carried(config: BertClsConfig, max_length: int) -> list[str]:
+    """What `TextClassifier` does with a text and the stock classes do not."""
+    found = []
+    if config.cleaning:
+        found.append(f"cleaning: {', '.join(config.cleaning)}; apply bertcls.clean to a text first")
+    if config.pair_truncation == "none":
+        found.append(
+            f"windows: pairs longer than {max_length} tokens are cut, token by token from the longer text, where "
+            "TextClassifier reads all of the second text"
+        )
+    elif config.pair_truncation in ("only_first", "only_second"):
+        which = config.pair_truncation.removeprefix("only_")
+        found.append(
+            f"truncation: pairs longer than {max_length} tokens are cut token by token from the longer text, where "
+            f"TextClassifier cuts the {which} one"
+        )
+    elif config.pair_truncation is None and config.truncation == "none":
+        found.append(
+            f"windows: texts longer than {max_length} tokens are cut behind them, where TextClassifier reads all"
+        )
+    elif config.truncation == "head_tail":
+        found.append(
+            f"truncation: texts longer than {max_length} tokens are cut behind them, where TextClassifier reads their "
+            "head and their tail"
+        )
+    if config.problem_type == MULTI_LABEL:
+        numbers = config.thresholds or [0.5] * config.num_labels
+        given = ", ".join(f"{config.id2label[label]} {number:.4g}" for label, number in enumerate(numbers))
+        found.append(f"thresholds: a label is given from its own probability on ({given}); top_k=None shows all")
+    return found
+
+
+def _remove(folder: str) -> None:
+    """Takes away what an export writes, by name, and the folder where nothing else is in it."""
+    for name in STOCK_FILES:
+        Path(folder, name).unlink(missing_ok=True)
+    if Path(folder).is_dir() and not any(Path(folder).iterdir()):
+        Path(folder).rmdir()

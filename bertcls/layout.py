@@ -1,0 +1,27 @@
+"""Names of the files and folders of a run, once."""
+
+AUDIT = "audit.json"
+RECORD = "run.json"  # how the run was made; not shared, since it may hold local paths
+CARD = "README.md"
+CHECKPOINTS = "checkpoints"  # folder of Trainer's checkpoints
+COMPLETE = "complete.json"  # in a checkpoint, written last
+REPORT = "report"  # folder; all scores of the reported rows can be recomputed from the predictions in it
+RESULTS = f"{REPORT}/metrics.json"
+PREDICTIONS = f"{REPORT}/predictions.parquet"
+STOCK = "stock"  # folder of the copy for the stock classes of transformers
+ONNX = "onnx"  # folder of the copy for ONNX Runtime
+
+CONTRACT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")  # in every folder that holds a model
+STOCK_FILES = ("model.safetensors", *CONTRACT_FILES)
+MODEL_FILES = ("model.safetensors", "modeling.py", *CONTRACT_FILES)
+ONNX_FILES = {"float32": "model.onnx", "int8": "model_int8.onnx"}
+POOLING_FILE = "pooling.onnx"
+EXPORT_FILES = {*ONNX_FILES.values(), POOLING_FILE, *CONTRACT_FILES}
+PUBLIC_FILES = (
+    *MODEL_FILES,
+    CARD,
+    *(f"{STOCK}/{name}" for name in STOCK_FILES),
+)  # the rest holds texts, paths, tokens
+RUN_FILES = (*MODEL_FILES, CARD, RECORD)  # beside the folders and audit.json, which each run writes anew
+
+DRAWN = "test (drawn by the run)"  # what the reported rows are called where they are no split of the source

@@ -1,0 +1,290 @@
+"""Trainer callbacks."""
+
+import functools
+import time
+
+import numpy as np
+import psutil
+import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from accelerate.utils.memory import should_reduce_batch_size
+from torch.distributed.tensor import DTensor
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+from transformers.utils.import_utils import enable_tf32
+
+from bertcls.optim import check_rates
+from bertcls.tokenization import WindowCollator
+from bertcls.training.checkpoints import Checkpoints
+from bertcls.training.cpu import FastOnCpu
+
+
+def training_callbacks(
+    training_args: TrainingArguments,
+    *,
+    collator: WindowCollator | None = None,
+    early_stopping_patience: int = 0,
+    debug_nonfinite: bool = False,
+    **compared,
+) -> list[TrainerCallback]:
+    """What every training of ours runs beside Trainer's own callbacks.
+
+    Args:
+        training_args: early stopping needs its `metric_for_best_model`.
+        collator: whose padding is logged.
+        early_stopping_patience: evaluations without a better metric before training stops; 0: never.
+        debug_nonfinite: of `StopAtNonFinite`.
+        **compared: further settings that a resumed run must share, for `Checkpoints`.
+    """
+    callbacks = [
+        Checkpoints(early_stopping_patience=early_stopping_patience, **compared),
+        FastOnCpu(),
+        Tf32InTraining(),
+        LongestBatchFirst(),
+        RatesTable(),
+        StopAtNonFinite(debug=debug_nonfinite),
+    ]
+    if collator is not None:
+        callbacks.append(PaddingShare(collator))
+    if early_stopping_patience and training_args.metric_for_best_model:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience))
+    return callbacks
+
+
+class Tf32InTraining(TrainerCallback):
+    """Gives fp32 products torch's own precision again when training ends.
+
+    `--tf32` and `--torch_compile` set another one for the process, with which the report would have other scores than
+    predict.py and the service.
+    """
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if args.tf32 is not None or args.torch_compile:
+            torch.backends.fp32_precision = "none"  # as in a new process
+            enable_tf32.cache_clear()  # else it would do nothing for the next of --seeds
+
+
+class LongestBatchFirst(TrainerCallback):
+    """Runs one step on the longest batch before training, then says what the run will take.
+
+    A batch that does not fit in memory fails now and not hours later. The step changes nothing: no optimizer step is
+    made, gradients are cleared, random states are put back. Skipped under FSDP and DeepSpeed, where a backward pass
+    outside Trainer would disturb their own.
+    """
+
+    def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):
+        # Trainer hands the sampler a lazy column, which costs seconds at every sort of an epoch.
+        sampler = train_dataloader.get_sampler()
+        if hasattr(sampler, "lengths"):
+            sampler.lengths = list(sampler.lengths)
+        if control.should_training_stop:  # a finished run, loaded to write its report
+            return
+        if AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            return
+        dataset = train_dataloader.dataset
+        lengths = np.array(dataset["length"][:])
+        size = min(state.train_batch_size or args.train_batch_size, len(dataset))  # auto_find_batch_size lowers it
+        by_length = np.argsort(-lengths, kind="stable")
+        middle = (len(dataset) - size) // 2
+        self._step(args, model, train_dataloader.collate_fn, dataset, by_length[:size])
+        typical = by_length[middle : middle + size]
+        seconds = self._step(args, model, train_dataloader.collate_fn, dataset, typical)
+        if args.process_index != 0:
+            return
+        steps = (state.max_steps - state.global_step) * args.gradient_accumulation_steps
+        expected = steps * seconds * lengths.mean() / max(lengths[typical].mean(), 1)
+        trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        if args.device.type == "cpu":
+            used = psutil.Process().memory_info().rss
+        elif args.device.type == "mps":
+            used = torch.mps.driver_allocated_memory()
+        else:
+            used = torch.accelerator.max_memory_allocated()
+        adam = 8 * trainable  # two moments in fp32
+        print(
+            f"Longest batch: {size} texts of up to {lengths.max()} tokens fit. Expected: {format_seconds(expected)} "
+            f"for {state.max_steps - state.global_step} steps, evaluation not counted, and "
+            f"{(used + adam) / 2**30:.1f} GiB of {args.device.type} memory per process."
+        )
+
+    def _step(self, args, model, collate, dataset, rows) -> float:
+        """Seconds of a forward and backward pass over `rows`."""
+        batch = {name: tensor.to(args.device) for name, tensor in collate([dataset[int(row)] for row in rows]).items()}
+        devices = [] if args.device.type == "cpu" else [args.device.index or 0]
+        model.train()
+        with torch.random.fork_rng(devices, device_type=args.device.type if devices else "cuda"):
+            start = time.perf_counter()
+            try:
+                loss = model(**batch).loss
+                loss.backward()
+            except RuntimeError as error:
+                if args.auto_find_batch_size or not should_reduce_batch_size(error):
+                    raise
+                raise ValueError(
+                    f"The longest batch, {len(rows)} texts in {tuple(batch['input_ids'].shape)} tokens, does not fit "
+                    f"in the memory of {args.device}. Lower --per_device_train_batch_size and raise "
+                    "--gradient_accumulation_steps by the same factor, or lower --max_length."
+                ) from error
+            loss = float(loss.detach())  # waits for the device
+            seconds = time.perf_counter() - start
+        model.zero_grad()
+        if not np.isfinite(loss):
+            raise ValueError(
+                f"The loss of the longest batch is {loss} before training, expected a finite number. Check the "
+                "model's weights, or train without --fp16."
+            )
+        return seconds
+
+
+class StopAtNonFinite(TrainerCallback):
+    """Stops a run whose loss, gradients or weights are NaN or infinite, before they reach a checkpoint.
+
+    Reads the loss and the norm of the gradients where Trainer logs them, and the weights before each save and
+    evaluation, so that no step waits for the device. Needs `logging_nan_inf_filter=False`: Trainer's default logs a
+    mean of other losses in place of a NaN. Under fp16, whose scaler skips a step with infinite gradients and goes on,
+    they do not count.
+
+    Args:
+        debug: look at every forward and backward pass, which makes the device wait, and name the step, and the
+            examples or the parameter where it began (not the parameter under FSDP and DeepSpeed).
+    """
+
+    def __init__(self, *, debug: bool = False):
+        self.debug = debug
+        self.last_finite = self.step = 0
+        self.handles = []
+        self.gradients: list[tuple[str, torch.Tensor]] = []  # in the order of the backward pass: name, finite or not
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.on_train_end(args, state, control)  # auto_find_batch_size begins several times
+        self.last_finite = state.global_step
+        if self.debug:
+            self.handles.append(model.register_forward_hook(self._look_at_output, with_kwargs=True))
+        if self.debug and AcceleratorState().mixed_precision != "fp16":
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    keep = functools.partial(self._keep_finite, name)
+                    self.handles.append(parameter.register_hook(keep))
+
+    def on_train_end(self, args, state, control, **kwargs):
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
+        self.gradients.clear()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.step = state.global_step + 1
+        self.gradients.clear()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if bad := [name for name, finite in self.gradients if not finite]:
+            others = f" and of {len(set(bad)) - 1} parameters below it" if len(set(bad)) > 1 else ""
+            raise ValueError(
+                f"The gradient of {bad[0]}{others} is not finite in step {self.step}, though the loss is. {_REMEDY}"
+            )
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        loss = logs.get("loss", logs.get("train_loss"))
+        if loss is None:
+            return
+        found = {"loss": loss}
+        if AcceleratorState().mixed_precision != "fp16":
+            found["norm of the gradients"] = logs.get("grad_norm", 0.0)
+        for what, value in found.items():
+            if not np.isfinite(value):
+                self._stop(f"The {what} is {value}", state.global_step)
+        self.last_finite = state.global_step
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        if control.should_save or control.should_evaluate:
+            weights = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in model.parameters()]
+            if not torch.stack([weight.detach().isfinite().all() for weight in weights]).all():
+                self._stop("Found weights that are not finite", state.global_step)
+
+    on_epoch_end = on_step_end  # where saves and evaluations of an epoch are asked for
+
+    def _stop(self, found: str, step: int) -> None:
+        names = "" if self.debug else "; --debug_nonfinite names the step and the examples"
+        first = min(self.last_finite + 1, step)
+        since = f"step {step}" if first == step else f"one of the steps {first} to {step}"
+        raise ValueError(f"{found} since {since}; expected finite numbers. {_REMEDY[:-1]}{names}.")
+
+    def _look_at_output(self, model, args, kwargs, output) -> None:
+        values = [value.detach() for value in (output.loss, output.logits, kwargs.get("labels")) if value is not None]
+        if not model.training or all(value.isfinite().all() for value in values):
+            return
+        where, advice, ids = "", _REMEDY, kwargs.get("example_ids")
+        if ids is not None:
+            of_rows = [value.reshape(len(ids), -1) for value in values if value.dim() and len(value) == len(ids)]
+            bad = ~torch.cat(of_rows, dim=1).isfinite().all(dim=1)
+            if 0 < bad.sum() < len(bad):  # else it is the weights, or cannot be told
+                where = f" of the examples with example_id {', '.join(map(str, ids[bad].tolist()))}"
+                advice = f"Look at them; if they are as they should be: {_REMEDY}"
+        raise ValueError(f"The loss, the logits or the labels{where} are not finite in step {self.step}. {advice}")
+
+    def _keep_finite(self, name: str, gradient: torch.Tensor) -> None:
+        self.gradients.append((name, gradient.isfinite().all()))
+
+
+_REMEDY = "Lower --learning_rate, raise --warmup_steps, or train without --fp16."
+
+
+class PaddingShare(TrainerCallback):
+    """Adds `padding_share` to what Trainer logs of a stretch of training: padding as a share of all places in batches.
+
+    Batches are counted when they are made, one ahead of the step or, with loader workers, more. Trackers that Trainer
+    calls first do not see the value; `log_history` has it.
+
+    Args:
+        collator: counts tokens and places.
+    """
+
+    def __init__(self, collator: WindowCollator):
+        self.collator = collator
+        self.trained = collator.counts.clone()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.collator.counts.zero_()  # of the longest batch, tried before
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trained.copy_(self.collator.counts)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        tokens, places = self.collator.counts.tolist()
+        if places and "loss" in logs:
+            logs["padding_share"] = state.log_history[-1]["padding_share"] = round(1 - tokens / places, 4)
+            self.collator.counts.zero_()
+            self.trained.zero_()
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.collator.counts.copy_(self.trained)  # the batches of an evaluation do not count
+
+
+class RatesTable(TrainerCallback):
+    """Checks the optimizer before the first step: every trainable parameter in it once, lower layers not faster.
+
+    Prints the table of `check_rates` where rates differ. Skipped under FSDP and DeepSpeed, whose optimizers hold
+    shards.
+    """
+
+    def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
+        if AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            return
+        table = check_rates(model, optimizer)
+        rates = {group.get("initial_lr", group["lr"]) for group in optimizer.param_groups}
+        if len(rates) > 1 and args.process_index == 0:
+            print(table)
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> format_seconds(3.2), format_seconds(125), format_seconds(7260)
+    ('3 s', '2 min 5 s', '2 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,443 @@
+"""Checkpoints that can be relied on: whole or refused, gone on with by the same run only, saved when SIGTERM comes."""
+
+import errno
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from accelerate import PartialState
+from transformers import TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
+
+from bertcls.export.onnx import remove_export
+from bertcls.layout import CHECKPOINTS, COMPLETE, ONNX, RUN_FILES
+from bertcls.process import sync_folder, whole_file
+
+TERMINATED = 143  # exit code of a process that SIGTERM ended: 128 + 15
+_SETTINGS = (  # of TrainingArguments; the first two decide on rows and weights, so they are compared first
+    "seed",
+    "data_seed",
+    "train_sampling_strategy",
+    "learning_rate",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "optim",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "bf16",
+    "fp16",
+)
+_UNCOMPARED = {  # settings of a model that change in training or with the version of a library
+    "architectures",
+    "auto_map",
+    "dtype",
+    "id2label",  # its names are compared
+    "label2id",
+    "temperature",
+    "thresholds",
+    "transformers_version",
+    "use_cache",
+}
+_SAMPLED = 256  # values of each weight that tell encoders apart
+_ROWS = ("input_ids", "label", "labels", "example_id")  # columns that a training row's digest is made of
+_FULL_DISK = (  # what safetensors and torch say, which raise errors of their own; torch does not give the reason
+    "No space left on device",
+    "os error 28",
+    "os error 122",  # the user's quota
+    "iostream error",
+    "inline_container",
+    "PytorchStreamWriter failed",
+)
+
+
+class Checkpoints(TrainerCallback):
+    """Makes a run one that can be killed at any moment and gone on with, to the same end.
+
+    - After each save, when all processes have written, `complete.json` is written last, and then old checkpoints are
+      removed: Trainer removes them before.
+    - A run that resumes is compared with the one that saved before its weights are loaded, and its rows before the
+      first step.
+    - A run that was killed after its last step resumes without another one, and with the best model.
+    - The order of the rows (and, through `MaskedBatches`, their masks) follows from the seed and the epoch alone, so
+      that a run stopped within an epoch goes on with the rows that it had not seen.
+    - SIGTERM saves after the current step, on all processes the same, and ends the program with exit code 143; a
+      second one ends it at once (with several processes the launcher does that).
+
+    Args:
+        compared: further settings of the run that a resumed one must share.
+    """
+
+    def __init__(self, **compared):
+        self.compared = compared
+        self.run: dict = {}
+        self.restored: dict = {}  # arguments of a finished run, changed while it is loaded
+        self.kept: int | None = None  # checkpoints
+        self.terminated = False
+        self.former_handler = None
+        self.group = None  # of processes, for a word that does not wait for the accelerator
+
+    def on_init_end(self, args, state, control, model=None, **kwargs):
+        self.run = describe_run(args, model) | self.compared
+        self.kept = args.save_total_limit
+        if args.resume_from_checkpoint is None:
+            return
+        checkpoint = Path(args.resume_from_checkpoint)
+        record = json.loads((checkpoint / COMPLETE).read_text())
+        check_same_run(self.run, record["run"], checkpoint=checkpoint)
+        longer = _is_longer(self.run, record["run"])
+        if longer and args.process_index == 0:
+            print(
+                f"Warning: found {_length(self.run)}, not {_length(record['run'])} as before: the schedule of the "
+                "learning rate changes from here on, so the result is not that of a run that had the new length from "
+                "its start."
+            )
+        ended = record["ended"] == "early" or (record["ended"] == "steps" and not longer)
+        if not ended and not any(name.startswith("rng_state") for name in record["files"]):  # --save_only_model
+            raise ValueError(
+                f"Found the model alone in {checkpoint}; expected the states of the optimizer, the schedule and the "
+                "random numbers too. Begin anew with --overwrite_output, without --save_only_model."
+            )
+        if ended:
+            self.restored = {name: getattr(args, name) for name in ("num_train_epochs", "max_steps")}
+            args.num_train_epochs, args.max_steps = int(record["epoch"]), -1  # else Trainer makes one more step
+
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        resumed = args.resume_from_checkpoint
+        folder = Path(args.output_dir)
+        self.run |= describe_rows(train_dataloader.dataset)
+        if resumed is not None:
+            checkpoint = Path(resumed)
+            check_same_run(self.run, json.loads((checkpoint / COMPLETE).read_text())["run"], checkpoint=checkpoint)
+            if state.best_global_step and args.load_best_model_at_end:
+                best = checkpoint.parent / f"checkpoint-{state.best_global_step}"  # the folder may have been moved
+                if (why := why_incomplete(best)) is not None:
+                    raise ValueError(
+                        f"Found {best}: {why}; expected the best model so far, which is loaded at the end. Restore "
+                        "it, or begin anew."
+                    )
+                state.best_model_checkpoint = str(best)
+            if args.process_index == 0 and checkpoint.resolve().parent == folder.resolve():
+                clear_results(str(folder.parent))  # of a run that is not at its end any more
+                if not self.restored:
+                    remove_export(folder.parent / ONNX)  # of other weights than those to come
+                for later in checkpoints_in(folder):
+                    if _step(later) > state.global_step:
+                        print(f"Removed {later.name}, which came after the checkpoint that the run goes on from.")
+                        shutil.rmtree(later)
+        for name, value in self.restored.items():
+            setattr(args, name, value)
+        if self.restored:
+            control.should_training_stop = True
+        args.save_total_limit = None  # Trainer would remove before we have written
+        if args.world_size > 1 and self.group is None:
+            self.group = torch.distributed.new_group(backend="gloo")
+        if self.former_handler is None and threading.current_thread() is threading.main_thread():
+            self.former_handler = signal.signal(signal.SIGTERM, self._terminate)
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        collate = train_dataloader.collate_fn
+        if hasattr(collate, "epoch"):
+            collate.epoch.fill_(int(state.epoch))
+        sampler = train_dataloader.get_sampler()
+        if hasattr(sampler, "generator"):
+            sampler.generator = sampler.generator or torch.Generator()
+            seed = args.seed if args.data_seed is None else args.data_seed
+            # a permutation of its own for each seed and epoch, whatever was drawn before
+            sampler.generator.manual_seed(random.Random(f"{seed} {int(state.epoch)}").getrandbits(63))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        within_epoch = state.epoch != int(state.epoch)  # at its end the evaluation belongs to the checkpoint
+        if self._one_was_terminated(args) and within_epoch and not control.should_training_stop:
+            control.should_save = True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self._one_was_terminated(args):
+            control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        process = PartialState()
+        checkpoint = Path(args.output_dir, f"checkpoint-{state.global_step}")
+        process.wait_for_everyone()  # each writes its random state
+        if args.should_save:
+            ended = None
+            if control.should_training_stop:
+                ended = "steps" if state.global_step >= state.max_steps else "early"
+            write_complete(checkpoint, {"run": self.run, "ended": ended, "epoch": state.epoch})
+            for folder in incomplete_checkpoints(checkpoint.parent):
+                print(f"Removed {folder.name}, which is not whole ({why_incomplete(folder)}).")
+                shutil.rmtree(folder)
+            rotate_checkpoints(args.output_dir, self.kept, state.best_model_checkpoint)
+        if self._one_was_terminated(args):
+            process.wait_for_everyone()  # a launcher ends the others when the first one ends
+            if args.process_index == 0:
+                run = checkpoint.parent.parent
+                how = f"To go on, give --output_dir {run} --resume_from_checkpoint and the same options."
+                if args.save_only_model:
+                    how = "With --save_only_model it cannot go on: begin anew with --overwrite_output."
+                stopped = f"Stopped by SIGTERM after step {state.global_step} of {state.max_steps}, which is saved."
+                print(stopped, how, file=sys.stderr, flush=True)
+            raise SystemExit(TERMINATED)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        args.save_total_limit = self.kept
+        if self.former_handler is not None:
+            signal.signal(signal.SIGTERM, self.former_handler)
+        if self.terminated:  # after the last checkpoint
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _terminate(self, number, frame) -> None:
+        self.terminated = True
+        if PartialState().num_processes == 1:  # else a launcher may forward what the process got already
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _one_was_terminated(self, args) -> bool:
+        if args.world_size == 1:
+            return self.terminated
+        flag = torch.tensor(float(self.terminated))
+        torch.distributed.all_reduce(flag, group=self.group)
+        return bool(flag)
+
+
+def describe_run(args, model) -> dict:
+    """What a run that resumes must share with the one that saved: settings, labels, encoder, contract; plain values.
+
+    Args:
+        args: `TrainingArguments`.
+        model: before training; a digest of a few values of each weight tells one encoder from another.
+    """
+    found = {name: getattr(getattr(args, name), "value", getattr(args, name)) for name in _SETTINGS}
+    found["batch size (per device x accumulation x processes)"] = (
+        args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    )
+    found["num_train_epochs"], found["max_steps"] = float(args.num_train_epochs), args.max_steps
+    config = model.config.to_dict()
+    found["labels"] = list(config.pop("id2label", {}).values())
+    for name, value in _flat(config):
+        parts = name.split(".")
+        if not _UNCOMPARED & {*parts} and not parts[-1].startswith("_") and not parts[-1].endswith("token_id"):
+            found[name] = value
+    found["encoder weights"] = _weights_digest(getattr(model, model.base_model_prefix, model))
+    found["trainable parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return json.loads(json.dumps(found, default=str))
+
+
+def _flat(config: dict, prefix: str = "") -> list[tuple[str, object]]:
+    pairs = []
+    for name, value in config.items():
+        if isinstance(value, dict):
+            pairs += _flat(value, f"{prefix}{name}.")
+        else:
+            pairs.append((f"{prefix}{name}", value))
+    return pairs
+
+
+def _weights_digest(model) -> str:
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        few = weight.detach().flatten()[:: max(weight.numel() // _SAMPLED, 1)]
+        digest.update(f"{name} {tuple(weight.shape)}".encode() + few.float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def describe_rows(dataset) -> dict:
+    """The number of the training rows and a digest of their tokens, labels and ids, whatever files hold them.
+
+    Returns:
+        `training rows` and `content of the training rows`; nothing for a stream.
+    """
+    names = [name for name in _ROWS if name in (getattr(dataset, "column_names", None) or [])]
+    if not names or not hasattr(dataset, "__len__"):
+        return {}
+    digests: dict = {}
+    for table in dataset.select_columns(names).with_format("arrow").iter(batch_size=10_000):
+        for name in names:
+            for chunk in table[name].chunks:
+                _digest_array(chunk, name, digests)
+    parts = [f"{name} {digest.hexdigest()}" for name, digest in sorted(digests.items())]
+    content = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return {"training rows": len(dataset), "content of the training rows": content}
+
+
+def _digest_array(array: pa.Array, name: str, digests: dict) -> None:
+    """Adds values and list lengths to the digests, one a depth: the cut into chunks does not count."""
+    while pa.types.is_nested(array.type):
+        lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
+        digests.setdefault(f"{name} lengths", hashlib.sha256()).update(lengths.astype("<i8").tobytes())
+        name, array = f"{name} items", array.flatten()
+    if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
+        kind = "<i8" if pa.types.is_integer(array.type) else "<f8"
+        content = np.ascontiguousarray(array.to_numpy(zero_copy_only=False)).astype(kind).tobytes()
+    else:
+        content = "".join(f"{value!r}\n" for value in array.to_pylist()).encode()
+    digests.setdefault(name, hashlib.sha256()).update(content)
+
+
+def check_same_run(found: dict, expected: dict, *, checkpoint: Path) -> None:
+    """Refuses to go on with a checkpoint of another run. More epochs or steps are allowed.
+
+    Args:
+        found: `describe_run` and `describe_rows` of this run.
+        expected: those of the run that saved; what only one of them holds is not compared.
+        checkpoint: named in the error.
+
+    Raises:
+        ValueError: the first difference.
+    """
+    for name, value in found.items():
+        if name not in expected or value == expected[name]:
+            continue
+        if name in ("num_train_epochs", "max_steps"):
+            if _is_longer(found, expected) or (name == "num_train_epochs" and found["max_steps"] > 0):
+                continue
+        here, there = _shown(value, expected[name])
+        raise ValueError(
+            f"Found {name} {here}, expected {there} as in {checkpoint}: this is another run. Give the data and the "
+            "options that it was begun with, or leave out --resume_from_checkpoint and begin a new one."
+        )
+
+
+def _shown(found, expected) -> tuple[str, str]:
+    if isinstance(found, list) and isinstance(expected, list):
+        if len(found) != len(expected):
+            return f"with {len(found)} entries", f"{len(expected)}"
+        place = next(place for place, pair in enumerate(zip(found, expected)) if pair[0] != pair[1])
+        return f"number {place}: {found[place]!r}", repr(expected[place])
+    return str(found), str(expected)
+
+
+def _is_longer(found: dict, expected: dict) -> bool:
+    name = "max_steps" if found["max_steps"] > 0 else "num_train_epochs"
+    same_kind = (found["max_steps"] > 0) == (expected["max_steps"] > 0)
+    return same_kind and found[name] > expected[name]
+
+
+def _length(run: dict) -> str:
+    return f"{run['max_steps']} steps" if run["max_steps"] > 0 else f"{run['num_train_epochs']:g} epochs"
+
+
+def write_complete(checkpoint: Path, facts: dict) -> None:
+    """Writes `complete.json` into a checkpoint after everything in it is on the disk: names and sizes, and `facts`."""
+    files = {path: path.stat().st_size for path in sorted(checkpoint.rglob("*")) if path.is_file()}
+    for path in files:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    for folder in [checkpoint, *(path for path in checkpoint.rglob("*") if path.is_dir())]:
+        sync_folder(folder)
+    sizes = {path.relative_to(checkpoint).as_posix(): size for path, size in files.items() if path.name != COMPLETE}
+    with whole_file(checkpoint / COMPLETE) as path:
+        path.write_text(json.dumps({"files": sizes} | facts, indent=2) + "\n")
+    sync_folder(checkpoint.parent)
+
+
+def why_incomplete(checkpoint: Path) -> str | None:
+    """What makes a checkpoint unusable; `None` where `complete.json` is there and fits the files."""
+    try:
+        sizes = json.loads((checkpoint / COMPLETE).read_text())["files"]
+    except FileNotFoundError:
+        return f"no {COMPLETE}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"unreadable {COMPLETE}"
+    for name, size in sizes.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, expected {size}"
+    return None
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The folders `checkpoint-N` of a folder, by step; others with such a name are not ours."""
+    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted((path for path in found if path.is_dir()), key=_step)
+
+
+def incomplete_checkpoints(folder: Path) -> list[Path]:
+    """Those of a folder that a save or a removal left unfinished."""
+    return [path for path in checkpoints_in(folder) if why_incomplete(path) is not None]
+
+
+def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
+    """The checkpoint to go on from, and of each later one its name and why it cannot be used."""
+    skipped = []
+    for checkpoint in reversed(checkpoints_in(folder)):
+        if (why := why_incomplete(checkpoint)) is None:
+            return checkpoint, skipped
+        skipped.append(f"{checkpoint.name} ({why})")
+    return None, skipped
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def clear_results(run_dir: str) -> None:
+    """Removes what a run left at its end, so that it does not pass for what comes; other files stay."""
+    for name in RUN_FILES:
+        Path(run_dir, name).unlink(missing_ok=True)
+    for name in ("report", "stock"):
+        shutil.rmtree(Path(run_dir, name), ignore_errors=True)
+
+
+def removed_by_overwriting(run_dir: str) -> list[Path]:
+    """The files and folders that `clear_output` removes, there or not."""
+    return [Path(run_dir, name) for name in (*RUN_FILES, "report", "stock", ONNX, CHECKPOINTS)]
+
+
+def clear_output(run_dir: str) -> None:
+    """Removes what an earlier run left in a folder, for `--overwrite_output`: an old best model must not win over the
+    new one, nor old scores pass for new ones. Other files stay."""
+    clear_results(run_dir)
+    remove_export(Path(run_dir, ONNX))
+    shutil.rmtree(Path(run_dir, CHECKPOINTS), ignore_errors=True)
+
+
+def clean_up_full_disk(error: Exception, under_way: Path | None) -> str | None:
+    """Where a run failed since its disk is full: removes checkpoints written by half, and says what to do.
+
+    Args:
+        error: that ended the run.
+        under_way: folder of its checkpoints; `None` where none was begun.
+
+    Returns:
+        a line for the user; `None` for any other error.
+    """
+    if under_way is None or not _is_full_disk(error):
+        return None
+    file = getattr(error, "filename", None)
+    if file is not None and under_way.parent.resolve() not in Path(file).resolve().parents:
+        return None  # another disk, which the error names itself
+    for folder in incomplete_checkpoints(under_way)[-1:]:  # the one being written
+        shutil.rmtree(folder, ignore_errors=True)
+    checkpoint, _ = newest_complete(under_way)
+    left = "no checkpoint is whole yet"
+    if checkpoint is not None:
+        left = f"{checkpoint} is whole, and --resume_from_checkpoint goes on from it"
+    return (
+        f"The folder {under_way.parent} could not be written ({error}); expected room on its disk. Free some, and "
+        f"start again; {left}."
+    )
+
+
+def _is_full_disk(error: BaseException | None) -> bool:
+    if error is None:
+        return False
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    named = not isinstance(error, ValueError) and any(words in str(error) for words in _FULL_DISK)
+    return full or named or _is_full_disk(error.__cause__)
