@@ -13,7 +13,9 @@ import time
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from bertcls import audit_splits, load_splits, peak_memory
+from bertcls import load_splits
+from bertcls.audit import audit_splits
+from bertcls.process import peak_memory
 
 SIZES = (10_000, 100_000, 1_000_000)
 WORDS_A_TEXT = 12

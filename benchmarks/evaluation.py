@@ -23,13 +23,13 @@ from bertcls import (
     BertClsForSequenceClassification,
     RecipeArguments,
     WindowCollator,
-    cores_per_process,
     load_splits,
     load_tokenizer,
     make_compute_metrics,
-    parse,
     tokenize_windows,
 )
+from bertcls.process import cores_per_process
+from bertcls.training.launch import parse
 
 WAYS = ("stock script", "dynamic padding", "recipe")
 
@@ -55,12 +55,13 @@ def recipe_trainer(rows: Dataset, model_name: str, folder: str) -> Trainer:
     words = ["--output_dir", folder, "--overwrite_output", "--disable_tqdm", "true"]
     options, settings = parse(RecipeArguments, words, defaults={"per_device_eval_batch_size": 128})
     how = {"tokenizer": tokenizer, "max_length": options.max_length}
+    model = BertClsForSequenceClassification.from_encoder(model_name, num_labels=2)
     return Trainer(
-        BertClsForSequenceClassification.from_encoder(model_name, num_labels=2),
+        model,
         settings,
         eval_dataset=rows.map(tokenize_windows, batched=True, remove_columns="text", fn_kwargs=how),
         data_collator=WindowCollator(tokenizer),
-        compute_metrics=make_compute_metrics(["negative", "positive"], "accuracy"),
+        compute_metrics=make_compute_metrics(model.config),
     )
 
 

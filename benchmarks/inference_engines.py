@@ -19,16 +19,10 @@ import transformers
 from machine import ask_in_turn, show, tell
 from transformers import AutoConfig, AutoModelForSequenceClassification, pipeline
 
-from bertcls import (
-    TextClassifier,
-    cores_per_process,
-    export_onnx,
-    label_array,
-    load_splits,
-    load_tokenizer,
-    texts_of,
-    use_cores,
-)
+from bertcls import TextClassifier, export_onnx, load_splits, load_tokenizer
+from bertcls.data.labels import label_array
+from bertcls.inference import texts_of
+from bertcls.process import cores_per_process, use_cores
 
 ENGINES = {
     "torch fp32": ("torch", "float32"),

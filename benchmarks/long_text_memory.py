@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 
-from bertcls import BertClsForSequenceClassification, TextClassifier, load_tokenizer, peak_memory, use_cores
+from bertcls import BertClsForSequenceClassification, TextClassifier, load_tokenizer
+from bertcls.process import peak_memory, use_cores
 
 CASES = ("short", "long", "split", "split with windows")
 CHARACTERS = 1_000_000

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import transformers
 
-from bertcls import peak_memory
+from bertcls.process import peak_memory
 
 
 def matmul_rate(dtype: torch.dtype = torch.float32, size: int = 2048, device: str = "cpu") -> float:

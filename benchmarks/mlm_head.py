@@ -16,7 +16,7 @@ import torch
 from machine import matmul_rate, show
 from transformers import AutoModelForMaskedLM, AutoTokenizer, DataCollatorForLanguageModeling
 
-from bertcls import masked_positions_only
+from bertcls.training.mlm import masked_positions_only
 
 
 def main() -> None:

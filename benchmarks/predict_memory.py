@@ -26,7 +26,7 @@ WORDS_A_TEXT = 12
 ROWS_AT_A_TIME = 10_000
 RECIPE = """
 import runpy, sys
-from bertcls import peak_memory
+from bertcls.process import peak_memory
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 print(peak_memory())

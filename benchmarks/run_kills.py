@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bertcls import newest_complete
+from bertcls.training.checkpoints import newest_complete
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -16,7 +16,8 @@ from machine import ask_in_turn, show, tell
 from train_throughput import recipe
 from transformers import set_seed
 
-from bertcls import cores_per_process, load_splits
+from bertcls import load_splits
+from bertcls.process import cores_per_process
 
 BATCH = 32
 CASES = {  # rows, tokens of each (none: as they are), processes

@@ -41,13 +41,13 @@ from bertcls import (
     BertClsForSequenceClassification,
     RecipeArguments,
     WindowCollator,
-    cores_per_process,
     layerwise_optimizer,
     load_splits,
-    parse,
     tokenize_windows,
     training_callbacks,
 )
+from bertcls.process import cores_per_process
+from bertcls.training.launch import parse
 
 RECIPE = runpy.run_path(str(Path(__file__).parent.parent / "recipes" / "sst2_finetune.py"), run_name="recipe")
 PADDED = 128  # tokens of every text where padding is fixed
@@ -176,7 +176,7 @@ def recipe(rows: Dataset, args: argparse.Namespace, batch_size: int, epochs: int
         train_dataset=encoded,
         processing_class=tokenizer,
         data_collator=collator,
-        callbacks=[*training_callbacks(training_args, collator=collator, **options.training), timer],
+        callbacks=[*training_callbacks(training_args, **options.of(training_callbacks)), timer],
         optimizer_cls_and_kwargs=layerwise_optimizer(training_args, options.layer_decay, options.head_learning_rate),
     ).train()
     return model, timer.seconds

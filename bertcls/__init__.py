@@ -1,168 +1,58 @@
 """Helpers for fine-tuning BERT-family encoders on text classification with `transformers.Trainer`.
 
-Importing bertcls makes its model type known to transformers' Auto classes; every other name is imported on first use.
+Importing bertcls makes its model type known to transformers' Auto classes; every other name is imported on first use,
+so that a service imports nothing of training.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from bertcls.modeling import BertClsConfig, BertClsForSequenceClassification
+
+if TYPE_CHECKING:  # for editors; the same names as below, which a test compares
+    from bertcls.arguments import RecipeArguments, RunArguments
+    from bertcls.audit import audit_run
+    from bertcls.data.augmentation import augment
+    from bertcls.data.labels import label_config
+    from bertcls.data.load import load_newsgroups, load_splits
+    from bertcls.data.splits import arrange_splits
+    from bertcls.export.onnx import export_onnx
+    from bertcls.hub import push_folder
+    from bertcls.inference import Prediction, TextClassifier
+    from bertcls.metrics import make_compute_metrics
+    from bertcls.optim import freeze, layerwise_optimizer, layerwise_parameter_groups
+    from bertcls.text import clean
+    from bertcls.tokenization import WindowCollator, load_tokenizer, tokenize_splits, tokenize_windows
+    from bertcls.training.callbacks import training_callbacks
+    from bertcls.training.finish import finish_run
+    from bertcls.training.launch import run_recipe
 
 AutoConfig.register("bertcls", BertClsConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(BertClsConfig, BertClsForSequenceClassification, exist_ok=True)
 
 __version__ = "0.1.0"
 
-_MODULE_OF = {  # PEP 562: a server that labels texts imports neither evaluate nor the data set loader
-    "RecipeArguments": "arguments",
-    "TextArguments": "arguments",
-    "parse": "training.launch",
-    "parse_options": "training.launch",
-    "parse_runs": "training.launch",
-    "run_recipe": "training.launch",
-    "audit_run": "audit",
-    "audit_splits": "audit",
-    "drop_leaked": "audit",
-    "format_audit": "audit",
-    "augment": "data.augmentation",
-    "confident_errors": "report.slices",
-    "confused_pairs": "report.slices",
-    "sure_errors": "report.slices",
-    "score_with_interval": "report.statistics",
-    "run_probes": "report.slices",
-    "slice_scores": "report.slices",
-    "slices_of": "report.slices",
-    "TfidfClassifier": "report.baseline",
-    "write_card": "report.card",
-    "LongestBatchFirst": "training.callbacks",
-    "PaddingShare": "training.callbacks",
-    "RatesTable": "training.callbacks",
-    "StopAtNonFinite": "training.callbacks",
-    "training_callbacks": "training.callbacks",
-    "Checkpoints": "training.checkpoints",
-    "clear_output": "training.checkpoints",
-    "newest_complete": "training.checkpoints",
-    "Arm": "report.compare",
-    "accuracy_interval": "report.statistics",
-    "check_same_examples": "report.compare",
-    "compare_arms": "report.compare",
-    "load_arm": "report.compare",
-    "load_arms": "report.compare",
-    "verdict": "report.compare",
-    "CpuDropout": "training.cpu",
-    "FastOnCpu": "training.cpu",
-    "attention_with_dropout": "training.cpu",
-    "arrange_splits": "data.splits",
-    "balanced_class_weights": "data.labels",
-    "containers": "data.splits",
-    "draw_rows": "data.splits",
-    "hold_out": "data.splits",
-    "hold_out_whole_texts": "data.splits",
-    "label_array": "data.labels",
-    "label_names_of": "data.labels",
-    "label_shares": "data.labels",
-    "load_newsgroups": "data.load",
-    "load_splits": "data.load",
-    "check_task": "data.labels",
-    "problem_type_of": "data.labels",
-    "split_dataset": "data.splits",
-    "stream_rows": "data.streams",
-    "OnnxModel": "backends",
-    "convert_encoder": "backends",
-    "on_cpu_only": "backends",
-    "export_onnx": "export.onnx",
-    "read_table": "data.tables",
-    "stream_table": "data.tables",
-    "format_p": "report.formats",
-    "gather_findings": "report.findings",
-    "calibrate": "training.finish",
-    "finish_run": "training.finish",
-    "push_folder": "hub",
-    "verify_saved": "hub",
-    "Encoded": "inference",
-    "Prediction": "inference",
-    "TextClassifier": "inference",
-    "WindowPrediction": "inference",
-    "texts_of": "inference",
-    "ClassificationMetric": "metrics",
-    "MultiLabelMetric": "metrics",
-    "RegressionMetric": "metrics",
-    "best_metric": "metrics",
-    "correlation_interval": "report.statistics",
-    "calibration": "report.statistics",
-    "coverage": "report.statistics",
-    "mean_interval": "report.statistics",
-    "multi_label_loss": "metrics",
-    "paired_permutation": "report.statistics",
-    "fit_temperature": "metrics",
-    "log_loss": "metrics",
-    "make_compute_metrics": "metrics",
-    "mcnemar": "report.statistics",
-    "tune_thresholds": "metrics",
-    "wilson_interval": "report.statistics",
-    "MaskedBatches": "training.mlm",
-    "MaskingCheck": "training.mlm",
-    "check_masking": "training.mlm",
-    "load_masked_lm": "training.mlm",
-    "mask_once": "training.mlm",
-    "masked_metrics": "training.mlm",
-    "masked_positions_only": "training.mlm",
-    "pack_blocks": "training.mlm",
-    "save_encoder": "training.mlm",
-    "LayerwiseOptimizer": "optim",
-    "check_rates": "optim",
-    "encoder_parts": "optim",
-    "freeze": "optim",
-    "layerwise_optimizer": "optim",
-    "layerwise_parameter_groups": "optim",
-    "check_output": "serve.bulk",
-    "check_pairs": "serve.bulk",
-    "count_rows": "serve.bulk",
-    "describe_prediction": "serve.bulk",
-    "digest_of": "serve.bulk",
-    "errors_of_rank_0": "serve.bulk",
-    "label_table": "serve.bulk",
-    "merge_parts": "serve.bulk",
-    "open_parts": "serve.bulk",
-    "parts_folder": "serve.bulk",
-    "predict_parts": "serve.bulk",
-    "start_processes": "serve.bulk",
-    "survey": "serve.bulk",
-    "score_reported": "report.scores",
-    "draw_curves": "report.figures",
-    "write_page": "report.page",
-    "describe_report": "report.write",
-    "describe_scores": "report.scores",
-    "scores_before": "report.scores",
-    "write_metrics": "report.write",
-    "write_pretraining": "training.mlm",
-    "write_record": "report.record",
-    "write_report": "report.write",
-    "Limits": "serve.service",
-    "Server": "serve.app",
-    "Service": "serve.service",
-    "make_app": "serve.app",
-    "export_stock": "export.stock",
-    "Batcher": "serve.batcher",
-    "cores_per_process": "process",
-    "one_line_errors": "process",
-    "peak_memory": "process",
-    "use_cores": "process",
-    "clean": "text",
-    "words_of": "text",
-    "check_steps": "text",
-    "comparison_key": "text",
-    "WindowCollator": "tokenization",
-    "check_window": "tokenization",
-    "count_windows": "tokenization",
-    "encoder_max_length": "tokenization",
-    "load_tokenizer": "tokenization",
-    "describe_windows": "tokenization",
-    "explode_windows": "tokenization",
-    "tokenize_splits": "tokenization",
-    "tokenize_windows": "tokenization",
+_LAZY = {  # PEP 562: module: its public names
+    "arguments": ("RecipeArguments", "RunArguments"),
+    "audit": ("audit_run",),
+    "data.augmentation": ("augment",),
+    "data.labels": ("label_config",),
+    "data.load": ("load_newsgroups", "load_splits"),
+    "data.splits": ("arrange_splits",),
+    "export.onnx": ("export_onnx",),
+    "hub": ("push_folder",),
+    "inference": ("Prediction", "TextClassifier"),
+    "metrics": ("make_compute_metrics",),
+    "optim": ("freeze", "layerwise_optimizer", "layerwise_parameter_groups"),
+    "text": ("clean",),
+    "tokenization": ("WindowCollator", "load_tokenizer", "tokenize_splits", "tokenize_windows"),
+    "training.callbacks": ("training_callbacks",),
+    "training.finish": ("finish_run",),
+    "training.launch": ("run_recipe",),
 }
+_MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 
 __all__ = ["BertClsConfig", "BertClsForSequenceClassification", *_MODULE_OF]
 

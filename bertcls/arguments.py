@@ -1,79 +1,165 @@
-"""Command-line arguments: those of all recipes, and how they meet `TrainingArguments`."""
+"""The options of the recipes: dataclasses with their defaults, what they refuse, and those of Trainer that differ."""
 
+import inspect
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import torch
+from accelerate.utils import str_to_bool
+from transformers import TrainingArguments
+
 from bertcls.data.augmentation import check_methods
 from bertcls.text import check_steps
+
+NEWEST = "newest"  # --resume_from_checkpoint without a value
+
+
+def _option(default, help: str, **metadata):
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help, **metadata})
+    return field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """`TrainingArguments` with the defaults of these recipes, each because it is faster or loses nothing.
+
+    What is `None` here follows from the rest: saving follows evaluation, without evaluation there is no choice of the
+    best model, 16 bits are used where the machine computes in them, and the CPU where there is no accelerator.
+    """
+
+    eval_strategy: str | None = _option(None, "no, steps or epoch; none: as --save_strategy, else epoch.")
+    save_strategy: str | None = _option(None, "no, steps, epoch or best; none: as --eval_strategy.")
+    save_steps: float | None = _option(None, "Steps between saves, or their share of all; none: as --eval_steps.")
+    eval_on_start: bool | None = _option(None, "Score the untrained model; none: yes, unless a run is resumed.")
+    load_best_model_at_end: bool | None = _option(None, "None: yes, where models are evaluated and saved.")
+    metric_for_best_model: str | None = _option(None, "None: accuracy, f1_micro of several labels, r2 of numbers.")
+    restore_callback_states_from_checkpoint: bool | None = _option(None, "None: yes where a run is resumed.")
+    use_cpu: bool | None = _option(None, "None: where there is no accelerator.")
+    bf16: bool | None = _option(None, "Train in bf16; none: where the machine has it.")
+    per_device_eval_batch_size: int = _option(128, "Texts in an evaluation step of a process.")
+    save_total_limit: int | None = _option(2, "Checkpoints that are kept: the best and the last.")
+    train_sampling_strategy: str = _option("group_by_length", "random, sequential, group_by_length, batch_rebalance.")
+    remove_unused_columns: bool = _option(False, "The collator reads example_id, and the sampler length.")
+    logging_steps: float = _option(0.05, "Steps between logs, or their share of all.")
+    logging_nan_inf_filter: bool = _option(False, "It waits for the device at each step, and hides a NaN.")
+    ddp_broadcast_buffers: bool | None = _option(False, "No buffer changes in training.")
+    ddp_timeout: int = _option(30 * 24 * 3600, "Seconds; with --seeds the others wait while rank 0 reports.")
+    hub_private_repo: bool | None = _option(True, "Of a repository that is made.")
+    label_names: list[str] | None = _option(["labels", "example_ids"], "What the metrics need beside the logits.")
+
+    def __post_init__(self):
+        resumed = (self.resume_from_checkpoint or "no").lower()
+        if resumed in ("false", "no", "0"):
+            self.resume_from_checkpoint = None
+        elif resumed in ("true", "yes", "1", "last"):
+            self.resume_from_checkpoint = NEWEST
+        resumes = self.resume_from_checkpoint is not None
+        if self.eval_strategy is None:  # the best model is chosen among the saved ones
+            self.eval_strategy = self.save_strategy if self.save_strategy in ("steps", "epoch") else "epoch"
+            if self.save_strategy is None and (self.eval_steps or self.save_steps):
+                self.eval_strategy = "steps"
+        evaluates = self.eval_strategy != "no"
+        if self.save_strategy is None:
+            self.save_strategy = self.eval_strategy if evaluates else "steps" if self.save_steps else "epoch"
+        if self.eval_strategy == "steps":
+            self.eval_steps = self.eval_steps or self.save_steps or self.logging_steps
+        self.save_steps = self.save_steps or self.eval_steps or 500
+        for name, value in {
+            "eval_on_start": evaluates and not resumes,  # resuming would count it for early stopping
+            "load_best_model_at_end": evaluates and self.save_strategy != "no",
+            "restore_callback_states_from_checkpoint": resumes,
+            "use_cpu": not torch.accelerator.is_available() or str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "no")),
+        }.items():
+            if getattr(self, name) is None:
+                setattr(self, name, bool(value))
+        self.metric_for_best_model = (self.metric_for_best_model or "auto") if evaluates else None
+        if (self.metric_for_best_model or "").removeprefix("eval_") in ("rmse", "mae", "perplexity"):
+            self.greater_is_better = self.greater_is_better or False  # Trainer knows names that end in loss only
+        if self.bf16 is None:
+            other = self.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION") in ("fp16", "fp8")
+            self.bf16 = not other and (torch.cpu._is_avx512_bf16_supported() if self.use_cpu else _cuda_bf16())
+        own_accelerator_config = self.accelerator_config is not None
+        super().__post_init__()
+        if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):  # whose own default is "min"
+            mode = "max" if self.greater_is_better else "min"
+            self.lr_scheduler_kwargs = {"mode": mode} | (self.lr_scheduler_kwargs or {})
+        if self.world_size > 1 and not own_accelerator_config:
+            self.accelerator_config.use_seedable_sampler = False  # else length grouping drops examples
+        if self.world_size > 1 and self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False
+
+    def check(self) -> None:
+        """Refuses what these recipes cannot do, before anything is read or written.
+
+        Raises:
+            ValueError: what was found and expected.
+        """
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"Found {self.n_gpu} GPUs in one process; expected one process a GPU, since DataParallel would cut "
+                f"windows and labels apart. Run: accelerate launch --multi_gpu --num_processes {self.n_gpu} ..."
+            )
+        all_at_once = "a recipe computes its metrics from all logits, labels and example ids of the evaluation at once"
+        rounded = "the evaluation after training would round the weights that are saved"
+        for option, found, why in (
+            ("remove_unused_columns true", self.remove_unused_columns, all_at_once),
+            ("batch_eval_metrics", self.batch_eval_metrics, all_at_once),
+            ("eval_do_concat_batches false", not self.eval_do_concat_batches, all_at_once),
+            ("prediction_loss_only", self.prediction_loss_only, all_at_once),
+            ("label_names", self.label_names != ["labels", "example_ids"], all_at_once),
+            ("bf16_full_eval", self.bf16_full_eval, rounded),
+            ("fp16_full_eval", self.fp16_full_eval, rounded),
+        ):
+            if found:
+                raise ValueError(f"Found --{option}; expected it left out, since {why}. Leave it out.")
+
+
+def _cuda_bf16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @dataclass
 class TextArguments:
-    """The flags that all trainings share, beside all of `TrainingArguments`."""
+    """The options that all trainings share, beside those of `RunArguments`."""
 
-    sample: bool = field(
-        default=False, metadata={"help": "Train a tiny model on the texts in recipes/sample: no network, one minute."}
+    sample: bool = _option(False, "Train a tiny model on the texts in recipes/sample: no network, one minute.")
+    dataset_name: str | None = _option(None, "Hub id, file, folder in the Hub's layout or with a folder per class.")
+    dataset_config_name: str | None = _option(None, "Configuration of the data set.")
+    train_file: str | None = _option(None, "csv, tsv, json, jsonl, parquet or txt in place of a data set.")
+    validation_file: str | None = _option(None, "Beside --train_file; none: held out of it.")
+    encoding: str | None = _option(None, "Of the files, such as gb18030; none: detected.")
+    delimiter: str | None = _option(None, "Between the cells of a csv; none: detected.")
+    text_column: str | None = _option(None, "Column with the texts.")
+    cleaning: list[str] = _option([], "Steps of bertcls.text in order, stored with the model; or none.")
+    model_name_or_path: str | None = _option(None, "Encoder: Hub id or local folder.")
+    from_scratch: bool = _option(False, "Start the encoder from random weights.")
+    max_length: int = _option(128, "Tokens per window, special tokens included.")
+    attention_dropout: float | None = _option(
+        None, "Dropout of attention weights; none: the encoder's. With 0 a CPU is faster on long texts."
     )
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Hub id, a file, a folder in the Hub's layout, or one with a folder per class."},
-    )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
-    train_file: str | None = field(
-        default=None, metadata={"help": "csv, tsv, json, jsonl, parquet or txt in place of a data set."}
-    )
-    validation_file: str | None = field(default=None, metadata={"help": "Beside --train_file; none: held out of it."})
-    encoding: str | None = field(default=None, metadata={"help": "Of the files, such as gb18030; none: detected."})
-    delimiter: str | None = field(default=None, metadata={"help": "Between the cells of a csv; none: detected."})
-    text_column: str | None = field(default=None, metadata={"help": "Column with the texts."})
-    cleaning: list[str] = field(
-        default_factory=list, metadata={"help": "Steps of bertcls.text in order, stored with the model; or none."}
-    )
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Encoder: Hub id or local folder."})
-    from_scratch: bool = field(default=False, metadata={"help": "Start the encoder from random weights."})
-    max_length: int = field(default=128, metadata={"help": "Tokens per window, special tokens included."})
-    attention_dropout: float | None = field(
-        default=None,
-        metadata={"help": "Dropout of attention weights; none: the encoder's. With 0 a CPU is faster on long texts."},
-    )
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Rows drawn from train with the seed, label shares kept."}
-    )
-    early_stopping_patience: int = field(
-        default=3,
-        metadata={"help": "Evaluations without a better metric before training stops; 0: never."},
-    )
-    debug_nonfinite: bool = field(
-        default=False, metadata={"help": "Look at every step, which is slower, and name where NaN or infinity begins."}
-    )
-    cpu_threads: int | None = field(
-        default=None, metadata={"help": "Threads per process without an accelerator; none: cores by processes."}
-    )
-    overwrite_output: bool = field(default=False, metadata={"help": "Write into a folder that is not empty."})
-    seeds: list[int] = field(
-        default_factory=list, metadata={"help": "One run a seed, in the folders seed-N of --output_dir."}
-    )
+    max_train_samples: int | None = _option(None, "Rows drawn from train with the seed, label shares kept.")
+    early_stopping_patience: int = _option(3, "Evaluations without a better metric before training stops; 0: never.")
+    cpu_threads: int | None = _option(None, "Threads per process without an accelerator; none: cores by processes.")
+    overwrite_output: bool = _option(False, "Write into a folder that is not empty.")
+    seeds: list[int] = _option([], "One run a seed, in the folders seed-N of --output_dir.")
     run_dir: str = field(init=False, default="")  # what --output_dir names; Trainer's checkpoints lie below it
     started: float = field(init=False, default=0.0)  # when the command line was read, in seconds of time.time()
     hub: dict | None = field(init=False, default=None, repr=False)  # with --push_to_hub: arguments of push_folder
     lock: object = field(init=False, default=None, repr=False)  # of run_dir, on rank 0
 
-    @property
-    def source(self) -> dict:
-        """The arguments of `bertcls.load_splits`."""
-        names = ("train_file", "validation_file", "encoding", "delimiter", "text_column")
-        return {"source": None if self.train_file else self.dataset_name, "config_name": self.dataset_config_name} | {
-            name: getattr(self, name) for name in names
-        }
+    def of(self, helper: Callable) -> dict:
+        """The options that a helper takes under their names, for `helper(..., **args.of(helper))`."""
+        return {name: getattr(self, name) for name in inspect.signature(helper).parameters if hasattr(self, name)}
 
     @property
-    def training(self) -> dict:
-        """The arguments of `bertcls.training_callbacks` that the command line gives."""
-        return {
-            "early_stopping_patience": self.early_stopping_patience,
-            "debug_nonfinite": self.debug_nonfinite,
-        }
+    def data_files(self) -> list[str]:
+        """The files that are named, as they were given."""
+        names = ("train_file", "validation_file", "test_file")
+        return [value for name in names if (value := getattr(self, name, None))]
 
     def check(self) -> None:
         """Refuses values out of range, before anything is read or written.
@@ -95,132 +181,71 @@ class TextArguments:
             self.cleaning = []
         check_steps(self.cleaning)
 
+    def check_training(self, training_args: RunArguments) -> None:
+        """Refuses options of training that do not go with these.
+
+        Raises:
+            ValueError: what was found and expected.
+        """
+        if self.overwrite_output and training_args.resume_from_checkpoint is not None:
+            raise ValueError(
+                "Found --overwrite_output with --resume_from_checkpoint; expected one of them, since overwriting "
+                "removes the checkpoints. Leave out --overwrite_output."
+            )
+
 
 @dataclass
 class RecipeArguments(TextArguments):
-    """The flags that all fine-tuning recipes share."""
+    """The options that all fine-tuning recipes share."""
 
-    test_file: str | None = field(default=None, metadata={"help": "Beside --train_file; none: held out of it."})
-    text_pair_column: str | None = field(default=None, metadata={"help": "Column with the second texts of pairs."})
-    label_column: str | None = field(default=None, metadata={"help": "Column with the labels."})
-    label_delimiter: str | None = field(
-        default=None, metadata={"help": "Between the labels of a cell, which makes the task multi-label."}
+    test_file: str | None = _option(None, "Beside --train_file; none: held out of it.")
+    text_pair_column: str | None = _option(None, "Column with the second texts of pairs.")
+    label_column: str | None = _option(None, "Column with the labels.")
+    label_delimiter: str | None = _option(None, "Between the labels of a cell, which makes the task multi-label.")
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = _option(
+        None, "None: lists of labels are multi-label, fractions a regression, all else classes."
     )
-    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = field(
-        default=None,
-        metadata={"help": "None: lists of labels are multi-label, fractions a regression, all else classes."},
+    on_leak: Literal["warn", "drop", "error"] = _option(
+        "warn", "Where train texts stand in test: go on, drop them from train, or stop."
     )
-    on_leak: Literal["warn", "drop", "error"] = field(
-        default="warn",
-        metadata={"help": "Where train texts stand in test: go on, drop them from train, or stop."},
+    augment: list[str] = _option([], "Altered copies of training rows: swap, delete, typo, contrast, sentiment.")
+    overlap: int | None = _option(None, "Tokens that neighbouring windows share; none: 20 %% of max_length.")
+    truncation: Literal["none", "head", "tail", "head_tail"] = _option(
+        "none", "none: read long texts whole, in windows; else which part is read."
     )
-    augment: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Altered copies of training rows: swap, delete, typo, contrast, sentiment."},
+    pair_truncation: Literal["none", "longest_first", "only_first", "only_second"] = _option(
+        "none", "none: the second text in windows, the first before each; else which one is cut."
     )
-    overlap: int | None = field(
-        default=None, metadata={"help": "Tokens that neighbouring windows share; none: 20 %% of max_length."}
+    train_on: Literal["documents", "windows"] = _option(
+        "documents", "windows: each window of train is an example. Scores are per document."
     )
-    truncation: Literal["none", "head", "tail", "head_tail"] = field(
-        default="none", metadata={"help": "none: read long texts whole, in windows; else which part is read."}
+    pooling: Literal["auto", "pooler", "cls", "mean", "max"] = _option(
+        "auto", "Tokens to a vector; auto: pooler where the checkpoint has one, else cls."
     )
-    pair_truncation: Literal["none", "longest_first", "only_first", "only_second"] = field(
-        default="none",
-        metadata={"help": "none: the second text in windows, the first before each; else which one is cut."},
+    window_pooling: Literal["mean", "max", "mean_probs", "vote"] = _option("mean", "Windows to a document.")
+    max_train_windows: int = _option(8, "Windows of a document used in a training step.")
+    classifier_dropout: float | None = _option(None, "Dropout before the classifier; none: the encoder's.")
+    classifier_hidden_size: int | None = _option(None, "Units of a hidden layer in the head; none: no such layer.")
+    split: str | None = _option(None, "Join train and validation and split them anew, such as 8:1:1, stratified.")
+    phrases: bool = _option(
+        False, "Rows are parts of one another, as in SST-2: hold out whole texts (without --split)."
     )
-    train_on: Literal["documents", "windows"] = field(
-        default="documents",
-        metadata={"help": "windows: each window of train is an example. Scores are per document."},
+    max_samples: int | None = _option(None, "With --split: first rows of the joined data.")
+    max_test_samples: int | None = _option(None, "Rows drawn from the reported split, the same for every seed.")
+    language: str | None = _option(None, "Of the texts, for the model card: en, zh, multilingual.")
+    license: str | None = _option(
+        None, "Of the model, for its card, in the Hub's words: apache-2.0, cc-by-4.0, other."
     )
-    pooling: Literal["auto", "pooler", "cls", "mean", "max"] = field(
-        default="auto", metadata={"help": "Tokens to a vector; auto: pooler where the checkpoint has one, else cls."}
+    probes: str | None = _option(None, "File of texts to ask the model, a text a line; the answers are reported.")
+    figures: bool = _option(True, "Draw the figures and the page of the report.")
+    report: bool = _option(True, "Score the reported rows and report; false: leave them untouched.")
+    freeze_encoder: bool = _option(False, "Train the head alone.")
+    freeze_layers: int = _option(0, "Freeze the embeddings and this many lowest layers.")
+    layer_decay: float = _option(1.0, "Factor on the learning rate per layer downwards.")
+    head_learning_rate: float | None = _option(None, "Learning rate of the head; none: learning_rate.")
+    class_weights: Literal["none", "balanced"] = _option(
+        "none", "balanced: weigh classes inversely to their row counts."
     )
-    window_pooling: Literal["mean", "max", "mean_probs", "vote"] = field(
-        default="mean", metadata={"help": "Windows to a document."}
-    )
-    max_train_windows: int = field(default=8, metadata={"help": "Windows of a document used in a training step."})
-    classifier_dropout: float | None = field(
-        default=None, metadata={"help": "Dropout before the classifier; none: the encoder's."}
-    )
-    classifier_hidden_size: int | None = field(
-        default=None, metadata={"help": "Units of a hidden layer in the head; none: no such layer."}
-    )
-    split: str | None = field(
-        default=None, metadata={"help": "Join train and validation and split them anew, such as 8:1:1, stratified."}
-    )
-    phrases: bool = field(
-        default=False,
-        metadata={"help": "Rows are parts of one another, as in SST-2: hold out whole texts (without --split)."},
-    )
-    max_samples: int | None = field(default=None, metadata={"help": "With --split: first rows of the joined data."})
-    max_test_samples: int | None = field(
-        default=None, metadata={"help": "Rows drawn from the reported split, the same for every seed."}
-    )
-    language: str | None = field(
-        default=None, metadata={"help": "Of the texts, for the model card: en, zh, multilingual."}
-    )
-    license: str | None = field(
-        default=None,
-        metadata={"help": "Of the model, for its card, in the Hub's words: apache-2.0, cc-by-4.0, other."},
-    )
-    probes: str | None = field(
-        default=None, metadata={"help": "File of texts to ask the model, a text a line; the answers are reported."}
-    )
-    figures: bool = field(default=True, metadata={"help": "Draw the figures and the page of the report."})
-    freeze_encoder: bool = field(default=False, metadata={"help": "Train the head alone."})
-    freeze_layers: int = field(default=0, metadata={"help": "Freeze the embeddings and this many lowest layers."})
-    layer_decay: float = field(default=1.0, metadata={"help": "Factor on the learning rate per layer downwards."})
-    head_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of the head; none: learning_rate."}
-    )
-    class_weights: Literal["none", "balanced"] = field(
-        default="none", metadata={"help": "balanced: weigh classes inversely to their row counts."}
-    )
-
-    @property
-    def source(self) -> dict:
-        """The arguments of `bertcls.load_splits`."""
-        names = ("test_file", "text_pair_column", "label_column", "label_delimiter", "problem_type")
-        return super().source | {name: getattr(self, name) for name in names}
-
-    @property
-    def arrangement(self) -> dict:
-        """The arguments of `bertcls.arrange_splits` that the command line gives."""
-        return {"ratio": self.split, "max_samples": self.max_samples, "phrases": self.phrases}
-
-    @property
-    def audit(self) -> dict:
-        """The arguments of `bertcls.audit_run` that the command line gives."""
-        return {"max_length": self.max_length, "run_dir": self.run_dir, "on_leak": self.on_leak}
-
-    @property
-    def head(self) -> dict:
-        """The arguments of `BertClsForSequenceClassification.from_encoder` that the command line gives."""
-        names = ("from_scratch", "pooling", "window_pooling", "max_train_windows", "attention_dropout")
-        return {name: getattr(self, name) for name in (*names, "classifier_dropout", "classifier_hidden_size")}
-
-    @property
-    def training(self) -> dict:
-        """The arguments of `bertcls.training_callbacks` that the command line gives."""
-        return super().training | {"layer_decay": self.layer_decay, "head_learning_rate": self.head_learning_rate}
-
-    @property
-    def report(self) -> dict:
-        """The arguments of `bertcls.finish_run` that the command line gives."""
-        files = [name for name in (self.train_file, self.validation_file, self.test_file) if name]
-        dataset = None if self.train_file else self.dataset_name
-        return {
-            "run_dir": self.run_dir,
-            "started": self.started,
-            "encoder": self.model_name_or_path,
-            "from_scratch": self.from_scratch,
-            "source": {"dataset": dataset, "config": self.dataset_config_name, "files": files},
-            "probes": self.probes,
-            "figures": self.figures,
-            "language": self.language,
-            "license": self.license,
-            "hub": self.hub,
-        }
 
     def check(self) -> None:
         """Refuses values out of range and what contradicts itself, before anything is read or written.
@@ -237,3 +262,24 @@ class RecipeArguments(TextArguments):
                 "Found --max_samples without --split; it takes the first rows of train and validation joined. Add "
                 "--split 8:1:1, or use --max_train_samples."
             )
+
+    def check_training(self, training_args: RunArguments) -> None:
+        """Refuses options of training that do not go with these.
+
+        Raises:
+            ValueError: what was found and expected.
+        """
+        super().check_training(training_args)
+        if training_args.label_smoothing_factor and self.class_weights != "none":
+            raise ValueError(
+                "Found --label_smoothing_factor with --class_weights; expected one of them, since smoothing ignores "
+                "the weights. Leave one out."
+            )
+
+
+@dataclass
+class NewsgroupsArguments(RecipeArguments):
+    """The options of recipes that take `--dataset_name 20newsgroups`, besides."""
+
+    categories: list[str] = _option([], "Newsgroups, or all.")
+    remove: list[str] = _option([], "What scikit-learn takes out: headers, footers, quotes; or none.")

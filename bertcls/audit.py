@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict
-from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase
 
 from bertcls.data.labels import label_names_of, label_shares, problem_type_of
 from bertcls.data.load import load_splits
-from bertcls.data.splits import MIN_WORDS, containers
+from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, containers, draw_rows
 from bertcls.layout import AUDIT
 from bertcls.modeling import REGRESSION
-from bertcls.process import one_line_errors
+from bertcls.process import from_rank_0, one_line_errors, say
 from bertcls.text import comparison_key
 from bertcls.tokenization import load_tokenizer
 
@@ -104,21 +103,24 @@ def drop_leaked(splits: DatasetDict, findings: dict) -> DatasetDict:
 def audit_run(
     splits: DatasetDict,
     *,
-    training_args: TrainingArguments,
     run_dir: str,
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_length: int | None = None,
     on_leak: Literal["warn", "drop", "error"] = "warn",
+    max_train_samples: int | None = None,
+    max_test_samples: int | None = None,
+    seed: int = 42,
 ) -> DatasetDict:
     """Audits the splits of a run on its first process: prints the table, writes `audit.json`, and acts on a leak.
 
     Args:
         splits: that the run will use.
-        training_args: which process this is.
         run_dir: where `audit.json` goes.
         tokenizer: of the encoder, to count the tokens that would be cut.
         max_length: of the run's windows, at which a cut is counted, too.
         on_leak: go on with a warning, drop the leaking rows of train, or stop.
+        max_train_samples, max_test_samples: rows that are drawn then, label shares kept; `None` keeps all.
+        seed: of the draw from train; that from test is the same for every seed.
 
     Returns:
         the splits to use.
@@ -126,39 +128,45 @@ def audit_run(
     Raises:
         ValueError: a leak with `on_leak="error"`, or `drop` would leave no row in a split or of a label in train.
     """
-    answer: list = [None]
-    if training_args.process_index == 0:
+
+    def findings_of() -> list[int]:
         lengths = tuple(sorted({*LENGTHS, max_length or LENGTHS[0]}))
         findings = audit_splits(splits, tokenizer=tokenizer, lengths=lengths)
         findings["taken_out"] = len(findings["dropped"]) if on_leak == "drop" else 0
         print(format_audit(findings))
         Path(run_dir, AUDIT).write_text(json.dumps(findings, indent=2) + "\n")
-        answer = [findings["dropped"]]
-    if training_args.world_size > 1:
-        broadcast_object_list(answer)
-    rows = len(answer[0])
-    if rows and on_leak == "error":
+        return findings["dropped"]
+
+    dropped = from_rank_0(findings_of)
+    if dropped and on_leak == "error":
         raise ValueError(
-            f"Found {rows} rows of train or validation that stand in a split they are to be judged by; expected none. "
-            f"See {Path(run_dir, AUDIT)}; --on_leak drop takes these rows out, --on_leak warn goes on."
+            f"Found {len(dropped)} rows of train or validation that stand in a split they are to be judged by; "
+            f"expected none. See {Path(run_dir, AUDIT)}; --on_leak drop takes these rows out, --on_leak warn goes on."
         )
-    if rows == 0 or on_leak != "drop":
-        return splits
-    mended = drop_leaked(splits, {"dropped": answer[0]})
-    for name, split in mended.items():
+    splits = DatasetDict(splits)
+    if dropped and on_leak == "drop":
+        splits = drop_leaked(splits, {"dropped": dropped})
+        _refuse_emptied(splits)
+    splits["train"] = draw_rows(splits["train"], max_train_samples, seed=seed)
+    splits["test"] = draw_rows(splits["test"], max_test_samples, seed=SPLIT_SEED)
+    say("rows: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
+    return splits
+
+
+def _refuse_emptied(splits: DatasetDict) -> None:
+    for name, split in splits.items():
         if len(split) == 0:
             raise ValueError(
                 f"Without its leaking rows the {name} split has 0 rows; expected some. Give other data, or use "
                 "--on_leak warn."
             )
-    classes = problem_type_of(mended["train"]) != REGRESSION
-    lost = [name for name, share in _label_summary(mended["train"]).items() if classes and share == 0]
+    classes = problem_type_of(splits["train"]) != REGRESSION
+    lost = [name for name, share in _label_summary(splits["train"]).items() if classes and share == 0]
     if lost:
         raise ValueError(
             f"Without its leaking rows train has no row of the label {lost[0]}; expected rows of every label. Give "
             "other data, or use --on_leak warn."
         )
-    return mended
 
 
 def format_audit(findings: dict) -> str:

@@ -226,7 +226,7 @@ class TextClassifier:
                 f"Found abstain_below={abstain_below} for a {self.model.config.problem_type} model; expected a model "
                 "of one label a text. Leave it out."
             )
-        logits, windows_of = self._run(texts, windows=windows, progress=progress)
+        logits, windows_of = self.logits_with_windows(texts, windows=windows, progress=progress)
         answers = [self.answer(row) for row in self.to_probabilities(logits)]
         if abstain_below is not None:
             answers = [answer if answer.score >= abstain_below else replace(answer, label=None) for answer in answers]
@@ -249,7 +249,7 @@ class TextClassifier:
         texts = self._checked(texts)
         if not texts:
             return []
-        tokenized = self._tokenize(texts, spans=windows)
+        tokenized = self.tokenize(texts, spans=windows)
         columns = {name: tokenized[name] for name in self.collator.padding if name in tokenized}
         return [
             Encoded(
@@ -314,7 +314,7 @@ class TextClassifier:
             TypeError: something that is not a text, or not a pair where the model reads pairs.
             ValueError: a lone surrogate in a text.
         """
-        return self._run(self._checked(texts), progress=progress)[0]
+        return self.logits_with_windows(self._checked(texts), progress=progress)[0]
 
     def probabilities_with_windows(
         self, texts: Text | list[Text], *, progress: bool = False
@@ -323,10 +323,10 @@ class TextClassifier:
 
         Those of a window are what the head says of it alone.
         """
-        logits, windows_of = self._run(self._checked(texts), windows=True, progress=progress)
+        logits, windows_of = self.logits_with_windows(self._checked(texts), windows=True, progress=progress)
         return self.to_probabilities(logits), [self.to_probabilities(rows) for rows, _ in windows_of]
 
-    def _run(
+    def logits_with_windows(
         self, texts: list[Text], *, windows: bool = False, progress: bool = False
     ) -> tuple[np.ndarray, list[tuple[np.ndarray, list[tuple[int, int]]]]]:
         """Logits `[texts, num_labels]`; with `windows` also, for each text, those of its windows and their spans."""
@@ -345,11 +345,11 @@ class TextClassifier:
                 part.append(text)
                 size += sum(map(len, text)) if isinstance(text, tuple) else len(text)
                 if len(part) == TEXTS_AT_A_TIME or size > CHARACTERS_AT_A_TIME:
-                    yield self._tokenize(part, spans=spans)
+                    yield self.tokenize(part, spans=spans)
                     bar.update(len(part))
                     part, size = [], 0
             if part:
-                yield self._tokenize(part, spans=spans)
+                yield self.tokenize(part, spans=spans)
                 bar.update(len(part))
 
     @torch.inference_mode()
@@ -398,7 +398,7 @@ class TextClassifier:
                 )
         return texts
 
-    def _tokenize(self, texts: list[Text], *, spans: bool) -> dict[str, list]:
+    def tokenize(self, texts: list[Text], *, spans: bool) -> dict[str, list]:
         config = self.model.config
         columns = zip(*texts) if config.pair_truncation is not None else [texts]
         return tokenize_windows(

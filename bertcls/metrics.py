@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-from transformers import EvalPrediction
+from transformers import EvalPrediction, PreTrainedConfig, TrainingArguments
 
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
@@ -137,7 +137,7 @@ class RegressionMetric(evaluate.Metric):
 
 
 def make_compute_metrics(
-    label_names: list[str], metric_for_best_model: str | None = None, *, problem_type: str = SINGLE_LABEL
+    config: PreTrainedConfig, training_args: TrainingArguments | None = None, *, own: dict[str, Callable] | None = None
 ) -> Callable[[EvalPrediction], dict[str, float]]:
     """A `compute_metrics` for Trainer: the averaged scores and, for classes, the exact `log_loss`.
 
@@ -146,41 +146,60 @@ def make_compute_metrics(
     multi-label task is scored at 0.5 here; its thresholds are tuned after training.
 
     Args:
-        label_names: names of the classes, in the order of their numbers.
-        metric_for_best_model: refused here where no evaluation will give it, and not after the first epoch.
-        problem_type: `single_label_classification`, `multi_label_classification` or `regression`.
+        config: of the model, with the names of its labels and its problem type.
+        training_args: whose `metric_for_best_model` is checked, so that it is not after the first epoch; where it is
+            `auto`, it becomes the accuracy, of several labels `f1_micro`, of numbers `r2`.
+        own: further metrics by name, each a function of labels and predictions as scikit-learn's are.
 
     Raises:
-        ValueError: `metric_for_best_model` is none of the metrics.
+        ValueError: `metric_for_best_model` is none of the metrics, or label smoothing of other than classes.
     """
-    if problem_type == REGRESSION:
-        metric, kept = RegressionMetric(), ["rmse", "mae", "r2", "pearson", "spearman"]
-    else:
-        multi_label = problem_type == MULTI_LABEL
-        metric = MultiLabelMetric(label_names) if multi_label else ClassificationMetric(label_names)
-        averages = ("micro", "macro") if multi_label else ("macro", "weighted")
-        kept = ["accuracy", *(f"{score}_{how}" for how in averages for score in ("precision", "recall", "f1"))]
-    known = ["loss", *([] if problem_type == REGRESSION else ["log_loss"]), *kept]
-    if metric_for_best_model is not None and metric_for_best_model.removeprefix("eval_") not in known:
-        raise ValueError(f"Found --metric_for_best_model {metric_for_best_model}; expected one of {', '.join(known)}.")
+    kind, label_names = config.problem_type or SINGLE_LABEL, list(config.id2label.values())
+    metric, kept = task_metric(kind, label_names)
+    known = ["loss", *([] if kind == REGRESSION else ["log_loss"]), *kept, *(own or {})]
+    if training_args is not None:
+        _check_training(training_args, kind, known)
 
     def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
         logits, (labels, _) = evaluation.predictions, evaluation.label_ids
-        if problem_type == REGRESSION:
-            return metric.compute(predictions=logits[:, 0], references=labels)
-        if problem_type == MULTI_LABEL:
-            scores = metric.compute(predictions=(logits >= 0).astype(np.int64), references=labels.astype(np.int64))
-            loss = multi_label_loss(logits, labels)
+        losses = {}
+        if kind == REGRESSION:
+            predictions = logits[:, 0]
+        elif kind == MULTI_LABEL:
+            predictions, labels = (logits >= 0).astype(np.int64), labels.astype(np.int64)
+            losses["log_loss"] = multi_label_loss(logits, labels)
         else:
-            scores, loss = metric.compute(predictions=logits.argmax(-1), references=labels), log_loss(logits, labels)
-        return {name: scores[name] for name in kept} | {"log_loss": loss}
+            predictions, losses["log_loss"] = logits.argmax(-1), log_loss(logits, labels)
+        scores = metric.compute(predictions=predictions, references=labels)
+        return {name: scores[name] for name in kept} | losses | own_scores(own, labels, predictions)
 
     return compute_metrics
 
 
-def best_metric(problem_type: str) -> str:
-    """The metric to choose a model by where none is named; of each, more is better."""
-    return {SINGLE_LABEL: "accuracy", MULTI_LABEL: "f1_micro", REGRESSION: "r2"}[problem_type]
+def task_metric(kind: str, label_names: list[str]) -> tuple[evaluate.Metric, list[str]]:
+    """The metric of a problem type, and which of its scores are shown of every epoch."""
+    if kind == REGRESSION:
+        return RegressionMetric(), ["rmse", "mae", "r2", "pearson", "spearman"]
+    averages = ("micro", "macro") if kind == MULTI_LABEL else ("macro", "weighted")
+    kept = ["accuracy", *(f"{score}_{how}" for how in averages for score in ("precision", "recall", "f1"))]
+    return (MultiLabelMetric if kind == MULTI_LABEL else ClassificationMetric)(label_names), kept
+
+
+def own_scores(own: dict[str, Callable] | None, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+    """Scores by metrics of the user's own: functions of labels and predictions, by name."""
+    return {name: float(function(labels, predictions)) for name, function in (own or {}).items()}
+
+
+def _check_training(training_args: TrainingArguments, kind: str, known: list[str]) -> None:
+    """Chooses the metric where it is `auto`, and refuses what does not go with the task."""
+    metric = training_args.metric_for_best_model
+    if metric == "auto":
+        best = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "f1_micro", REGRESSION: "r2"}  # of each, more is better
+        training_args.metric_for_best_model = best[kind]
+    elif metric is not None and metric.removeprefix("eval_") not in known:
+        raise ValueError(f"Found --metric_for_best_model {metric}; expected one of {', '.join(known)}.")
+    if training_args.label_smoothing_factor and kind != SINGLE_LABEL:
+        raise ValueError(f"Found --label_smoothing_factor with {kind}; expected one class a text. Leave it out.")
 
 
 def tune_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[float]:

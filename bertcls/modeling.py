@@ -182,8 +182,12 @@ class BertClsForSequenceClassification(PreTrainedModel):
         *,
         num_labels: int | None = None,
         pooling: str = "auto",
+        window_pooling: str = "mean",
+        max_train_windows: int | None = 8,
         from_scratch: bool = False,
         attention_dropout: float | None = None,
+        classifier_dropout: float | None = None,
+        classifier_hidden_size: int | None = None,
         attn_implementation: str | None = None,
         revision: str | None = None,
         **config_kwargs,
@@ -194,6 +198,7 @@ class BertClsForSequenceClassification(PreTrainedModel):
             name_or_path: Hub id or local folder of an encoder, or a folder saved by this class (its encoder is taken).
             num_labels: classes; may be left out when `id2label` is given.
             pooling: as in `BertClsConfig`, or `auto`: `pooler` where the checkpoint holds pooler weights, else `cls`.
+            window_pooling, max_train_windows, classifier_dropout, classifier_hidden_size: as in `BertClsConfig`.
             from_scratch: build the encoder from its configuration with random weights.
             attention_dropout: dropout of the encoder's attention weights in training; `None` keeps the checkpoint's.
                 torch has no fused attention with dropout on a CPU: with 0 instead of BERT's 0.1 a training step of
@@ -248,7 +253,16 @@ class BertClsForSequenceClassification(PreTrainedModel):
             )
         if names is None:
             config_kwargs["num_labels"] = num_labels
-        model = cls(BertClsConfig(encoder=encoder.config, pooling=pooling, **config_kwargs))
+        config = BertClsConfig(
+            encoder=encoder.config,
+            pooling=pooling,
+            window_pooling=window_pooling,
+            max_train_windows=max_train_windows,
+            classifier_dropout=classifier_dropout,
+            classifier_hidden_size=classifier_hidden_size,
+            **config_kwargs,
+        )
+        model = cls(config)
         model.encoder = encoder
         if attn_implementation is not None:  # the head took the default one for itself and the shared configuration
             model.set_attn_implementation(attn_implementation)
@@ -301,16 +315,16 @@ class BertClsForSequenceClassification(PreTrainedModel):
         step = len(window_example) if self.training else self.config.windows_per_forward
         vectors = torch.cat(  # [num_windows, hidden]
             [
-                self._encode({name: tensor[start : start + step] for name, tensor in inputs.items()})
+                self.encode_windows({name: tensor[start : start + step] for name, tensor in inputs.items()})
                 for start in range(0, len(window_example), step)
             ]
         )
         logits = self._pool_windows(vectors, window_example, batch)  # [batch, num_labels]
         loss = None if labels is None else self._loss(logits, labels, num_items_in_batch)
-        window_logits = self._head(vectors) if return_window_logits else None
+        window_logits = self.head(vectors) if return_window_logits else None
         return WindowClassifierOutput(loss=loss, logits=logits, window_logits=window_logits)
 
-    def _encode(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def encode_windows(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Window vectors `[num_windows, hidden]`."""
         if getattr(self.config.encoder, "type_vocab_size", 2) < 2:  # RoBERTa, whose tokenizer may be one of BERT
             inputs = {name: tensor for name, tensor in inputs.items() if name != "token_type_ids"}
@@ -329,7 +343,7 @@ class BertClsForSequenceClassification(PreTrainedModel):
             return (hidden * mask).sum(1) / mask.sum(1)
         return hidden.masked_fill(mask == 0, torch.finfo(hidden.dtype).min).amax(1)
 
-    def _head(self, vectors: torch.Tensor) -> torch.Tensor:
+    def head(self, vectors: torch.Tensor) -> torch.Tensor:
         """`[n, hidden]` to `[n, num_labels]`."""
         vectors = self.dropout(vectors)
         if self.dense is not None:
@@ -345,8 +359,8 @@ class BertClsForSequenceClassification(PreTrainedModel):
         if how in ("mean", "max"):
             if len(vectors) > batch:
                 vectors = _reduce_windows(vectors, window_example, batch, how)
-            return self._head(vectors)
-        logits = self._head(vectors).float()  # [num_windows, num_labels]
+            return self.head(vectors)
+        logits = self.head(vectors).float()  # [num_windows, num_labels]
         multi_label = self.config.problem_type == MULTI_LABEL
         probabilities = logits.sigmoid() if multi_label else logits.softmax(-1)
         mean = _reduce_windows(probabilities, window_example, batch, "mean")

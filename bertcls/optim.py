@@ -7,6 +7,8 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
+from bertcls.process import say
+
 # As in Trainer: biases and norms are not decayed.
 _NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 
@@ -63,13 +65,13 @@ def encoder_parts(encoder: nn.Module) -> EncoderParts:
     )
 
 
-def freeze(model: PreTrainedModel, *, encoder: bool = False, layers: int = 0) -> tuple[int, int]:
-    """Freezes the whole encoder, or its embeddings and lowest layers.
+def freeze(model: PreTrainedModel, *, freeze_encoder: bool = False, freeze_layers: int = 0) -> tuple[int, int]:
+    """Freezes the whole encoder, or its embeddings and lowest layers, and says how many parameters train.
 
     Args:
         model: a model with an `encoder`.
-        encoder: freeze all of it, so that only the head trains.
-        layers: freeze the embeddings and this many layers, counted from the bottom; 0 freezes nothing.
+        freeze_encoder: freeze all of it, so that only the head trains.
+        freeze_layers: freeze the embeddings and this many layers, counted from the bottom; 0 freezes nothing.
 
     Returns:
         trainable parameters, all parameters.
@@ -77,17 +79,19 @@ def freeze(model: PreTrainedModel, *, encoder: bool = False, layers: int = 0) ->
     Raises:
         ValueError: more layers than the encoder has.
     """
-    if layers:
+    if freeze_layers:
         parts = encoder_parts(model.encoder)
-        if not 0 < layers <= parts.num_layers:
+        if not 0 < freeze_layers <= parts.num_layers:
             raise ValueError(
-                f"Found --freeze_layers {layers}; expected 0 to {parts.num_layers}, the encoder's layers."
+                f"Found --freeze_layers {freeze_layers}; expected 0 to {parts.num_layers}, the encoder's layers."
             )
     for name, parameter in model.encoder.named_parameters():
-        if encoder or (layers and parts.layer(name) < layers):
+        if freeze_encoder or (freeze_layers and parts.layer(name) < freeze_layers):
             parameter.requires_grad = False
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+    trainable, parameters = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+    say(f"{trainable:,} of {parameters:,} parameters train; pooling: {model.config.pooling}")
+    return trainable, parameters
 
 
 def _depth(name: str, parts: EncoderParts | None) -> int:

@@ -10,14 +10,17 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import torch
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging
 
 LOCK = ".lock"  # file in a folder that a process writes to; it stays
+Result = TypeVar("Result")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -87,6 +90,28 @@ def one_line_errors(explain: Callable[[Exception], str | None] | None = None) ->
         line = f"error{where}: {' '.join((explained or str(error)).split())} (BERTCLS_TRACEBACK=1 shows where)"
         print(line, file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def say(*words) -> None:
+    """Prints on the first process of a run."""
+    if os.environ.get("RANK", "0") == "0":
+        print(*words, flush=True)
+
+
+def from_rank_0(make: Callable[[], Result]) -> Result:
+    """What `make` gives on the first process, or raises there: on all of them, since they would wait for it."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return make()
+    answer: list = [None, None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            answer[0] = make()
+        except (OSError, ValueError) as error:
+            answer[1] = error
+    broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
 
 
 def refuse_inside(output: str | Path, sources: Iterable[str | None], flag: str) -> None:

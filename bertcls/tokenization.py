@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 if TYPE_CHECKING:  # a server that labels texts does not import datasets
     from datasets import Dataset, DatasetDict
+from bertcls.process import say
 from bertcls.text import clean_all
 
 _TRUNCATIONS = ("none", "head", "tail", "head_tail")
@@ -337,24 +339,59 @@ def describe_windows(dataset: "Dataset", *, max_length: int, special: int = 2) -
     )
 
 
-def tokenize_splits(splits: "DatasetDict", *, max_train_windows: int | None, **kwargs) -> "DatasetDict":
+def tokenize_splits(
+    splits: "DatasetDict",
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int = 128,
+    overlap: int | None = None,
+    truncation: str = "none",
+    pair_truncation: str = "none",
+    cleaning: list[str] | None = None,
+    max_train_windows: int | None = None,
+    train_on: str = "documents",
+) -> tuple["DatasetDict", dict]:
     """Tokenizes train and validation by cached, batched maps; the other splits stay raw, for `TextClassifier`.
+
+    Says how many texts are longer than a window, and what is cut.
 
     Args:
         splits: with `text`, perhaps `text_pair`, `label` and `example_id`.
+        tokenizer: of the encoder.
+        max_length, overlap, truncation, cleaning: as in `tokenize_windows`; of pairs `pair_truncation` holds in place
+            of `truncation`.
         max_train_windows: windows of a document in a training step, which caps `length` of train.
-        **kwargs: of `tokenize_windows`.
+        train_on: `windows` makes each window of train an example of its own.
+
+    Returns:
+        train and validation, and the contract: what was done to the raw texts, to be stored with the model.
+
+    Raises:
+        ValueError: as `tokenize_windows`.
     """
+    pairs = "text_pair" in splits["train"].column_names
+    contract = {
+        "cleaning": list(cleaning or []),
+        "max_length": max_length,
+        "overlap": check_window(tokenizer, max_length=max_length, overlap=overlap, pair=pairs),
+        "truncation": truncation,
+        "pair_truncation": pair_truncation if pairs else None,
+    }
     result = {}
-    for name, max_windows in (("train", max_train_windows), ("validation", None)):
-        result[name] = splits[name].map(
-            tokenize_windows,
-            batched=True,
-            remove_columns=[column for column in ("text", "text_pair") if column in splits[name].column_names],
-            fn_kwargs={**kwargs, "max_windows": max_windows},
-            desc=f"Tokenize {name}",
-        )
-    return type(splits)(result)
+    with PartialState().local_main_process_first():  # the others read its cache
+        for name, max_windows in (("train", max_train_windows), ("validation", None)):
+            result[name] = splits[name].map(
+                tokenize_windows,
+                batched=True,
+                remove_columns=[column for column in ("text", "text_pair") if column in splits[name].column_names],
+                fn_kwargs={"tokenizer": tokenizer, **contract, "max_windows": max_windows},
+                desc=f"Tokenize {name}",
+            )
+            special = tokenizer.num_special_tokens_to_add(pair=pairs)
+            say(f"{name}: {describe_windows(result[name], max_length=max_length, special=special)}")
+        if train_on == "windows":
+            result["train"] = result["train"].map(explode_windows, batched=True)
+    return type(splits)(result), contract
 
 
 def explode_windows(batch: dict[str, list]) -> dict[str, list]:
@@ -382,9 +419,9 @@ class WindowCollator:
 
     Args:
         tokenizer: gives the padding values, and the limit beyond which nothing is rounded up.
+        config: of the model; of a multi-label task lists of class numbers in `label` become 0.0 and 1.0.
         pad_to_multiple_of: tokens that a window's length is rounded up to; `None`: 8 where there is an accelerator,
             whose kernels like it, else 1 (to 8 a batch of SST-2 has a quarter more places).
-        num_labels: of a multi-label task whose `label` is a list of class numbers, which become 0.0 and 1.0.
 
     The call returns `labels` `[batch]` (int64, or float `[batch]` or `[batch, num_labels]`) and `example_ids`
     `[batch]` where the examples have them, `input_ids`, `attention_mask` and `token_type_ids`
@@ -395,9 +432,9 @@ class WindowCollator:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        pad_to_multiple_of: int | None = None,
+        config: PreTrainedConfig | None = None,
         *,
-        num_labels: int | None = None,
+        pad_to_multiple_of: int | None = None,
     ):
         self.padding = {
             "input_ids": tokenizer.pad_token_id,
@@ -406,7 +443,8 @@ class WindowCollator:
         }
         self.max_length = tokenizer.model_max_length
         self.pad_to_multiple_of = pad_to_multiple_of or (8 if torch.accelerator.is_available() else 1)
-        self.num_labels = num_labels
+        multi_label = config is not None and config.problem_type == "multi_label_classification"
+        self.num_labels = config.num_labels if multi_label else None
         self.counts = torch.zeros(2, dtype=torch.int64).share_memory_()  # tokens and places, workers' batches included
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:

@@ -13,7 +13,10 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from bertcls import accuracy_interval, compare_arms, format_p, load_arms, one_line_errors, verdict, wilson_interval
+from bertcls.process import one_line_errors
+from bertcls.report.compare import compare_arms, load_arms, verdict
+from bertcls.report.formats import format_p
+from bertcls.report.statistics import accuracy_interval, wilson_interval
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (after the choice of a backend that needs no screen)

@@ -9,7 +9,8 @@ Run:  python recipes/export_onnx.py --model_name_or_path runs/sst2
 import argparse
 from pathlib import Path
 
-from bertcls import export_onnx, one_line_errors
+from bertcls import export_onnx
+from bertcls.process import one_line_errors
 
 
 def main(run_dir: str, output_dir: str | None = None, int8: bool = False) -> dict:

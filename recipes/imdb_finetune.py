@@ -10,45 +10,35 @@ Score: all-MiniLM-L6-v2 with mean pooling on 2,000 of the reviews, 2 epochs: 0.8
 To use it for long texts of yours, copy this file and edit the block below; every value is also an option.
 """
 
+import os
 from pathlib import Path
 
-from accelerate import PartialState
+os.environ.setdefault("GOMP_SPINCOUNT", "50000")  # idle threads soon sleep: four times as fast on a busy machine
+
 from transformers import Trainer, TrainingArguments, set_seed
 
 from bertcls import (
     BertClsForSequenceClassification,
     RecipeArguments,
-    TextClassifier,
     WindowCollator,
     arrange_splits,
     audit_run,
     augment,
-    balanced_class_weights,
-    calibrate,
-    check_task,
-    check_window,
-    clear_output,
-    describe_windows,
-    draw_rows,
-    explode_windows,
     finish_run,
     freeze,
+    label_config,
     layerwise_optimizer,
     load_splits,
     load_tokenizer,
     make_compute_metrics,
     run_recipe,
-    scores_before,
     tokenize_splits,
     training_callbacks,
 )
 
-# ------------------------------------------------------------------------------------------------ what to edit
 HERE = Path(__file__).parent
 DEFAULTS = dict(
     dataset_name="stanfordnlp/imdb",  # Hub id or folder
-    text_column="text",
-    label_column="label",
     language="en",  # stands in the model card
     model_name_or_path="google-bert/bert-base-uncased",
     max_length=256,  # tokens per window
@@ -63,94 +53,62 @@ DEFAULTS = dict(
     cleaning=["strip_tags", "unescape_entities", "collapse_blanks"],  # stored with the model
     probes=str(HERE / "probes.txt"),  # texts that the trained model is asked; add yours
 )
-SAMPLE_DEFAULTS = dict(
+SAMPLE = dict(
     dataset_name=str(HERE / "sample" / "long"),
     model_name_or_path=str(HERE / "sample" / "tiny-bert"),
     from_scratch=True,
+    cpu_threads=1,  # a tiny model has nothing to share
     pooling="mean",
     early_stopping_patience=0,
     max_length=96,
     learning_rate=2e-3,
     num_train_epochs=40,
     per_device_train_batch_size=8,
-    logging_steps=1 / 40,
 )
-SPLIT_SEED = 42  # the same validation rows for every training seed
-WITHOUT = ("text_pair_column", "pair_truncation", "label_delimiter", "problem_type")  # csv_finetune.py has these
-# -------------------------------------------------------------------------------------------------------------
 
 
 def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
-    say = PartialState().print  # rank 0 only
     set_seed(training_args.seed)  # before the head gets its random weights
 
-    # 1. Load: columns text, label, example_id
-    splits = load_splits(**args.source)
-    check_task(splits)
-
-    # 2. Split and audit: the model is chosen on validation rows that are not the reported ones
-    splits, reported_split = arrange_splits(splits, seed=SPLIT_SEED, **args.arrangement)
+    # 1. Load, split and audit: columns text, [text_pair,] label, example_id; no row is both chosen by and reported
+    splits = load_splits(args.dataset_name, **args.of(load_splits))
+    splits, reported_split = arrange_splits(splits, **args.of(arrange_splits))
     tokenizer = load_tokenizer(args.model_name_or_path)
-    splits = audit_run(splits, tokenizer=tokenizer, training_args=training_args, **args.audit)
-    splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
-    splits["test"] = draw_rows(splits["test"], args.max_test_samples, seed=SPLIT_SEED)
+    splits = audit_run(splits, tokenizer=tokenizer, seed=training_args.seed, **args.of(audit_run))
     splits = augment(splits, args.augment, seed=training_args.seed)
-    say("rows: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
 
-    # 3. Clean and tokenize, batched and cached; the reported rows stay raw
-    contract = {
-        "cleaning": args.cleaning,
-        "max_length": args.max_length,
-        "overlap": check_window(tokenizer, max_length=args.max_length, overlap=args.overlap),
-        "truncation": args.truncation,
-    }
-    with training_args.main_process_first(desc="tokenizing"):
-        tokenized = tokenize_splits(splits, tokenizer=tokenizer, max_train_windows=args.max_train_windows, **contract)
-        for name, split in tokenized.items():
-            say(f"{name}: {describe_windows(split, max_length=args.max_length)}")
-        if args.train_on == "windows":
-            tokenized["train"] = tokenized["train"].map(explode_windows, batched=True)
+    # 2. Clean and tokenize in batched, cached maps; the reported rows stay raw
+    tokenized, contract = tokenize_splits(splits, tokenizer, **args.of(tokenize_splits))
 
-    # 4. Encoder and head
-    labels = splits["train"].features["label"]
-    balanced = args.class_weights == "balanced"
+    # 3. Encoder and head
     model = BertClsForSequenceClassification.from_encoder(
         args.model_name_or_path,
-        id2label=dict(enumerate(labels.names)),
-        problem_type="single_label_classification",
-        class_weights=balanced_class_weights(tokenized["train"]["label"][:], labels.num_classes) if balanced else None,
-        **args.head,
+        **label_config(splits["train"], class_weights=args.class_weights),
+        **args.of(BertClsForSequenceClassification.from_encoder),
         **contract,
     )
-    trainable, parameters = freeze(model, encoder=args.freeze_encoder, layers=args.freeze_layers)
-    say(f"{trainable:,} of {parameters:,} parameters train; pooling: {model.config.pooling}")
+    freeze(model, **args.of(freeze))
 
-    # 5. Train; the best model by validation is loaded at the end
-    collator = WindowCollator(tokenizer)
+    # 4. The Trainer; the best model by validation is loaded at the end
     trainer = Trainer(
         model=model,
         args=training_args,
         train_dataset=tokenized["train"],
         eval_dataset=tokenized["validation"],
         processing_class=tokenizer,
-        data_collator=collator,
-        compute_metrics=make_compute_metrics(labels.names, training_args.metric_for_best_model),
-        callbacks=training_callbacks(training_args, collator=collator, **args.training),
-        optimizer_cls_and_kwargs=layerwise_optimizer(training_args, args.layer_decay, args.head_learning_rate),
+        data_collator=WindowCollator(tokenizer, model.config),
+        compute_metrics=make_compute_metrics(model.config, training_args),
+        callbacks=training_callbacks(training_args, **args.of(training_callbacks)),
+        optimizer_cls_and_kwargs=layerwise_optimizer(training_args, **args.of(layerwise_optimizer)),
     )
-    if args.overwrite_output and trainer.is_world_process_zero():
-        clear_output(args.run_dir)
-    results = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
-    results |= scores_before(trainer.state.log_history) | trainer.evaluate()
 
-    # 6. Calibrate, save, load afresh, and score the reported split once, from raw text, in fp32
-    trained = TextClassifier.from_trainer(trainer)
-    calibrate(trained, splits["validation"])
-    report = args.report | {"windows": True}  # also what is often reported: accuracy per window, votes
-    return finish_run(trainer, trained, splits, results=results, reported_split=reported_split, **report)
+    # 5. Train and evaluate
+    results = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
+    results |= trainer.evaluate()
+
+    # 6. Calibrate, save, load afresh, score the reported rows once from raw text in fp32, report
+    return finish_run(trainer, splits, results, reported_split=reported_split, **args.of(finish_run))
 
 
 if __name__ == "__main__":
-    run_recipe(
-        main, RecipeArguments, defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, without=WITHOUT, description=__doc__
-    )
+    run_recipe(main, RecipeArguments, defaults=DEFAULTS, sample=SAMPLE, description=__doc__)

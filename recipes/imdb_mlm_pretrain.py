@@ -13,42 +13,21 @@ encoder's SST-2 accuracy 0.859 after it and without it (three seeds each, README
 To use it for texts of yours, copy this file and edit the block below; every value is also an option.
 """
 
-import copy
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accelerate import PartialState
-from transformers import (
-    DataCollatorForLanguageModeling,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+os.environ.setdefault("GOMP_SPINCOUNT", "50000")  # idle threads soon sleep: four times as fast on a busy machine
 
-from bertcls import (
-    MaskedBatches,
-    MaskingCheck,
-    TextArguments,
-    check_window,
-    clear_output,
-    draw_curves,
-    draw_rows,
-    hold_out,
-    load_masked_lm,
-    load_splits,
-    load_tokenizer,
-    mask_once,
-    masked_metrics,
-    pack_blocks,
-    run_recipe,
-    save_encoder,
-    scores_before,
-    training_callbacks,
-    write_pretraining,
-    write_record,
-)
+from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments, set_seed
 
-# ------------------------------------------------------------------------------------------------ what to edit
+from bertcls import load_splits, load_tokenizer, run_recipe, training_callbacks
+from bertcls.arguments import RunArguments, TextArguments
+from bertcls.data.splits import draw_rows, hold_out
+from bertcls.training.masking import MaskedBatches, MaskingCheck, pack_splits
+from bertcls.training.mlm import finish_pretraining, load_masked_lm, masked_metrics, warm_up_head
+
+HERE = Path(__file__).parent
 DEFAULTS = dict(
     dataset_name="stanfordnlp/imdb",  # Hub id, file or folder
     model_name_or_path="google-bert/bert-base-uncased",
@@ -67,21 +46,18 @@ DEFAULTS = dict(
     train_sampling_strategy="random",  # all blocks have one length
     logging_steps=10,  # a point of loss.png is the mean of so many steps
 )
-SAMPLE = Path(__file__).parent / "sample"
-SAMPLE_DEFAULTS = dict(
-    dataset_name=str(SAMPLE / "reviews"),
-    model_name_or_path=str(SAMPLE / "tiny-bert"),
+SAMPLE = dict(
+    dataset_name=str(HERE / "sample" / "reviews"),
+    model_name_or_path=str(HERE / "sample" / "tiny-bert"),
     from_scratch=True,
+    cpu_threads=1,  # a tiny model has nothing to share
     learning_rate=3e-3,
     num_train_epochs=20,
     per_device_train_batch_size=8,
     validation_samples=40,
     logging_steps=4,
 )
-SPLIT_SEED = 42  # the same validation texts and masks for every training seed
-HEAD_LEARNING_RATE = 1e-3  # of the warm-up of a random head
 METRICS = ("loss", "masked_loss", "perplexity", "masked_accuracy")  # to choose a model by
-# -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -99,10 +75,6 @@ class Arguments(TextArguments):
         default=200, metadata={"help": "Where the head is random: steps on it alone, before anything is measured."}
     )
 
-    @property
-    def training(self) -> dict:
-        return super().training | {"mlm_probability": self.mlm_probability}
-
     def check(self) -> None:
         super().check()
         if not 0 < self.mlm_probability < 1:
@@ -112,95 +84,59 @@ class Arguments(TextArguments):
         if self.validation_samples < 1:
             raise ValueError(f"Found --validation_samples {self.validation_samples}; expected at least 1.")
 
+    def check_training(self, training_args: RunArguments) -> None:
+        metric, found = training_args.metric_for_best_model, training_args.label_smoothing_factor
+        if self.hub is not None or found:
+            option = "--label_smoothing_factor" if found else "--push_to_hub"
+            raise ValueError(f"Found {option}; expected it left out, since pretraining has no use for it.")
+        if metric is not None and metric.removeprefix("eval_") not in METRICS:
+            raise ValueError(f"Found --metric_for_best_model {metric}; expected one of {', '.join(METRICS)}.")
+
 
 def main(args: Arguments, training_args: TrainingArguments) -> dict:
-    say = PartialState().print  # rank 0 only
-    if args.hub is not None or training_args.label_smoothing_factor:
-        found = "--push_to_hub" if args.hub is not None else "--label_smoothing_factor"
-        raise ValueError(f"Found {found}; expected it left out, since this recipe has no use for it. Leave it out.")
-    metric = training_args.metric_for_best_model
-    if metric is not None and metric.removeprefix("eval_") not in METRICS:
-        raise ValueError(f"Found --metric_for_best_model {metric}; expected one of {', '.join(METRICS)}. Correct it.")
     set_seed(training_args.seed)  # before a head gets its random weights
 
-    # 1. Load: a column text
-    splits = load_splits(**args.source, train_split=args.train_split, labelled=False)
-    train, validation = splits["train"], splits.get("validation")
-    if validation is None:
-        validation_rows = min(args.validation_samples, max(len(train) // 10, 1))
-        train, validation = hold_out(train, rows=validation_rows, seed=SPLIT_SEED)
-    train = draw_rows(train, args.max_train_samples, seed=SPLIT_SEED)
-    say(f"texts: train {len(train)}, validation {len(validation)}")
+    # 1. Load and split: a column text; the same validation texts for every seed
+    splits = load_splits(args.dataset_name, labelled=False, **args.of(load_splits))
+    if "validation" not in splits:
+        rows = min(args.validation_samples, max(len(splits["train"]) // 10, 1))
+        splits["train"], splits["validation"] = hold_out(splits["train"], rows=rows)
+    splits["train"] = draw_rows(splits["train"], args.max_train_samples)
 
-    # 2. Clean, tokenize and pack into full blocks, batched; mask the validation blocks once
+    # 2. Clean, tokenize and pack into full blocks, in batched, cached maps; the validation blocks are masked once
     tokenizer = load_tokenizer(args.model_name_or_path)
-    check_window(tokenizer, max_length=args.max_length, overlap=0)
     masking = DataCollatorForLanguageModeling(
         tokenizer, mlm_probability=args.mlm_probability, whole_word_mask=args.whole_word_mask
     )
-    packing = {
-        "tokenizer": tokenizer,
-        "max_length": args.max_length,
-        "cleaning": args.cleaning,
-        "whole_word_mask": args.whole_word_mask,
-    }
-    with training_args.main_process_first(desc="tokenizing"):
-        train_blocks, validation_blocks = (
-            split.map(pack_blocks, batched=True, remove_columns=split.column_names, fn_kwargs=packing)
-            for split in (train, validation)
-        )
-        for name, blocks in (("train", train_blocks), ("validation", validation_blocks)):
-            if len(blocks) == 0:
-                raise ValueError(f"The {name} texts have no token; expected some words. Check --text_column.")
-        validation_blocks = mask_once(validation_blocks, masking, seed=SPLIT_SEED)
-    say(f"blocks of {args.max_length} tokens: train {len(train_blocks)}, validation {len(validation_blocks)}")
+    blocks, batches = pack_splits(splits, tokenizer, masking, **args.of(pack_splits)), MaskedBatches(masking)
 
-    # 3. Encoder and head; a head that the checkpoint lacks is trained alone first, else it would spoil the encoder
-    model, random_head = load_masked_lm(
-        args.model_name_or_path, from_scratch=args.from_scratch, attention_dropout=args.attention_dropout
-    )
-    batches, masked = MaskedBatches(masking), MaskingCheck(args.mlm_probability)
+    # 3. Encoder and head; a head that the checkpoint lacks is trained alone first
+    model, random_head = load_masked_lm(args.model_name_or_path, **args.of(load_masked_lm))
     training_args.label_names = ["labels"]
     if random_head and args.head_warmup_steps and not training_args.resume_from_checkpoint:
-        say(f"the head starts at random ({len(random_head)} weights): {args.head_warmup_steps} steps on it alone")
-        model.base_model.requires_grad_(False)
-        warmup_args = copy.deepcopy(training_args)
-        warmup_args.max_steps, warmup_args.learning_rate = args.head_warmup_steps, HEAD_LEARNING_RATE
-        warmup_args.eval_strategy = warmup_args.save_strategy = "no"
-        warmup_args.report_to = []  # no steps of another kind among those of the run
-        warmup_args.eval_on_start = warmup_args.load_best_model_at_end = False
-        Trainer(model, warmup_args, data_collator=batches, train_dataset=train_blocks, callbacks=[masked]).train()
-        model.base_model.requires_grad_(True)
+        warm_up_head(model, training_args, batches, blocks["train"], steps=args.head_warmup_steps)
 
-    # 4. Train; the best model by validation is loaded at the end
+    # 4. The Trainer; the best model by validation is loaded at the end
+    checked = MaskingCheck(args.mlm_probability)
+    options = args.of(training_callbacks) | {"mlm_probability": args.mlm_probability}
     trainer = Trainer(
         model=model,
         args=training_args,
-        train_dataset=train_blocks,
-        eval_dataset=validation_blocks,
+        train_dataset=blocks["train"],
+        eval_dataset=blocks["validation"],
         processing_class=tokenizer,
         data_collator=batches,
         compute_metrics=masked_metrics,
-        callbacks=[masked, *training_callbacks(training_args, **args.training)],
+        callbacks=[checked, *training_callbacks(training_args, **options)],
     )
-    if args.overwrite_output and trainer.is_world_process_zero():
-        clear_output(args.run_dir)
-    results = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
-    results |= scores_before(trainer.state.log_history) | trainer.evaluate()
 
-    # 5. Save the encoder with the pooler it came with, load it afresh, and say what was gained
-    state = trainer.accelerator.get_state_dict(trainer.model)
-    if trainer.is_world_process_zero():
-        pooler_from = None if args.from_scratch else args.model_name_or_path
-        unwrapped = trainer.accelerator.unwrap_model(trainer.model)
-        results["pooler_kept"] = bool(save_encoder(state, unwrapped, tokenizer, args.run_dir, pooler_from=pooler_from))
-        results |= {"seed": training_args.seed, "train_samples": len(train), "train_blocks": len(train_blocks)}
-        results |= {"random_head_weights": random_head, "head_warmup_steps": args.head_warmup_steps}
-        write_record(trainer, run_dir=args.run_dir, started=args.started)
-        say(write_pretraining(results, run_dir=args.run_dir))
-        draw_curves(trainer.state.log_history, Path(args.run_dir, "report", "loss.png"))
-    return results
+    # 5. Train and evaluate
+    results = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
+    results |= trainer.evaluate() | {"train_samples": len(splits["train"])}
+
+    # 6. Save the encoder with the pooler it came with, load it afresh, and say what was gained
+    return finish_pretraining(trainer, results, random_head=random_head, **args.of(finish_pretraining))
 
 
 if __name__ == "__main__":
-    run_recipe(main, Arguments, defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, description=__doc__)
+    run_recipe(main, Arguments, defaults=DEFAULTS, sample=SAMPLE, description=__doc__)

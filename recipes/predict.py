@@ -18,24 +18,23 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from bertcls import (
-    TextClassifier,
+from bertcls import TextClassifier
+from bertcls.backends import on_cpu_only
+from bertcls.data.streams import stream_rows
+from bertcls.process import from_rank_0, one_line_errors
+from bertcls.serve.bulk import (
     check_output,
     check_pairs,
     describe_prediction,
     digest_of,
-    errors_of_rank_0,
     merge_parts,
-    on_cpu_only,
-    one_line_errors,
     open_parts,
-    parse_options,
     parts_folder,
     predict_parts,
     start_processes,
-    stream_rows,
     survey,
 )
+from bertcls.training.launch import parse_options
 
 
 @dataclass
@@ -108,18 +107,18 @@ def main(args: Arguments) -> None:
         streaming=args.streaming,
         rows=args.rows_per_part,
     )
-    total = None
-    with errors_of_rank_0(state):
-        if state.is_main_process:
-            found = survey(islice(rows(), 1) if args.streaming else rows())
-            total = None if args.streaming else found["rows"]
+    locks = []  # held by the first process, until all is labelled
 
-            # 3. The parts that a killed run left are gone on with, if they are of this model, data and options
-            manifest = {"model": digest_of(classifier), "data": found["digest"]}
-            manifest |= {
-                name: getattr(args, name) for name in ("abstain_below", "rows_per_part", "streaming", *engine)
-            }
-            lock = open_parts(output_file, manifest, overwrite=args.overwrite_output)
+    def begin() -> int | None:
+        found = survey(islice(rows(), 1) if args.streaming else rows())
+
+        # 3. The parts that a killed run left are gone on with, if they are of this model, data and options
+        manifest = {"model": digest_of(classifier), "data": found["digest"]}
+        manifest |= {name: getattr(args, name) for name in ("abstain_below", "rows_per_part", "streaming", *engine)}
+        locks.append(open_parts(output_file, manifest, overwrite=args.overwrite_output))
+        return None if args.streaming else found["rows"]
+
+    total = from_rank_0(begin)
 
     # 4. Label: a part a process at a time
     shown = {} if state.is_main_process else {"disable": True}  # of all processes' rows, which go on abreast
@@ -138,7 +137,7 @@ def main(args: Arguments) -> None:
     # 5. One file, in the order of the data
     if state.is_main_process:
         merge_parts(parts, output_file)
-        lock.release()
+        locks.pop().release()
         print(f"{output_file}: {counts['rows']:,} rows")
         for kind, what in (("missing", "no text, and so no label"), ("empty", "an empty text, labelled as it is")):
             if counts[kind]:

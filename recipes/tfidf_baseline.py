@@ -15,46 +15,28 @@ from typing import Literal
 
 from transformers import TrainingArguments
 
-from bertcls import (
-    RecipeArguments,
-    TfidfClassifier,
-    arrange_splits,
-    audit_run,
-    clear_output,
-    describe_scores,
-    draw_rows,
-    label_array,
-    label_names_of,
-    load_newsgroups,
-    load_splits,
-    one_line_errors,
-    parse,
-    problem_type_of,
-    score_reported,
-    texts_of,
-    write_metrics,
-    write_record,
-)
+from bertcls import arrange_splits, audit_run, load_newsgroups, load_splits, run_recipe
+from bertcls.arguments import NewsgroupsArguments
+from bertcls.data.labels import label_array, label_names_of, problem_type_of
+from bertcls.inference import texts_of
+from bertcls.report.baseline import TfidfClassifier
+from bertcls.report.record import write_record
+from bertcls.report.scores import describe_scores, score_reported
+from bertcls.report.write import write_metrics
+from bertcls.training.checkpoints import clear_output
 
-# ------------------------------------------------------------------------------------------------ what to edit
 DEFAULTS = dict(
     categories=["alt.atheism", "soc.religion.christian", "comp.graphics", "sci.med"],
     remove=["headers", "footers", "quotes"],
     eval_strategy="no",
     early_stopping_patience=0,
 )
-SAMPLE_DEFAULTS = dict(dataset_name=str(Path(__file__).parent / "sample" / "reviews"))
+SAMPLE = dict(dataset_name=str(Path(__file__).parent / "sample" / "reviews"))
 CLASS_WEIGHT = {"none": None, "balanced": "balanced"}  # in scikit-learn's words
-SPLIT_SEED = 42  # as in the recipes: the same rows
-# -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Arguments(RecipeArguments):
-    categories: list[str] = field(default_factory=list, metadata={"help": "Newsgroups, or all."})
-    remove: list[str] = field(
-        default_factory=list, metadata={"help": "What scikit-learn takes out: headers, footers, quotes; or none."}
-    )
+class Arguments(NewsgroupsArguments):
     analyzer: Literal["word", "char"] | None = field(
         default=None, metadata={"help": "Words and pairs of words, or of characters; none: char for Chinese."}
     )
@@ -64,15 +46,13 @@ class Arguments(RecipeArguments):
 
 def main(args: Arguments, training_args: TrainingArguments) -> dict:
     # 1. The same splits as in a recipe
-    source = args.source
-    if source["source"] == "20newsgroups":
-        source["source"] = load_newsgroups(args.categories, args.remove)
-    splits = load_splits(**source)
+    own = args.dataset_name == "20newsgroups"
+    source = load_newsgroups(**args.of(load_newsgroups)) if own else args.dataset_name
+    splits = load_splits(source, **args.of(load_splits))
     kind = problem_type_of(splits["train"])
-    splits, reported_split = arrange_splits(splits, seed=SPLIT_SEED, **args.arrangement)
-    splits = audit_run(splits, training_args=training_args, **args.audit)
-    train = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
-    test = draw_rows(splits["test"], args.max_test_samples, seed=SPLIT_SEED)
+    splits, reported_split = arrange_splits(splits, **args.of(arrange_splits))
+    splits = audit_run(splits, seed=training_args.seed, **args.of(audit_run))
+    train, test = splits["train"], splits["test"]
 
     # 2. Fit, score once, write what the recipes write
     if args.overwrite_output:
@@ -97,5 +77,4 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
-        main(*parse(Arguments, defaults=DEFAULTS, sample_defaults=SAMPLE_DEFAULTS, description=__doc__))
+    run_recipe(main, Arguments, defaults=DEFAULTS, sample=SAMPLE, description=__doc__)

@@ -8,15 +8,9 @@ import torch.distributed as dist
 from datasets import Dataset
 from transformers import AutoConfig, AutoTokenizer, Trainer, set_seed
 
-from bertcls import (
-    BertClsConfig,
-    BertClsForSequenceClassification,
-    LongestBatchFirst,
-    RecipeArguments,
-    WindowCollator,
-    parse,
-    tokenize_windows,
-)
+from bertcls import BertClsConfig, BertClsForSequenceClassification, RecipeArguments, WindowCollator, tokenize_windows
+from bertcls.training.callbacks import LongestBatchFirst
+from bertcls.training.launch import parse
 
 TINY = Path(__file__).parent.parent / "recipes" / "sample" / "tiny-bert"
 

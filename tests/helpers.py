@@ -11,7 +11,8 @@ from transformers import (
     RobertaConfig,
 )
 
-from bertcls import BertClsConfig, BertClsForSequenceClassification, RecipeArguments, TextClassifier, parse
+from bertcls import BertClsConfig, BertClsForSequenceClassification, RecipeArguments, TextClassifier
+from bertcls.training.launch import parse
 
 SMALL = {
     "hidden_size": 32,
@@ -66,9 +67,13 @@ FILES = {
 }
 
 
+def arguments_of(recipe) -> type:
+    """The dataclass of a recipe's options."""
+    names = [name for name in vars(recipe) if name.endswith("Arguments") and name != "TrainingArguments"]
+    return getattr(recipe, "Arguments" if "Arguments" in names else names[-1])
+
+
 def run_recipe_main(recipe, folder, *words, sample=True, figures=False):
     words = [*(["--sample"] if sample else []), "--figures", str(figures), "--output_dir", str(folder), *words]
-    args, training_args = parse(
-        RecipeArguments, words, defaults=recipe.DEFAULTS, sample_defaults=recipe.SAMPLE_DEFAULTS
-    )
+    args, training_args = parse(RecipeArguments, words, defaults=recipe.DEFAULTS, sample=recipe.SAMPLE)
     return recipe.main(args, training_args)

@@ -4,19 +4,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertcls import RecipeArguments, clear_output, one_line_errors, parse, parse_runs
-from bertcls.process import cores_per_process
-from bertcls.training.launch import _check
+from bertcls import RecipeArguments
+from bertcls.process import cores_per_process, one_line_errors
+from bertcls.training.checkpoints import clear_output
+from bertcls.training.launch import parse, parse_runs
 
 DEFAULTS = {"learning_rate": 5e-5, "num_train_epochs": 3, "max_length": 64}
 
 
 @pytest.fixture
 def parsed(tmp_path):
-    def parse_words(*words, sample_defaults=None):
+    def parse_words(*words, sample=None):
         if "--output_dir" not in words:
             words = (*words, "--output_dir", str(tmp_path / "run"))
-        return parse(RecipeArguments, list(words), defaults=DEFAULTS, sample_defaults=sample_defaults)
+        return parse(RecipeArguments, list(words), defaults=DEFAULTS, sample=sample)
 
     return parse_words
 
@@ -24,11 +25,11 @@ def parsed(tmp_path):
 def test_the_command_line_wins_over_the_recipe_and_the_sample(parsed):
     args, training_args = parsed("--learning_rate", "1e-3")
     assert (training_args.learning_rate, training_args.num_train_epochs, args.max_length) == (1e-3, 3, 64)
-    sample_defaults = {"max_length": 16, "num_train_epochs": 9}
-    args, training_args = parsed("--sample", "--num-train-epochs=2", sample_defaults=sample_defaults)
+    sample = {"max_length": 16, "num_train_epochs": 9}
+    args, training_args = parsed("--sample", "--num-train-epochs=2", sample=sample)
     assert (args.sample, args.max_length, training_args.num_train_epochs) == (True, 16, 2)
     for words in ([], ["--sample", "false"]):
-        args, _ = parsed(*words, sample_defaults=sample_defaults)
+        args, _ = parsed(*words, sample=sample)
         assert args.max_length == 64
 
 
@@ -36,7 +37,7 @@ def test_defaults_that_hang_together(parsed):
     _, training_args = parsed()
     assert training_args.eval_strategy == training_args.save_strategy == "epoch"
     assert training_args.load_best_model_at_end and training_args.eval_on_start
-    assert training_args.metric_for_best_model == "accuracy" and training_args.greater_is_better
+    assert training_args.metric_for_best_model == "auto" and training_args.greater_is_better
     assert training_args.train_sampling_strategy == "group_by_length"
     assert training_args.optim == "adamw_torch_fused" and training_args.max_grad_norm == 1.0
     assert training_args.label_names == ["labels", "example_ids"]
@@ -129,7 +130,7 @@ def test_several_gpus_in_one_process(parsed):
     with pytest.raises(
         ValueError, match="Found 2 GPUs in one process.*accelerate launch --multi_gpu --num_processes 2"
     ):
-        _check(args, training_args, set())
+        training_args.check()
 
 
 def test_a_folder_that_is_not_empty_is_kept(parsed, tmp_path):

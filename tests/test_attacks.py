@@ -13,15 +13,8 @@ from conftest import ROOT, SAMPLE, TINY, load_recipe
 from filelock import FileLock
 from helpers import save_model
 
-from bertcls import (
-    BertClsForSequenceClassification,
-    RecipeArguments,
-    TextClassifier,
-    clean,
-    load_tokenizer,
-    parse,
-    parse_options,
-)
+from bertcls import BertClsForSequenceClassification, RecipeArguments, TextClassifier, clean, load_tokenizer
+from bertcls.training.launch import parse, parse_options
 from bertcls.training.mlm import load_masked_lm
 
 
@@ -168,7 +161,8 @@ def test_two_runs_do_not_share_an_output_folder(tmp_path):
     folder = tmp_path / "run"
     words = ["--output_dir", str(folder), "--dataset_name", str(SAMPLE)]
     args, _ = parse(RecipeArguments, words, defaults={})
-    code = "import sys; from bertcls import RecipeArguments, one_line_errors, parse\n"
+    code = "import sys\nfrom bertcls import RecipeArguments\nfrom bertcls.process import one_line_errors\n"
+    code += "from bertcls.training.launch import parse\n"
     code += "with one_line_errors(): parse(RecipeArguments, sys.argv[1:], defaults={})"
     done = run("-c", code, *words, "--overwrite_output")
     assert done.returncode == 2 and "Found another run that is writing to" in done.stderr, done.stderr

@@ -6,19 +6,12 @@ import pytest
 from conftest import SAMPLE, TINY, real_path
 from datasets import concatenate_datasets
 
-from bertcls import (
-    RecipeArguments,
-    audit_run,
-    audit_splits,
-    comparison_key,
-    drop_leaked,
-    format_audit,
-    load_splits,
-    parse,
-    split_dataset,
-)
-from bertcls.audit import LEAK_EXIT_CODE
+from bertcls import RecipeArguments, audit_run, load_splits
+from bertcls.audit import LEAK_EXIT_CODE, audit_splits, drop_leaked, format_audit
+from bertcls.data.splits import split_dataset
 from bertcls.report.write import _audited
+from bertcls.text import comparison_key
+from bertcls.training.launch import parse
 
 TRAIN = [
     ("A fine film about a small town", "pos"),  # 0
@@ -134,7 +127,7 @@ def test_cut_tokens_are_counted(tmp_path, tokenizer):
 @pytest.mark.parametrize("on_leak", ["warn", "drop", "error"])
 def test_a_run_acts_on_a_leak(splits, tokenizer, tmp_path, on_leak):
     args, training_args = parse(RecipeArguments, ["--output_dir", str(tmp_path / "run")], defaults={})
-    options = {"tokenizer": tokenizer, "training_args": training_args, "run_dir": args.run_dir, "on_leak": on_leak}
+    options = {"tokenizer": tokenizer, "run_dir": args.run_dir, "on_leak": on_leak}
     if on_leak == "error":
         with pytest.raises(ValueError, match="Found 3 rows of train or validation that stand in a split"):
             audit_run(splits, **options)

@@ -23,12 +23,11 @@ from facts import changed
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel
 
 import bertcls
-from bertcls import BertClsConfig, BertClsForSequenceClassification, TextClassifier, push_folder, verify_saved
+from bertcls import BertClsConfig, BertClsForSequenceClassification, TextClassifier, push_folder
 from bertcls.export.stock import export_stock
-from bertcls.hub import MODEL_FILES, PUBLIC_FILES, main
-from bertcls.layout import CARD, RESULTS
+from bertcls.hub import main, verify_saved
+from bertcls.layout import CARD, MODEL_FILES, PREDICTIONS, PUBLIC_FILES, RESULTS
 from bertcls.report.card import write_card
-from bertcls.report.write import PREDICTIONS
 
 TOKEN, COMMIT = "hf_dummytoken", "0" * 40
 TEXTS = ["A film that ends well.", "", "Bad &amp; dull.", "The plot is thin, but the cast saves it. " * 4]
@@ -279,9 +278,11 @@ def test_a_lost_connection_leaves_the_folder_whole(how, hub, folder, tmp_path):
 STEPS = """
 import json, resource, sys
 from pathlib import Path
-from bertcls import TextClassifier, one_line_errors, push_folder, verify_saved
-from bertcls.card import write_card
-from bertcls.stock import export_stock
+from bertcls import TextClassifier, push_folder
+from bertcls.hub import verify_saved
+from bertcls.process import one_line_errors
+from bertcls.report.card import write_card
+from bertcls.export.stock import export_stock
 folder, texts = sys.argv[1], ["A text."]
 classifier = TextClassifier.from_pretrained(folder, device="cpu")
 facts = json.loads(Path(folder, "report/metrics.json").read_text())

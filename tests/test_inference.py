@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from bertcls import BertClsForSequenceClassification, TextClassifier, clean, verify_saved
+from bertcls import BertClsForSequenceClassification, TextClassifier, clean
+from bertcls.hub import verify_saved
 
 TEXTS = ["A dull film.", "good", "", "never dull, always good " * 40, "A lovely, lovely room!", "dull " * 300]
 

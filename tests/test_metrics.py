@@ -1,15 +1,15 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from sklearn import metrics as reference
 from transformers import EvalPrediction
 
-from bertcls import (
-    ClassificationMetric,
-    log_loss,
-    make_compute_metrics,
-    wilson_interval,
-)
+from bertcls import BertClsConfig, make_compute_metrics
+from bertcls.metrics import ClassificationMetric, log_loss
+from bertcls.report.statistics import wilson_interval
 
+CONFIG = BertClsConfig(id2label={0: "a", 1: "b"}, problem_type="single_label_classification")
 LABELS = [0, 0, 0, 0, 1, 1, 2]
 PREDICTIONS = [0, 0, 1, 1, 1, 0, 1]
 
@@ -48,7 +48,7 @@ def test_a_class_called_macro_does_not_change_the_average():
 def test_compute_metrics_reads_labels_beside_the_ids():
     logits = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]], dtype=np.float32)
     labels = np.array([0, 1, 1])
-    scores = make_compute_metrics(["a", "b"])(EvalPrediction(logits, (labels, np.array([7, 5, 6]))))
+    scores = make_compute_metrics(CONFIG)(EvalPrediction(logits, (labels, np.array([7, 5, 6]))))
     assert scores["accuracy"] == pytest.approx(2 / 3)
     assert all(isinstance(value, float) for value in scores.values())
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -61,13 +61,14 @@ def test_log_loss_of_extreme_logits_is_finite():
 
 def test_a_metric_that_no_evaluation_gives_is_refused():
     for name in ("accuracy", "eval_f1_macro", "log_loss"):
-        scores = make_compute_metrics(["a", "b"], name)(EvalPrediction(np.eye(2), (np.arange(2), np.arange(2))))
+        chosen = SimpleNamespace(metric_for_best_model=name, label_smoothing_factor=0)
+        scores = make_compute_metrics(CONFIG, chosen)(EvalPrediction(np.eye(2), (np.arange(2), np.arange(2))))
         assert name.removeprefix("eval_") in scores
-    make_compute_metrics(["a", "b"], "loss")  # Trainer's own
+    make_compute_metrics(CONFIG, SimpleNamespace(metric_for_best_model="loss", label_smoothing_factor=0))  # Trainer's
     with pytest.raises(
         ValueError, match="Found --metric_for_best_model f1; expected one of loss, log_loss, accuracy, precision_macro"
     ):
-        make_compute_metrics(["a", "b"], "f1")
+        make_compute_metrics(CONFIG, SimpleNamespace(metric_for_best_model="f1", label_smoothing_factor=0))
 
 
 def test_wilson_interval():

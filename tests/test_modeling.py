@@ -77,7 +77,7 @@ def test_window_pooling_by_hand():
     inputs = some_windows([2, 1, 3])
     parts = ([0, 1], [2], [3, 4, 5])
     model = build(pooling="cls")
-    vectors = model._encode({name: inputs[name] for name in ("input_ids", "attention_mask")})
+    vectors = model.encode_windows({name: inputs[name] for name in ("input_ids", "attention_mask")})
     probabilities = model.classifier(vectors).softmax(-1)
     expected = {
         "mean": model.classifier(torch.stack([vectors[p].mean(0) for p in parts])),
@@ -92,7 +92,7 @@ def test_window_pooling_by_hand():
 def test_votes_decide_and_ties_go_to_the_summed_probability():
     model = build(window_pooling="vote", num_labels=2, pooling="cls")
     probabilities = torch.tensor([[0.6, 0.4], [0.1, 0.9], [0.51, 0.49], [0.51, 0.49], [0.01, 0.99]])
-    model._head = lambda vectors: probabilities.log()
+    model.head = lambda vectors: probabilities.log()
     logits = model._pool_windows(torch.zeros(5, 32), torch.tensor([0, 0, 1, 1, 1]), 2)
     pooled = logits.softmax(-1)
     assert pooled[0].argmax() == 1  # one vote each, the sum is larger
@@ -103,7 +103,7 @@ def test_votes_decide_and_ties_go_to_the_summed_probability():
 def test_multi_label_window_pooling():
     model = build(window_pooling="mean_probs", problem_type="multi_label_classification", pooling="cls")
     inputs = some_windows([2])
-    vectors = model._encode({name: inputs[name] for name in ("input_ids", "attention_mask")})
+    vectors = model.encode_windows({name: inputs[name] for name in ("input_ids", "attention_mask")})
     torch.testing.assert_close(
         model(**inputs).logits.sigmoid()[0], model.classifier(vectors).sigmoid().mean(0), atol=1e-5, rtol=1e-5
     )

@@ -13,14 +13,9 @@ from transformers import (
     XLMRobertaXLConfig,
 )
 
-from bertcls import (
-    LayerwiseOptimizer,
-    RatesTable,
-    check_rates,
-    encoder_parts,
-    freeze,
-    layerwise_parameter_groups,
-)
+from bertcls import freeze, layerwise_parameter_groups
+from bertcls.optim import LayerwiseOptimizer, check_rates, encoder_parts
+from bertcls.training.callbacks import RatesTable
 
 
 def rate_of(model, **settings) -> dict[str, float]:

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from bertcls import peak_memory, use_cores
+from bertcls.process import peak_memory, use_cores
 
 LIBRARY, VERSION = platform.libc_ver()
 NEW = LIBRARY == "glibc" and tuple(map(int, VERSION.split("."))) >= (2, 36)  # some older ones allow 32 MiB
 PAGES = """
 import resource, sys
 import torch
-from bertcls import use_cores
+from bertcls.process import use_cores
 
 if sys.argv[1] == "ours":
     use_cores(1)
@@ -66,7 +66,7 @@ def test_the_allocator_is_set_as_far_as_it_allows(allowed, calls, monkeypatch):
 
 def test_the_peak_is_that_of_this_process_alone():
     block = np.ones(100_000_000)  # 800 MB
-    code = "from bertcls import peak_memory; print(peak_memory())"
+    code = "from bertcls.process import peak_memory; print(peak_memory())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 50e6 < int(done.stdout) < peak_memory() - block.nbytes / 2
     before, size = peak_memory(), block.nbytes

@@ -14,15 +14,8 @@ from transformers import (
     TokenizersBackend,
 )
 
-from bertcls import (
-    WindowCollator,
-    check_window,
-    describe_windows,
-    encoder_max_length,
-    explode_windows,
-    load_tokenizer,
-    tokenize_windows,
-)
+from bertcls import WindowCollator, load_tokenizer, tokenize_windows
+from bertcls.tokenization import check_window, describe_windows, encoder_max_length, explode_windows
 
 
 def plain_ids(tokenizer, text: str) -> list[int]:

@@ -5,33 +5,14 @@ import re
 import datasets
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, List, Value
+from datasets import ClassLabel, Dataset, List, Value
 
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from bertcls.process import warn
+from bertcls.process import say, warn
 
 _MANY_LABELS = 50  # more names than this in half of all rows are no classes
 _TRUTH = {"0", "1", "0.0", "1.0", "False", "True"}  # what a vector says of each label
 NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
-
-
-def check_task(splits: DatasetDict, *, pairs: bool = False) -> None:
-    """Refuses data that a recipe of single-label texts (or pairs) cannot train on.
-
-    Raises:
-        ValueError: several labels a row or numbers as labels; pairs where texts are expected, or texts for pairs.
-    """
-    found = problem_type_of(splits["train"])
-    if found != SINGLE_LABEL:
-        raise ValueError(
-            f"Found labels of a {found} task; expected one class a row in this recipe. Use recipes/csv_finetune.py, "
-            "or name another --label_column."
-        )
-    if ("text_pair" in splits["train"].column_names) != pairs:
-        raise ValueError(
-            f"Found {'single texts' if pairs else 'pairs of texts'}; expected {'pairs' if pairs else 'single texts'} "
-            f"in this recipe. {'Give' if pairs else 'Leave out'} --text_pair_column, or use recipes/csv_finetune.py."
-        )
 
 
 def problem_type_of(dataset: Dataset) -> str:
@@ -58,6 +39,29 @@ def label_array(dataset: Dataset) -> np.ndarray:
     for row, numbers in enumerate(labels):
         result[row, numbers] = 1
     return result
+
+
+def label_config(dataset: Dataset, *, class_weights: str = "none") -> dict:
+    """What the labels of the training rows say of the head: arguments of `from_encoder`.
+
+    Args:
+        dataset: train.
+        class_weights: `balanced` weighs classes inversely to their row counts.
+
+    Returns:
+        `problem_type` and `id2label`, `class_weights` where asked, and of a regression `label_mean` and `label_scale`.
+
+    Raises:
+        ValueError: as `balanced_class_weights`.
+    """
+    kind, names, labels = problem_type_of(dataset), label_names_of(dataset), label_array(dataset)
+    config: dict = {"problem_type": kind, "id2label": dict(enumerate(names))}
+    say(f"{kind}: {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}")
+    if class_weights == "balanced":
+        config["class_weights"] = balanced_class_weights(labels, len(names))
+    if kind == REGRESSION:
+        config |= {"label_mean": float(labels.mean()), "label_scale": float(labels.std())}
+    return config
 
 
 def label_shares(dataset: Dataset) -> dict[str, float]:

@@ -16,12 +16,12 @@ from bertcls.process import warn
 
 TEXT_COLUMNS = ("text", "sentence", "content", "review")
 LABEL_COLUMNS = ("label", "labels")
-_MAPPED = ("text.py", "tokenization.py", "training/mlm.py")  # modules whose functions are given to map()
+_MAPPED = ("text.py", "tokenization.py", "training/masking.py")  # modules whose functions are given to map()
 
 
 def load_splits(
     source: str | pd.DataFrame | Dataset | DatasetDict | None = None,
-    config_name: str | None = None,
+    dataset_config_name: str | None = None,
     *,
     train_file: str | None = None,
     validation_file: str | None = None,
@@ -43,7 +43,7 @@ def load_splits(
     Args:
         source: Hub id; a file (see `bertcls.files.read_table`); a folder in the Hub's layout, with the files train,
             validation and test, or with a folder of txt files per class; or a DataFrame or data set in memory.
-        config_name: configuration (subset) of the data set.
+        dataset_config_name: configuration (subset) of the data set.
         train_file, validation_file, test_file: files or folders of classes, in place of the splits of `source`.
         text_column: column with the texts; `None` takes the first of `TEXT_COLUMNS` that is there.
         text_pair_column: column with the second texts of pairs; `None` for single texts.
@@ -69,7 +69,7 @@ def load_splits(
     """
     files = {"train": train_file, "validation": validation_file, "test": test_file}
     files = {name: path for name, path in files.items() if path}
-    raw, where = _load(source, files, config_name, revision, encoding, delimiter)
+    raw, where = _load(source, files, dataset_config_name, revision, encoding, delimiter)
     if train_split is None:
         train_split = "unsupervised" if "unsupervised" in raw else "train"
     if train_split not in raw:

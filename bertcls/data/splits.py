@@ -15,11 +15,12 @@ from bertcls.process import warn
 from bertcls.text import comparison_key
 
 _KEY_WORDS = 4  # words by which a needle is looked up
+SPLIT_SEED = 42  # of all draws that are the same for every training seed
 MIN_WORDS = 4  # a shorter text stands in others by chance
 _RARE = 10  # a label with fewer texts cannot keep its share in an 8:1:1 split
 
 
-def draw_rows(dataset: Dataset, rows: int | None, *, seed: int) -> Dataset:
+def draw_rows(dataset: Dataset, rows: int | None, *, seed: int = SPLIT_SEED) -> Dataset:
     """A random draw of `rows` rows that keeps the label shares; the whole data set for `None` or where it has no more.
 
     Shares of sets of several labels are kept only where there are as many rows as sets.
@@ -43,7 +44,7 @@ def draw_rows(dataset: Dataset, rows: int | None, *, seed: int) -> Dataset:
     return dataset.select(drawn)
 
 
-def split_dataset(dataset: Dataset, ratio: str, *, seed: int = 42, together: bool = True) -> DatasetDict:
+def split_dataset(dataset: Dataset, ratio: str, *, seed: int = SPLIT_SEED, together: bool = True) -> DatasetDict:
     """Splits into train, validation and test with equal label shares.
 
     Args:
@@ -81,9 +82,9 @@ def split_dataset(dataset: Dataset, ratio: str, *, seed: int = 42, together: boo
 def arrange_splits(
     splits: DatasetDict,
     *,
-    ratio: str | None = None,
+    split: str | None = None,
     max_samples: int | None = None,
-    seed: int = 42,
+    seed: int = SPLIT_SEED,
     phrases: bool = False,
 ) -> tuple[DatasetDict, str]:
     """train, validation to choose the model by, and test to report; never the same rows for two of them.
@@ -92,10 +93,10 @@ def arrange_splits(
 
     Args:
         splits: as `load_splits` gives them.
-        ratio: join train and validation and split them anew, such as `8:1:1`; without it, what is there is kept. Where
+        split: join train and validation and split them anew, such as `8:1:1`; without it, what is there is kept. Where
             only validation is labelled (GLUE), it is what is reported and the rows to choose by are held out of train;
             likewise where there is only test. A lone train split is split 8:1:1.
-        max_samples: with `ratio`, the first rows of the joined data.
+        max_samples: with `split`, the first rows of the joined data.
         seed: of the draws.
         phrases: training rows are parts of one another, as in SST-2: hold out whole texts with all their parts.
 
@@ -105,15 +106,15 @@ def arrange_splits(
     Raises:
         ValueError: as `split_dataset`.
     """
-    if ratio is not None:
+    if split is not None:
         joined = concatenate_datasets([splits[name] for name in ("train", "validation") if name in splits])
         joined = joined.select(range(min(max_samples or len(joined), len(joined))))
         if "test" in splits:
             warn(
-                f"--split {ratio} reports rows drawn from train and validation: the {len(splits['test'])} labelled "
+                f"--split {split} reports rows drawn from train and validation: the {len(splits['test'])} labelled "
                 "rows of the test split are not used. Without --split they are the reported ones."
             )
-        return split_dataset(joined, ratio, seed=seed), DRAWN
+        return split_dataset(joined, split, seed=seed), DRAWN
     if "validation" in splits and "test" in splits:
         return splits, "test"
     if len(splits) == 1 and phrases:
@@ -144,7 +145,7 @@ def arrange_splits(
     return DatasetDict(train=train, validation=validation, test=splits[reported]), reported
 
 
-def hold_out(dataset: Dataset, *, rows: int, seed: int = 42) -> tuple[Dataset, Dataset]:
+def hold_out(dataset: Dataset, *, rows: int, seed: int = SPLIT_SEED) -> tuple[Dataset, Dataset]:
     """Draws about `rows` rows, equal texts together, label shares kept where there are labels.
 
     Returns:
@@ -239,7 +240,7 @@ def _rows_of(groups: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 
 
 def hold_out_whole_texts(
-    dataset: Dataset, *, share: float = 0.05, minimum: int = 500, seed: int = 42
+    dataset: Dataset, *, share: float = 0.05, minimum: int = 500, seed: int = SPLIT_SEED
 ) -> tuple[Dataset, Dataset]:
     """Takes validation rows out of train together with everything that is a part of them.
 

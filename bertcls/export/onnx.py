@@ -103,7 +103,7 @@ def remove_export(folder: Path) -> None:
 
 def _write(classifier: TextClassifier, folder: Path, int8: bool) -> None:
     model = classifier.model
-    tokenized = classifier._tokenize(_texts(classifier)[:1], spans=False)
+    tokenized = classifier.tokenize(_texts(classifier)[:1], spans=False)
     names = [name for name in classifier.collator.padding if name in tokenized]
     # Of five windows of eight tokens, the middle three of one text; their values do not matter.
     inputs = tuple(torch.full((5, 8), int(name != "token_type_ids")) for name in names)
@@ -219,8 +219,8 @@ def _difference(classifier: TextClassifier, folder: Path, dtype: str) -> float:
     texts, found = _texts(classifier), []
     for batch, at_a_time in [*(([text], 64) for text in texts), (texts, 64), (texts, 2)]:
         exported.model.config.windows_per_forward = at_a_time
-        logits, windows = classifier._run(batch, windows=True)
-        other_logits, other_windows = exported._run(batch, windows=True)
+        logits, windows = classifier.logits_with_windows(batch, windows=True)
+        other_logits, other_windows = exported.logits_with_windows(batch, windows=True)
         found.append(np.abs(logits - other_logits).max())
         found += [np.abs(rows - others).max() for (rows, _), (others, _) in zip(windows, other_windows)]
     return float(np.max(found)) / classifier.model.config.label_scale  # which is of a regression
@@ -238,7 +238,7 @@ class _Pooling(nn.Module):
         self.model = model
 
     def forward(self, window_vectors: torch.Tensor, window_counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        how, head = self.model.config.window_pooling, self.model._head
+        how, head = self.model.config.window_pooling, self.model.head
         if how in ("mean", "max"):
             # through the head at once: ONNX Runtime's quantizer breaks weights that two layers share (1.31)
             texts = window_counts.shape[0]
@@ -266,7 +266,7 @@ class _Documents(_Pooling):
         self.names = names
 
     def forward(self, inputs: tuple[torch.Tensor, ...], window_counts: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        vectors = self.model._encode(dict(zip(self.names, inputs)))
+        vectors = self.model.encode_windows(dict(zip(self.names, inputs)))
         return *super().forward(vectors, window_counts), vectors
 
 

@@ -133,7 +133,7 @@ def _whole_texts(classifier: TextClassifier, texts: list[Text], max_length: int)
     size = max_length // (4 if pairs else 2)  # characters, which are mostly fewer tokens
     short = [text[:size] if isinstance(text, str) else tuple(part[:size] for part in text) for text in texts]
     for candidates in (texts, short):
-        tokenized = classifier._tokenize(candidates, spans=False) if candidates else {"input_ids": [], "cut": []}
+        tokenized = classifier.tokenize(candidates, spans=False) if candidates else {"input_ids": [], "cut": []}
         kept = [
             text
             for text, windows, cut in zip(candidates, tokenized["input_ids"], tokenized["cut"])

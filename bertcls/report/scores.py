@@ -1,5 +1,6 @@
 """Scores of the reported rows, and the table of predictions they come from."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,8 @@ from datasets import Dataset
 from bertcls.data.labels import label_array, label_names_of, problem_type_of
 from bertcls.inference import TextClassifier, reaches, texts_of
 from bertcls.layout import PREDICTIONS, REPORT
-from bertcls.metrics import ClassificationMetric, MultiLabelMetric, RegressionMetric
-from bertcls.modeling import MULTI_LABEL, REGRESSION
+from bertcls.metrics import ClassificationMetric, MultiLabelMetric, RegressionMetric, own_scores
+from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.report.baseline import TfidfClassifier
 from bertcls.report.statistics import correlation_interval, score_with_interval, wilson_interval
 
@@ -19,7 +20,7 @@ def score_reported(
     dataset: Dataset,
     *,
     run_dir: str,
-    windows: bool = False,
+    own: dict[str, Callable] | None = None,
     progress: bool = False,
 ) -> dict:
     """Scores the reported rows from their raw text, and writes `report/predictions.parquet`, the source of them.
@@ -31,21 +32,21 @@ def score_reported(
         classifier: a `TextClassifier` that was loaded from the saved folder, or a simple model.
         dataset: rows with raw `text`, `label` and `example_id`.
         run_dir: where the file goes.
-        windows: of a single-label task and a `TextClassifier`, also give what is often reported for long texts in
-            place of a score per document: `test_window_accuracy`, each window judged by its document's label, and
-            `test_vote_accuracy`, documents by the label that most of their windows have, ties by the summed
-            probability.
+        own: further metrics by name, as in `make_compute_metrics`.
         progress: show a progress bar.
 
     Returns:
         `test_*`: the scores of the task's metric, and the 95 % interval of the accuracy, or of Pearson's correlation
-        and the mean absolute error.
+        and the mean absolute error. Where texts of one label were read in several windows, also what is often reported
+        in place of a score per document: `test_window_accuracy`, each window judged by its document's label, and
+        `test_vote_accuracy`, documents by the label that most of their windows have.
     """
-    if windows:
+    names, labels, kind = label_names_of(dataset), label_array(dataset), problem_type_of(dataset)
+    windows_of: list[np.ndarray] = []
+    if kind == SINGLE_LABEL and isinstance(classifier, TextClassifier):
         probabilities, windows_of = classifier.probabilities_with_windows(texts_of(dataset), progress=progress)
     else:
-        probabilities, windows_of = classifier.probabilities(texts_of(dataset), progress=progress), []
-    names, labels, kind = label_names_of(dataset), label_array(dataset), problem_type_of(dataset)
+        probabilities = classifier.probabilities(texts_of(dataset), progress=progress)
     columns = [name for name in ("example_id", "text", "text_pair") if name in dataset.column_names]
     table = dataset.select_columns(columns).to_pandas()
     if kind == REGRESSION:
@@ -72,8 +73,9 @@ def score_reported(
     else:
         right = round(scores["accuracy"] * len(labels))
         scores["accuracy_low"], scores["accuracy_high"] = wilson_interval(right, len(labels))
-    if windows:
+    if any(len(rows) > 1 for rows in windows_of):
         scores |= _window_scores(labels, windows_of)
+    scores |= own_scores(own, labels, predictions)
     scores["samples"] = len(labels)
     return {f"test_{name}": value for name, value in scores.items()}
 

@@ -1,6 +1,7 @@
 """What a run leaves behind beside the model."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -71,7 +72,7 @@ def write_report(
     license: str | None = None,
     probes: str | None = None,
     figures: bool = True,
-    windows: bool = False,
+    own: dict[str, Callable] | None = None,
     progress: bool = False,
 ) -> dict:
     """Scores the reported split and writes what a run leaves beside its model.
@@ -94,7 +95,7 @@ def write_report(
         license: of the model, for the card.
         probes: file for `bertcls.run_probes`.
         figures: draw figures and the page.
-        windows: as in `score_reported`.
+        own: as in `score_reported`.
         progress: show a progress bar.
 
     Returns:
@@ -102,7 +103,7 @@ def write_report(
         `stock`, what `gather_findings` gives, and `probes`.
     """
     test, folder = splits["test"], Path(run_dir, REPORT)
-    scores = results | score_reported(classifier, test, run_dir=run_dir, windows=windows, progress=progress)
+    scores = results | score_reported(classifier, test, run_dir=run_dir, own=own, progress=progress)
     scores |= {"reported_split": reported_split, "seed": trainer.args.seed, "train_samples": len(splits["train"])}
     audit = Path(run_dir, AUDIT)
     config = classifier.model.config
@@ -190,7 +191,8 @@ def _draw(facts: dict, trainer: Trainer, folder: Path, *, test_tokens: list[int]
     for name, dataset in (("train", trainer.train_dataset), ("validation", trainer.eval_dataset)):
         tokens[name] = list(dict(zip(dataset["example_id"][:], dataset["tokens"][:])).values())  # windows once
     tokens["test"] = test_tokens
-    special = 2 if facts["model"]["contract"]["pair_truncation"] is None else 3
+    pairs = facts["model"]["contract"]["pair_truncation"] is not None
+    special = trainer.processing_class.num_special_tokens_to_add(pair=pairs)
     tokens = {name: [count + special for count in counts] for name, counts in tokens.items()}  # as in a window
     draw_curves(trainer.state.log_history, folder / "curves.png")
     draw_lengths(tokens, facts["model"]["contract"]["max_length"], folder / "lengths.png")

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, str_to_bool
+from accelerate.utils import str_to_bool
 from filelock import FileLock
 from tqdm.auto import tqdm
 
@@ -41,25 +41,6 @@ def start_processes(cpu_threads: int | None = None, *, cpu: bool = False) -> Par
     if state.device.type == "cpu":
         use_cores(cpu_threads)
     return state
-
-
-@contextlib.contextmanager
-def errors_of_rank_0(state: PartialState) -> Iterator[None]:
-    """Raises on all processes what the first one meets, since they would wait for it.
-
-    Raises:
-        OSError: that of the first process.
-        ValueError: that of the first process.
-    """
-    errors: list[Exception | None] = [None]
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        errors[0] = error
-    if state.num_processes > 1:
-        broadcast_object_list(errors)
-    if errors[0] is not None:
-        raise errors[0]
 
 
 def survey(tables: Iterable[pa.Table]) -> dict:

@@ -1,6 +1,5 @@
 """Trainer callbacks."""
 
-import functools
 import time
 
 import numpy as np
@@ -14,7 +13,6 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from transformers.utils.import_utils import enable_tf32
 
 from bertcls.optim import check_rates
-from bertcls.tokenization import WindowCollator
 from bertcls.training.checkpoints import Checkpoints
 from bertcls.training.cpu import FastOnCpu
 
@@ -22,30 +20,31 @@ from bertcls.training.cpu import FastOnCpu
 def training_callbacks(
     training_args: TrainingArguments,
     *,
-    collator: WindowCollator | None = None,
     early_stopping_patience: int = 0,
-    debug_nonfinite: bool = False,
+    overwrite_output: bool = False,
+    layer_decay: float = 1.0,
+    head_learning_rate: float | None = None,
     **compared,
 ) -> list[TrainerCallback]:
     """What every training of ours runs beside Trainer's own callbacks.
 
     Args:
         training_args: early stopping needs its `metric_for_best_model`.
-        collator: whose padding is logged.
         early_stopping_patience: evaluations without a better metric before training stops; 0: never.
-        debug_nonfinite: of `StopAtNonFinite`.
-        **compared: further settings that a resumed run must share, for `Checkpoints`.
+        overwrite_output: remove what an earlier run left in the folder, once data and model are loaded.
+        layer_decay, head_learning_rate: settings that a resumed run must share.
+        **compared: further ones.
     """
+    compared |= {"layer_decay": layer_decay, "head_learning_rate": head_learning_rate}
     callbacks = [
-        Checkpoints(early_stopping_patience=early_stopping_patience, **compared),
+        Checkpoints(overwrite=overwrite_output, early_stopping_patience=early_stopping_patience, **compared),
         FastOnCpu(),
         Tf32InTraining(),
         LongestBatchFirst(),
         RatesTable(),
-        StopAtNonFinite(debug=debug_nonfinite),
+        StopAtNonFinite(),
+        PaddingShare(),
     ]
-    if collator is not None:
-        callbacks.append(PaddingShare(collator))
     if early_stopping_patience and training_args.metric_for_best_model:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience))
     return callbacks
@@ -143,45 +142,13 @@ class StopAtNonFinite(TrainerCallback):
     evaluation, so that no step waits for the device. Needs `logging_nan_inf_filter=False`: Trainer's default logs a
     mean of other losses in place of a NaN. Under fp16, whose scaler skips a step with infinite gradients and goes on,
     they do not count.
-
-    Args:
-        debug: look at every forward and backward pass, which makes the device wait, and name the step, and the
-            examples or the parameter where it began (not the parameter under FSDP and DeepSpeed).
     """
 
-    def __init__(self, *, debug: bool = False):
-        self.debug = debug
-        self.last_finite = self.step = 0
-        self.handles = []
-        self.gradients: list[tuple[str, torch.Tensor]] = []  # in the order of the backward pass: name, finite or not
+    def __init__(self):
+        self.last_finite = 0
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        self.on_train_end(args, state, control)  # auto_find_batch_size begins several times
+    def on_train_begin(self, args, state, control, **kwargs):
         self.last_finite = state.global_step
-        if self.debug:
-            self.handles.append(model.register_forward_hook(self._look_at_output, with_kwargs=True))
-        if self.debug and AcceleratorState().mixed_precision != "fp16":
-            for name, parameter in model.named_parameters():
-                if parameter.requires_grad:
-                    keep = functools.partial(self._keep_finite, name)
-                    self.handles.append(parameter.register_hook(keep))
-
-    def on_train_end(self, args, state, control, **kwargs):
-        for handle in self.handles:
-            handle.remove()
-        self.handles.clear()
-        self.gradients.clear()
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.step = state.global_step + 1
-        self.gradients.clear()
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        if bad := [name for name, finite in self.gradients if not finite]:
-            others = f" and of {len(set(bad)) - 1} parameters below it" if len(set(bad)) > 1 else ""
-            raise ValueError(
-                f"The gradient of {bad[0]}{others} is not finite in step {self.step}, though the loss is. {_REMEDY}"
-            )
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         loss = logs.get("loss", logs.get("train_loss"))
@@ -204,29 +171,12 @@ class StopAtNonFinite(TrainerCallback):
     on_epoch_end = on_step_end  # where saves and evaluations of an epoch are asked for
 
     def _stop(self, found: str, step: int) -> None:
-        names = "" if self.debug else "; --debug_nonfinite names the step and the examples"
         first = min(self.last_finite + 1, step)
         since = f"step {step}" if first == step else f"one of the steps {first} to {step}"
-        raise ValueError(f"{found} since {since}; expected finite numbers. {_REMEDY[:-1]}{names}.")
-
-    def _look_at_output(self, model, args, kwargs, output) -> None:
-        values = [value.detach() for value in (output.loss, output.logits, kwargs.get("labels")) if value is not None]
-        if not model.training or all(value.isfinite().all() for value in values):
-            return
-        where, advice, ids = "", _REMEDY, kwargs.get("example_ids")
-        if ids is not None:
-            of_rows = [value.reshape(len(ids), -1) for value in values if value.dim() and len(value) == len(ids)]
-            bad = ~torch.cat(of_rows, dim=1).isfinite().all(dim=1)
-            if 0 < bad.sum() < len(bad):  # else it is the weights, or cannot be told
-                where = f" of the examples with example_id {', '.join(map(str, ids[bad].tolist()))}"
-                advice = f"Look at them; if they are as they should be: {_REMEDY}"
-        raise ValueError(f"The loss, the logits or the labels{where} are not finite in step {self.step}. {advice}")
-
-    def _keep_finite(self, name: str, gradient: torch.Tensor) -> None:
-        self.gradients.append((name, gradient.isfinite().all()))
-
-
-_REMEDY = "Lower --learning_rate, raise --warmup_steps, or train without --fp16."
+        raise ValueError(
+            f"{found} since {since}; expected finite numbers. Lower --learning_rate, raise --warmup_steps, or train "
+            "without --fp16; --debug underflow_overflow names the layer where it begins."
+        )
 
 
 class PaddingShare(TrainerCallback):
@@ -235,29 +185,29 @@ class PaddingShare(TrainerCallback):
     Batches are counted when they are made, one ahead of the step or, with loader workers, more. Trackers that Trainer
     calls first do not see the value; `log_history` has it.
 
-    Args:
-        collator: counts tokens and places.
+    A collator that does not count, as that of pretraining, has no padding.
     """
 
-    def __init__(self, collator: WindowCollator):
-        self.collator = collator
-        self.trained = collator.counts.clone()
+    def __init__(self):
+        self.counts = self.trained = torch.zeros(2, dtype=torch.int64)  # of the collator; up to the last step
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.collator.counts.zero_()  # of the longest batch, tried before
+    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        self.counts = getattr(train_dataloader.collate_fn, "counts", self.counts)
+        self.counts.zero_()  # of the longest batch, tried before
+        self.trained = self.counts.clone()
 
     def on_step_end(self, args, state, control, **kwargs):
-        self.trained.copy_(self.collator.counts)
+        self.trained.copy_(self.counts)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        tokens, places = self.collator.counts.tolist()
+        tokens, places = self.counts.tolist()
         if places and "loss" in logs:
             logs["padding_share"] = state.log_history[-1]["padding_share"] = round(1 - tokens / places, 4)
-            self.collator.counts.zero_()
+            self.counts.zero_()
             self.trained.zero_()
 
     def on_evaluate(self, args, state, control, **kwargs):
-        self.collator.counts.copy_(self.trained)  # the batches of an evaluation do not count
+        self.counts.copy_(self.trained)  # the batches of an evaluation do not count
 
 
 class RatesTable(TrainerCallback):

@@ -80,11 +80,12 @@ class Checkpoints(TrainerCallback):
       second one ends it at once (with several processes the launcher does that).
 
     Args:
-        compared: further settings of the run that a resumed one must share.
+        overwrite: remove what an earlier run left in the folder, as soon as the model is there.
+        **compared: further settings of the run that a resumed one must share.
     """
 
-    def __init__(self, **compared):
-        self.compared = compared
+    def __init__(self, *, overwrite: bool = False, **compared):
+        self.overwrite, self.compared = overwrite, compared
         self.run: dict = {}
         self.restored: dict = {}  # arguments of a finished run, changed while it is loaded
         self.kept: int | None = None  # checkpoints
@@ -95,6 +96,8 @@ class Checkpoints(TrainerCallback):
     def on_init_end(self, args, state, control, model=None, **kwargs):
         self.run = describe_run(args, model) | self.compared
         self.kept = args.save_total_limit
+        if self.overwrite and args.process_index == 0:
+            clear_output(str(Path(args.output_dir).parent))
         if args.resume_from_checkpoint is None:
             return
         checkpoint = Path(args.resume_from_checkpoint)

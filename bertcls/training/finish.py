@@ -1,7 +1,9 @@
 """The end of a fine-tuning run: what is fitted on the validation rows, and the way from the trained model to its
 report."""
 
-from accelerate import PartialState
+import time
+from collections.abc import Callable
+
 from datasets import Dataset, DatasetDict
 from transformers import Trainer
 
@@ -10,7 +12,9 @@ from bertcls.hub import push_folder, verify_saved
 from bertcls.inference import TextClassifier, texts_of
 from bertcls.metrics import fit_temperature, tune_thresholds
 from bertcls.modeling import MULTI_LABEL, REGRESSION
-from bertcls.report.write import describe_report, write_report
+from bertcls.process import say
+from bertcls.report.scores import scores_before
+from bertcls.report.write import describe_report, write_metrics, write_report
 
 _COMPARED = 64  # texts on which the saved model must answer as the trained one
 
@@ -36,26 +40,43 @@ def calibrate(classifier: TextClassifier, validation: Dataset) -> None:
 
 def finish_run(
     trainer: Trainer,
-    classifier: TextClassifier,
     splits: DatasetDict,
-    *,
     results: dict,
+    *,
     run_dir: str,
-    hub: dict | None,
-    **report,
+    reported_split: str = "test",
+    report: bool = True,
+    own: dict[str, Callable] | None = None,
+    model_name_or_path: str = "",
+    from_scratch: bool = False,
+    dataset_name: str | None = None,
+    dataset_config_name: str | None = None,
+    data_files: list[str] | None = None,
+    started: float | None = None,
+    language: str | None = None,
+    license: str | None = None,
+    probes: str | None = None,
+    figures: bool = True,
+    hub: dict | None = None,
 ) -> dict:
-    """Saves the model, loads it afresh, scores the reported split with what was loaded, and pushes it where asked.
+    """Calibrates and saves the model, loads it afresh, scores the reported rows with that, and pushes where asked.
 
     On the first process; the others return at once.
 
     Args:
         trainer: that trained.
-        classifier: its model, calibrated.
         splits: train, validation and test with raw `text` and `label`.
-        results: what is known by now: `train_*`, `before_*` and `eval_*`.
+        results: what is known by now: `train_*` and `eval_*`.
         run_dir: folder of the run.
+        reported_split: the name that the test rows have in the source.
+        report: `False` leaves the reported rows untouched, for a search or a curve.
+        own: further metrics, as in `make_compute_metrics`.
+        model_name_or_path, from_scratch, dataset_name, dataset_config_name, data_files: what the run was made from.
+        started: when it began, in seconds of `time.time()`; `None`: now.
+        language, license: for the model card.
+        probes: file for `run_probes`.
+        figures: draw the figures and the page.
         hub: arguments of `push_folder`; `None` pushes nothing.
-        **report: further arguments of `write_report`.
 
     Returns:
         all scores of the run; on other processes `results`.
@@ -64,14 +85,38 @@ def finish_run(
         ValueError: the saved model answers otherwise than the trained one.
         ConnectionError: it could not be pushed; the folder is whole.
     """
+    classifier = TextClassifier.from_trainer(trainer)  # under FSDP all processes give their part
     if not trainer.is_world_process_zero():
         return results
-    say, progress = PartialState().print, not trainer.args.disable_tqdm
+    results = scores_before(trainer.state.log_history) | results
+    calibrate(classifier, splits["validation"])
     classifier.save_pretrained(run_dir)
-    texts = texts_of(splits["test"])[:_COMPARED]
+    texts = texts_of(splits["test" if report else "validation"])[:_COMPARED]
     loaded = verify_saved(run_dir, classifier, texts, new_process=hub is not None)
-    facts = write_report(trainer, loaded, splits, results=results, run_dir=run_dir, progress=progress, **report)
-    say(describe_report(facts, run_dir=run_dir))
+    if report:
+        facts = write_report(
+            trainer,
+            loaded,
+            splits,
+            results=results,
+            reported_split=reported_split,
+            run_dir=run_dir,
+            started=started or time.time(),
+            encoder=model_name_or_path,
+            from_scratch=from_scratch,
+            source={"dataset": dataset_name, "config": dataset_config_name, "files": data_files or []},
+            language=language,
+            license=license,
+            probes=probes,
+            figures=figures,
+            own=own,
+            progress=not trainer.args.disable_tqdm,
+        )
+        say(describe_report(facts, run_dir=run_dir))
+    else:
+        facts = {"scores": results}
+        write_metrics(facts, run_dir=run_dir)
+        say(f"The model is in {run_dir}; the reported rows were left untouched.")
     if hub is not None:
         say(push_folder(run_dir, **hub))
     return facts["scores"]

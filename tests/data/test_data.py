@@ -8,19 +8,12 @@ from datasets import ClassLabel, Dataset, DatasetDict, List, concatenate_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertcls import (
-    arrange_splits,
-    audit_splits,
-    comparison_key,
-    containers,
-    draw_rows,
-    hold_out_whole_texts,
-    label_shares,
-    load_splits,
-    split_dataset,
-    tokenize_windows,
-)
+from bertcls import arrange_splits, load_splits, tokenize_windows
+from bertcls.audit import audit_splits
+from bertcls.data.labels import label_shares
+from bertcls.data.splits import containers, draw_rows, hold_out_whole_texts, split_dataset
 from bertcls.layout import DRAWN
+from bertcls.text import comparison_key
 
 
 def write(folder: Path, **splits: list[dict]) -> str:

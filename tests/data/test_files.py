@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset
 
-from bertcls import load_splits, read_table, stream_table
+from bertcls import load_splits
 from bertcls.data.encoding import decode
-from bertcls.data.tables import file_format
+from bertcls.data.tables import file_format, read_table, stream_table
 
 ROWS = [
     {"text": 'Good, and "cheap"', "label": "sport"},

@@ -12,7 +12,8 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from bertcls import BertClsConfig, BertClsForSequenceClassification, TextClassifier, clean
-from bertcls.export.stock import STOCK_FILES, export_stock
+from bertcls.export.stock import export_stock
+from bertcls.layout import STOCK_FILES
 
 SHORT = ["A film that ends well.", "", "Bad &amp; <b>dull</b>.", "The plot is thin, but the cast saves it."]
 LONG = "The plot is thin at first. " * 8 + "The cast saves it and it ends well."

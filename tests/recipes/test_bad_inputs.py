@@ -13,7 +13,9 @@ import pytest
 from conftest import TINY, load_recipe
 from datasets import ClassLabel, Dataset
 
-from bertcls import RecipeArguments, one_line_errors, parse
+from bertcls import RecipeArguments
+from bertcls.process import one_line_errors
+from bertcls.training.launch import parse
 
 ROWS = [(f"text number {i} of this file", ["bad", "good"][i % 2]) for i in range(40)]
 CSV = "text,label\n" + "".join(f"{text},{label}\n" for text, label in ROWS)

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 from conftest import ROOT, load_recipe
+from helpers import arguments_of
 
-from bertcls import RecipeArguments, parse_runs
+from bertcls.training.launch import parse_runs
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
@@ -36,10 +37,10 @@ def test_every_recipe_command_is_understood(command, tmp_path):
         assert [word for word in rest if word.startswith("--") and word not in help_text] == []
         return
     runs = parse_runs(
-        getattr(recipe, "Arguments", RecipeArguments),
+        arguments_of(recipe),
         [*rest, *([] if "--output_dir" in rest else ["--output_dir", str(tmp_path / "run")])],
         defaults=recipe.DEFAULTS,
-        sample_defaults=recipe.SAMPLE_DEFAULTS,
+        sample=recipe.SAMPLE,
     )
     assert len(list(runs)) == (3 if "--seeds" in rest else 1)
 

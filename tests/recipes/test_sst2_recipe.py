@@ -15,19 +15,13 @@ from sklearn.metrics import accuracy_score, f1_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoTokenizer, SchedulerType
 
-from bertcls import (
-    RecipeArguments,
-    TextClassifier,
-    clean,
-    describe_report,
-    label_array,
-    load_splits,
-    log_loss,
-    one_line_errors,
-    parse,
-)
-from bertcls.layout import CHECKPOINTS, DRAWN
-from bertcls.training.checkpoints import RUN_FILES
+from bertcls import RecipeArguments, TextClassifier, clean, load_splits
+from bertcls.data.labels import label_array
+from bertcls.layout import CHECKPOINTS, DRAWN, RUN_FILES
+from bertcls.metrics import log_loss
+from bertcls.process import one_line_errors
+from bertcls.report.write import describe_report
+from bertcls.training.launch import parse
 
 QUICK = ["--max_train_samples", "64", "--num_train_epochs", "2"]
 
@@ -85,9 +79,7 @@ def test_report_console_and_metrics_say_what_the_predictions_say(sample_run, sst
     tfidf = next(row for row in facts["baselines"] if row["name"].startswith("TF-IDF"))
     words = ["--sample", "--output_dir", str(tmp_path / "tfidf")]
     recipe = load_recipe("tfidf_baseline")
-    alone = recipe.main(
-        *parse(recipe.Arguments, words, defaults=recipe.DEFAULTS, sample_defaults=recipe.SAMPLE_DEFAULTS)
-    )
+    alone = recipe.main(*parse(recipe.Arguments, words, defaults=recipe.DEFAULTS, sample=recipe.SAMPLE))
     assert tfidf["score"] == pytest.approx(alone["test_accuracy"], abs=0.011)  # cleaned as the encoder's texts are
     assert facts["headline"].startswith("Warning: the encoder") is not all(row["beaten"] for row in facts["baselines"])
 
@@ -268,7 +260,7 @@ def test_push_to_hub_pushes_the_verified_folder_once(sst2_recipe, tmp_path, monk
 
 
 def test_overwriting_knows_every_file_of_a_run():
-    assert {*RUN_FILES, CHECKPOINTS, "audit.json", "report"} == FILES
+    assert {*RUN_FILES, CHECKPOINTS, "audit.json", "report", ".lock"} == FILES
 
 
 def test_overwriting_leaves_one_run(sst2_recipe, tmp_path):
@@ -396,7 +388,7 @@ def test_trackers_get_losses_and_scores_and_the_card_its_language(sst2_recipe, t
     words = ["--sample", "--max_train_samples", "64", "--num_train_epochs", "1", "--figures", "false"]
     words += ["--per_device_train_batch_size", "16", "--report_to", "tensorboard", "--license", "mit"]
     words += ["--output_dir", str(tmp_path / "run")]
-    options = {"defaults": sst2_recipe.DEFAULTS, "sample_defaults": sst2_recipe.SAMPLE_DEFAULTS}
+    options = {"defaults": sst2_recipe.DEFAULTS, "sample": sst2_recipe.SAMPLE}
     sst2_recipe.main(*parse(RecipeArguments, words, **options))
     (events,) = (tmp_path / "run" / "checkpoints" / "runs").iterdir()
     written = EventAccumulator(str(events)).Reload()

@@ -8,7 +8,8 @@ import pytest
 from conftest import ROOT
 from scipy.stats import binomtest, ttest_1samp, ttest_ind
 
-from bertcls import accuracy_interval, compare_arms, load_arm, load_arms, mcnemar, verdict
+from bertcls.report.compare import compare_arms, load_arm, load_arms, verdict
+from bertcls.report.statistics import accuracy_interval, mcnemar
 
 
 def write_run(folder, right, *, texts=None, ids=None, pairs=None):

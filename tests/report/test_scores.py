@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 from datasets import ClassLabel, Dataset
 
-from bertcls import describe_scores, score_reported
+from bertcls.report.scores import describe_scores, score_reported
 
 
 class FixedAnswers:

@@ -5,26 +5,13 @@ from conftest import TINY
 from scipy.special import expit, softmax
 from scipy.stats import permutation_test
 
-from bertcls import (
-    BertClsForSequenceClassification,
-    TextClassifier,
-    TfidfClassifier,
-    calibration,
-    confident_errors,
-    confused_pairs,
-    count_windows,
-    coverage,
-    fit_temperature,
-    log_loss,
-    paired_permutation,
-    run_probes,
-    score_with_interval,
-    slice_scores,
-    slices_of,
-    sure_errors,
-    tokenize_windows,
-)
+from bertcls import BertClsForSequenceClassification, TextClassifier, tokenize_windows
+from bertcls.metrics import fit_temperature, log_loss
+from bertcls.report.baseline import TfidfClassifier
 from bertcls.report.findings import _beside, _calibration, headline
+from bertcls.report.slices import confident_errors, confused_pairs, run_probes, slice_scores, slices_of, sure_errors
+from bertcls.report.statistics import calibration, coverage, paired_permutation, score_with_interval
+from bertcls.tokenization import count_windows
 
 # ------------------------------------------------------------------------------------------------ calibration
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from bertcls import Batcher
+from bertcls.serve.batcher import Batcher
 
 
 class Recorder:

@@ -23,19 +23,12 @@ from datasets import ClassLabel
 from filelock import FileLock
 from helpers import save_model
 
-from bertcls import (
-    TextClassifier,
-    digest_of,
-    export_onnx,
-    load_splits,
-    merge_parts,
-    one_line_errors,
-    parse_options,
-    parts_folder,
-    score_reported,
-    start_processes,
-    stream_rows,
-)
+from bertcls import TextClassifier, export_onnx, load_splits
+from bertcls.data.streams import stream_rows
+from bertcls.process import one_line_errors
+from bertcls.report.scores import score_reported
+from bertcls.serve.bulk import digest_of, merge_parts, parts_folder, start_processes
+from bertcls.training.launch import parse_options
 
 ROWS, ROWS_PER_PART = 1000, 40
 

@@ -20,8 +20,10 @@ import torch
 from conftest import ROOT, wait_until
 from transformers import AutoTokenizer
 
-from bertcls import BertClsForSequenceClassification, Limits, Server, TextClassifier, make_app
+from bertcls import BertClsForSequenceClassification, TextClassifier
+from bertcls.serve.app import Server, make_app
 from bertcls.serve.middleware import ERRORS, JsonLines
+from bertcls.serve.service import Limits
 
 TEXTS = [
     "A dull film.",
@@ -495,7 +497,8 @@ def test_a_bad_start_is_one_line(saved, tmp_path):
 def test_the_service_needs_nothing_of_training():
     code = (
         "import sys\n"
-        "from bertcls import TextClassifier, Limits, Server, make_app, one_line_errors, use_cores\n"
+        "from bertcls import TextClassifier\nfrom bertcls.process import one_line_errors, use_cores\n"
+        "from bertcls.serve.app import Limits, Server, make_app\n"
         "print(*(name for name in ('datasets', 'evaluate', 'matplotlib', 'pandas', 'sklearn') if name in sys.modules))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

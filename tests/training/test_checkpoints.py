@@ -15,20 +15,17 @@ from conftest import ROOT, SAMPLE, wait_until
 from datasets import Dataset, concatenate_datasets
 from transformers import Trainer, TrainerCallback
 
-from bertcls import (
-    BertClsForSequenceClassification,
-    Checkpoints,
-    RecipeArguments,
-    WindowCollator,
-    load_splits,
-    newest_complete,
-    one_line_errors,
-    parse,
-    parse_runs,
-    tokenize_windows,
-)
+from bertcls import BertClsForSequenceClassification, RecipeArguments, WindowCollator, load_splits, tokenize_windows
 from bertcls.layout import COMPLETE
-from bertcls.training.checkpoints import clean_up_full_disk, describe_rows, write_complete
+from bertcls.process import one_line_errors
+from bertcls.training.checkpoints import (
+    Checkpoints,
+    clean_up_full_disk,
+    describe_rows,
+    newest_complete,
+    write_complete,
+)
+from bertcls.training.launch import parse, parse_runs
 
 QUICK = ["--max_train_samples", "56", "--per_device_train_batch_size", "16", "--num_train_epochs", "5"]
 # its validation loss falls, so that the first epoch stays the best one and the third is the last
@@ -37,7 +34,7 @@ STOPS = ["--metric_for_best_model", "log_loss", "--greater_is_better", "true", "
 
 def run(recipe, folder, *words):
     words = ["--sample", "--figures", "false", "--output_dir", str(folder), *QUICK, *STOPS, *words]
-    options = {"defaults": recipe.DEFAULTS, "sample_defaults": recipe.SAMPLE_DEFAULTS}
+    options = {"defaults": recipe.DEFAULTS, "sample": recipe.SAMPLE}
     return recipe.main(*parse(RecipeArguments, words, **options))
 
 
@@ -66,7 +63,8 @@ class At(TrainerCallback):
 
 def with_callback(monkeypatch, recipe, callback) -> None:
     kept = recipe.training_callbacks
-    monkeypatch.setattr(recipe, "training_callbacks", lambda *args, **kwargs: [*kept(*args, **kwargs), callback])
+    more = functools.wraps(kept)(lambda *args, **kwargs: [*kept(*args, **kwargs), callback])
+    monkeypatch.setattr(recipe, "training_callbacks", more)
 
 
 @pytest.fixture(scope="module")
@@ -402,8 +400,9 @@ def test_a_disk_that_is_really_full(encoder_folder, rows, tokenizer, tmp_path, c
     mount = ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(disk)]  # room for two checkpoints
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting is not permitted here")
+    explain = functools.partial(clean_up_full_disk, under_way=disk / "run" / "checkpoints")
     try:
-        with pytest.raises(SystemExit) as caught, one_line_errors():
+        with pytest.raises(SystemExit) as caught, one_line_errors(explain):
             train(encoder_folder, rows, tokenizer, disk / "run", "--save_total_limit", "9", "--num_train_epochs", "4")
         assert caught.value.code == 2
         (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
@@ -411,7 +410,7 @@ def test_a_disk_that_is_really_full(encoder_folder, rows, tokenizer, tmp_path, c
         found, skipped = newest_complete(disk / "run" / "checkpoints")
         assert found.name == "checkpoint-6" and skipped == []
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)  # the run's lock may still be open
 
 
 def test_sigterm_stops_all_processes_at_one_step(tmp_path):

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 from transformers import AutoModel, Trainer, TrainingArguments
 
-from bertcls import BertClsForSequenceClassification, CpuDropout, FastOnCpu, attention_with_dropout
+from bertcls import BertClsForSequenceClassification
+from bertcls.training.cpu import CpuDropout, FastOnCpu, attention_with_dropout
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

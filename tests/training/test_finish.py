@@ -5,14 +5,10 @@ import torch
 from datasets import ClassLabel, Dataset, List
 from transformers import AutoTokenizer
 
-from bertcls import (
-    BertClsForSequenceClassification,
-    TextClassifier,
-    calibrate,
-    fit_temperature,
-    label_array,
-    tune_thresholds,
-)
+from bertcls import BertClsForSequenceClassification, TextClassifier
+from bertcls.data.labels import label_array
+from bertcls.metrics import fit_temperature, tune_thresholds
+from bertcls.training.finish import calibrate
 
 TEXTS = ["a good film", "never again", "dull", "good and never dull"] * 3
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from conftest import SAMPLE, TINY, load_recipe
 from datasets import Dataset
-from helpers import ENCODERS
+from helpers import ENCODERS, run_recipe_main
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -24,20 +24,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from bertcls import (
-    BertClsForSequenceClassification,
-    MaskedBatches,
-    MaskingCheck,
-    check_masking,
-    load_masked_lm,
-    load_splits,
-    mask_once,
-    masked_metrics,
-    masked_positions_only,
-    pack_blocks,
-    parse,
-    save_encoder,
-)
+from bertcls import BertClsForSequenceClassification, load_splits
+from bertcls.training.launch import parse
+from bertcls.training.masking import MaskedBatches, MaskingCheck, check_masking, mask_once, pack_blocks
+from bertcls.training.mlm import load_masked_lm, masked_metrics, masked_positions_only, save_encoder
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY)
 SPECIAL = [TOKENIZER.cls_token_id, TOKENIZER.sep_token_id, TOKENIZER.pad_token_id]
@@ -379,21 +369,18 @@ def test_what_cannot_be_pretrained_further_is_refused(encoder_folder, tmp_path):
 def pretrain(folder, *words) -> dict:
     recipe = load_recipe("imdb_mlm_pretrain")
     words = ["--sample", "--output_dir", str(folder), *words]
-    args, training_args = parse(
-        recipe.Arguments, words, defaults=recipe.DEFAULTS, sample_defaults=recipe.SAMPLE_DEFAULTS
-    )
+    args, training_args = parse(recipe.Arguments, words, defaults=recipe.DEFAULTS, sample=recipe.SAMPLE)
     return recipe.main(args, training_args)
 
 
 def test_the_sample_learns_and_its_encoder_is_fine_tuned(tmp_path, sst2_recipe, capsys):
-    from test_sst2_recipe import run
-
     results = pretrain(tmp_path / "mlm")
     assert results["eval_masked_loss"] < results["before_masked_loss"] - 0.5
     assert all(f"eval_{name}" in results for name in load_recipe("imdb_mlm_pretrain").METRICS)
     assert "perplexity" in capsys.readouterr().out
     assert len({path.stat().st_mode for path in (tmp_path / "mlm").glob("*.*")}) == 1  # who reads one reads all
     assert {path.name for path in (tmp_path / "mlm").iterdir()} == {
+        ".lock",
         "checkpoints",
         "config.json",
         "model.safetensors",
@@ -405,9 +392,9 @@ def test_the_sample_learns_and_its_encoder_is_fine_tuned(tmp_path, sst2_recipe, 
     assert json.loads((tmp_path / "mlm" / "report" / "metrics.json").read_text())["scores"] == results
     assert (tmp_path / "mlm" / "report" / "loss.png").stat().st_size > 5000
     words = ["--model_name_or_path", str(tmp_path / "mlm"), "--from_scratch", "false", "--num_train_epochs", "1"]
-    assert run(sst2_recipe, tmp_path / "tuned", *words)["train_samples"] > 0
+    assert run_recipe_main(sst2_recipe, tmp_path / "tuned", *words)["train_samples"] > 0
     with pytest.raises(ValueError, match="holds no pooler weights"):
-        run(sst2_recipe, tmp_path / "pooler", *words, "--pooling", "pooler")
+        run_recipe_main(sst2_recipe, tmp_path / "pooler", *words, "--pooling", "pooler")
 
 
 def test_a_random_head_is_trained_first_and_said(encoder_folder, tmp_path, capsys):
