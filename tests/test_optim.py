@@ -66,7 +66,7 @@ def test_every_parameter_is_in_exactly_one_group(name):
 
 def test_freezing_layers():
     model = build(encoder=AutoConfig.for_model("bert", **SMALL), pooling="pooler")
-    trainable, total = freeze(model, layers=1)
+    trainable, total = freeze(model, freeze_layers=1)
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {n for n, _ in model.named_parameters() if "embeddings" in n or "layer.0." in n}
     assert trainable == total - sum(p.numel() for n, p in model.named_parameters() if n in frozen)
@@ -75,10 +75,10 @@ def test_freezing_layers():
 
 def test_freezing_everything_below_the_head():
     model = build(encoder=AutoConfig.for_model("bert", **SMALL))
-    freeze(model, encoder=True)
+    freeze(model, freeze_encoder=True)
     assert {n for n, p in model.named_parameters() if p.requires_grad} == {"classifier.weight", "classifier.bias"}
     all_layers = build(encoder=AutoConfig.for_model("bert", **SMALL), pooling="pooler")
-    freeze(all_layers, layers=2)
+    freeze(all_layers, freeze_layers=2)
     assert {n.split(".")[1] for n, p in all_layers.named_parameters() if p.requires_grad and "encoder" in n} == {
         "pooler"
     }
@@ -87,7 +87,7 @@ def test_freezing_everything_below_the_head():
 @pytest.mark.parametrize("layers", [3, -1])
 def test_freezing_layers_that_are_not_there(layers):
     with pytest.raises(ValueError, match="expected 0 to 2"):
-        freeze(build(), layers=layers)
+        freeze(build(), freeze_layers=layers)
 
 
 def test_shared_layers_cannot_be_told_apart():
@@ -223,7 +223,7 @@ def test_wrong_groups_stop_a_training_before_its_first_step(groups, message, tmp
 def test_right_groups_pass_for_every_family_also_frozen(name):
     model = build(encoder=ENCODERS[name])
     check_rates(model, layerwise_optimizer_of(model))
-    freeze(model, layers=1)
+    freeze(model, freeze_layers=1)
     check_rates(model, layerwise_optimizer_of(model))
 
 

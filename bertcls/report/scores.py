@@ -43,7 +43,7 @@ def score_reported(
     """
     names, labels, kind = label_names_of(dataset), label_array(dataset), problem_type_of(dataset)
     windows_of: list[np.ndarray] = []
-    if kind == SINGLE_LABEL and isinstance(classifier, TextClassifier):
+    if kind == SINGLE_LABEL and hasattr(classifier, "probabilities_with_windows"):
         probabilities, windows_of = classifier.probabilities_with_windows(texts_of(dataset), progress=progress)
     else:
         probabilities = classifier.probabilities(texts_of(dataset), progress=progress)
