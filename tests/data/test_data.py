@@ -70,7 +70,7 @@ def test_csv(tmp_path):
     assert splits["train"].features["label"].names == ["news", "sport"]
 
 
-@pytest.mark.parametrize("module", ["text.py", "tokenization.py", "mlm.py"])
+@pytest.mark.parametrize("module", ["text.py", "tokenization.py", "masking.py"])
 def test_cached_maps_are_found_again_and_see_an_edit(module, tmp_path, monkeypatch, tokenizer):
     folder = write(tmp_path, train=ROWS)
 
@@ -212,7 +212,7 @@ def test_no_row_is_both_chosen_by_and_reported():
         assert all(texts) and not (texts[0] & texts[1] or texts[0] & texts[2] or texts[1] & texts[2])
         if reported in names:
             assert splits["test"]["text"][:] == whole[reported]["text"][:]
-    splits, name = arrange_splits(DatasetDict(whole), ratio="6:2:2", max_samples=50)
+    splits, name = arrange_splits(DatasetDict(whole), split="6:2:2", max_samples=50)
     assert name == DRAWN and [len(split) for split in splits.values()] == [30, 10, 10]
 
 
@@ -287,7 +287,7 @@ def test_rare_sets_of_labels_and_numbers_are_split(tmp_path, ratio):
         pd.DataFrame({"text": [f"text {i}" for i in range(130)], "label": [i / 7 for i in range(130)]})
     )
     for splits in (several, numbers):
-        parts, _ = arrange_splits(splits, ratio=ratio)
+        parts, _ = arrange_splits(splits, split=ratio)
         assert sum(map(len, parts.values())) == 130
         assert len(draw_rows(parts["train"], 30, seed=0)) == 30
     assert several["train"].features["label"].feature.names == ["a", "b"]
@@ -357,7 +357,7 @@ def test_an_unreadable_column_is_named_and_not_replaced(tmp_path):
 
 def test_test_rows_that_a_new_split_leaves_unused_are_said(caplog):
     splits = DatasetDict(train=labelled({"a": 50, "b": 50}), test=labelled({"a": 7, "b": 7}))
-    parts, reported = arrange_splits(splits, ratio="8:1:1")
+    parts, reported = arrange_splits(splits, split="8:1:1")
     assert reported == DRAWN and sum(map(len, parts.values())) == 100
     assert "the 14 labelled rows of the test split are not used" in caplog.text
     assert arrange_splits(splits)[1] == "test"
