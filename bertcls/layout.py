@@ -4,6 +4,7 @@ AUDIT = "audit.json"
 RECORD = "run.json"  # how the run was made; not shared, since it may hold local paths
 CARD = "README.md"
 CHECKPOINTS = "checkpoints"  # folder of Trainer's checkpoints
+START = "start"  # beside the checkpoints: the model before its first step, which may be the best one
 COMPLETE = "complete.json"  # in a checkpoint, written last
 REPORT = "report"  # folder; all scores of the reported rows can be recomputed from the predictions in it
 RESULTS = f"{REPORT}/metrics.json"

@@ -133,9 +133,11 @@ class BertClsConfig(PreTrainedConfig):
 
 @dataclass
 class WindowClassifierOutput(SequenceClassifierOutput):
-    """The stock output, and `window_logits` `[num_windows, num_labels]` where they were asked for."""
+    """The stock output; `window_logits` `[num_windows, num_labels]` where they were asked for; in training `vectors`
+    `[batch, hidden]`, the means of the documents' window vectors."""
 
     window_logits: torch.Tensor | None = None
+    vectors: torch.Tensor | None = None
 
 
 class BertClsForSequenceClassification(PreTrainedModel):
@@ -322,7 +324,11 @@ class BertClsForSequenceClassification(PreTrainedModel):
         logits = self._pool_windows(vectors, window_example, batch)  # [batch, num_labels]
         loss = None if labels is None else self._loss(logits, labels, num_items_in_batch)
         window_logits = self.head(vectors) if return_window_logits else None
-        return WindowClassifierOutput(loss=loss, logits=logits, window_logits=window_logits)
+        if self.training and len(vectors) > batch:
+            vectors = _reduce_windows(vectors, window_example, batch, "mean")
+        return WindowClassifierOutput(
+            loss=loss, logits=logits, window_logits=window_logits, vectors=vectors if self.training else None
+        )
 
     def encode_windows(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Window vectors `[num_windows, hidden]`."""

@@ -66,7 +66,8 @@ def test_a_metric_that_no_evaluation_gives_is_refused():
         assert name.removeprefix("eval_") in scores
     make_compute_metrics(CONFIG, SimpleNamespace(metric_for_best_model="loss", label_smoothing_factor=0))  # Trainer's
     with pytest.raises(
-        ValueError, match="Found --metric_for_best_model f1; expected one of loss, log_loss, accuracy, precision_macro"
+        ValueError,
+        match="Found --metric_for_best_model f1; expected one of loss, log_loss, calibrated_loss, accuracy",
     ):
         make_compute_metrics(CONFIG, SimpleNamespace(metric_for_best_model="f1", label_smoothing_factor=0))
 

@@ -20,15 +20,16 @@ MIN_WORDS = 4  # a shorter text stands in others by chance
 _RARE = 10  # a label with fewer texts cannot keep its share in an 8:1:1 split
 
 
-def draw_rows(dataset: Dataset, rows: int | None, *, seed: int = SPLIT_SEED) -> Dataset:
-    """A random draw of `rows` rows that keeps the label shares; the whole data set for `None` or where it has no more.
+def draw_rows(dataset: Dataset, rows: float | None, *, seed: int = SPLIT_SEED) -> Dataset:
+    """A random draw of `rows` rows, or of a share up to 1, that keeps the label shares; all for `None` or too few.
 
     Shares of sets of several labels are kept only where there are as many rows as sets.
 
     Raises:
         ValueError: fewer rows than labels.
     """
-    if rows is None or rows >= len(dataset):
+    rows = len(dataset) if rows is None else max(round(rows * len(dataset)), 1) if rows <= 1 else int(rows)
+    if rows >= len(dataset):
         return dataset
     strata = _strata(dataset, np.arange(len(dataset)))
     enough = rows >= (least := len(np.unique(strata)))
