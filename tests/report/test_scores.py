@@ -38,7 +38,7 @@ def test_the_file_and_the_scores_say_the_same(tmp_path):
 def test_scores_of_windows_by_hand(tmp_path):
     rows = Dataset.from_dict({"text": ["x", "y", "z"], "label": [1, 0, 0], "example_id": [4, 9, 2]})
     rows = rows.cast_column("label", ClassLabel(names=["bad", "good"]))
-    results = score_reported(FixedAnswers(), rows, run_dir=str(tmp_path), windows=True)
+    results = score_reported(FixedAnswers(), rows, run_dir=str(tmp_path))
     assert results["test_accuracy"] == 2 / 3
     assert results["test_window_accuracy"] == 3 / 6  # of six windows good, bad, bad; bad, good; bad
     assert results["test_vote_accuracy"] == 2 / 3  # two bad windows outvote the good one; a tie goes by 1.3 to 0.7
