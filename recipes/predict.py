@@ -23,18 +23,19 @@ from bertcls.backends import on_cpu_only
 from bertcls.data.streams import stream_rows
 from bertcls.process import from_rank_0, one_line_errors
 from bertcls.serve.bulk import (
+    Survey,
     check_output,
     check_pairs,
     describe_prediction,
     digest_of,
     merge_parts,
     open_parts,
-    parts_folder,
     predict_parts,
     start_processes,
-    survey,
 )
 from bertcls.training.launch import parse_options
+
+SOURCE = ("split", "text_column", "text_pair_column", "id_column", "encoding", "delimiter", "streaming")  # of the data
 
 
 @dataclass
@@ -45,16 +46,12 @@ class Arguments:
     dataset_name: str | None = field(default=None, metadata={"help": "File, folder or Hub id; it needs no labels."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     split: str | None = field(default=None, metadata={"help": "Of the data set; none: its only one."})
-    text_column: str | None = field(
-        default=None, metadata={"help": "Column with the texts; none: text, sentence, content or review."}
-    )
+    text_column: str | None = field(default=None, metadata={"help": "None: text, sentence, content or review."})
     text_pair_column: str | None = field(default=None, metadata={"help": "Column with the second texts of pairs."})
     id_column: str | None = field(default=None, metadata={"help": "Becomes id; none: rows are counted from 0."})
     encoding: str | None = field(default=None, metadata={"help": "Of the file, such as gb18030; none: detected."})
     delimiter: str | None = field(default=None, metadata={"help": "Between the cells of a csv; none: detected."})
-    streaming: bool = field(
-        default=False, metadata={"help": "Read a data set of the Hub without a copy on disk, its rows uncounted."}
-    )
+    streaming: bool = field(default=False, metadata={"help": "No copy of a data set of the Hub; rows uncounted."})
     output_file: str | None = field(default=None, metadata={"help": "A .parquet or .jsonl file."})
     overwrite_output: bool = field(default=False, metadata={"help": "Remove what is there, and start anew."})
     abstain_below: float | None = field(
@@ -95,43 +92,28 @@ def main(args: Arguments) -> None:
 
     # 2. The data, read once to find what is wrong with it before any row is labelled
     check_pairs(classifier, given=args.text_pair_column is not None, flag="--text_pair_column")
-    rows = stream_rows(
-        args.dataset_name,
-        args.dataset_config_name,
-        split=args.split,
-        text_column=args.text_column,
-        text_pair_column=args.text_pair_column,
-        id_column=args.id_column,
-        encoding=args.encoding,
-        delimiter=args.delimiter,
-        streaming=args.streaming,
-        rows=args.rows_per_part,
-    )
+    options = {name: getattr(args, name) for name in SOURCE}
+    rows = stream_rows(args.dataset_name, args.dataset_config_name, rows=args.rows_per_part, **options)
     locks = []  # held by the first process, until all is labelled
 
     def begin() -> int | None:
-        found = survey(islice(rows(), 1) if args.streaming else rows())
+        survey = Survey()
+        for _ in survey.read(islice(rows(), 1) if args.streaming else rows()):
+            pass
 
         # 3. The parts that a killed run left are gone on with, if they are of this model, data and options
-        manifest = {"model": digest_of(classifier), "data": found["digest"]}
+        manifest = {"model": digest_of(classifier), "data": survey.digest}
         manifest |= {name: getattr(args, name) for name in ("abstain_below", "rows_per_part", "streaming", *engine)}
         locks.append(open_parts(output_file, manifest, overwrite=args.overwrite_output))
-        return None if args.streaming else found["rows"]
+        return None if args.streaming else survey.counts["rows"]
 
     total = from_rank_0(begin)
 
     # 4. Label: a part a process at a time
     shown = {} if state.is_main_process else {"disable": True}  # of all processes' rows, which go on abreast
     with tqdm(total=total, desc="Labelling", unit=" rows", smoothing=0, **shown) as bar:
-        parts, counts = predict_parts(
-            classifier,
-            rows(),
-            parts_folder(output_file),
-            suffix=output_file.suffix,
-            state=state,
-            abstain_below=args.abstain_below,
-            bar=bar,
-        )
+        options = {"state": state, "abstain_below": args.abstain_below, "bar": bar}
+        parts, counts = predict_parts(classifier, rows(), output_file, **options)
     state.wait_for_everyone()
 
     # 5. One file, in the order of the data

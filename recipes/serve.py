@@ -28,7 +28,7 @@ from bertcls import TextClassifier
 from bertcls.process import one_line_errors, use_cores
 from bertcls.serve.app import Server, make_app
 from bertcls.serve.middleware import LOGGING
-from bertcls.serve.service import Limits
+from bertcls.serve.schemas import Limits
 
 BACKLOG = 2048  # connections that wait to be accepted
 SWITCH_SECONDS = 0.0005  # Python's 0.005 makes each operation of the model wait for the event loop

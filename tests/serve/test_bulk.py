@@ -152,12 +152,12 @@ def test_each_process_labels_its_own_parts_and_all_are_needed(recipe, model, dat
         monkeypatch.setattr(PartialState, "wait_for_everyone", lambda self: None)
         monkeypatch.setattr(recipe, "start_processes", lambda threads, cpu, state=state: state)
         run(recipe, *command(model, data, output)[2:])
-        seen.append({int(path.stem.split("-")[1]) for path in parts_folder(output).glob("part-*.jsonl")})
+        seen.append({int(path.stem.split("-")[1]) for path in parts_folder(output).glob("part-*.parquet")})
         if index == 0:
             with pytest.raises(
-                FileNotFoundError, match="12 of 25 parts are not in .*, the first is part-000001.jsonl"
+                FileNotFoundError, match="12 of 25 parts are not in .*, the first is part-000001.parquet"
             ):
-                parts = [parts_folder(output) / f"part-{number:06d}.jsonl" for number in range(25)]
+                parts = [parts_folder(output) / f"part-{number:06d}.parquet" for number in range(25)]
                 merge_parts(parts, output)
     assert seen == [set(range(0, 25, 2)), set(range(25))]
 
