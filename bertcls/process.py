@@ -22,6 +22,7 @@ from transformers.utils import logging
 LOCK = ".lock"  # file in a folder that a process writes to; it stays
 Result = TypeVar("Result")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+logger = logging.get_logger(__name__)
 
 
 def cores_per_process() -> int:
@@ -40,17 +41,14 @@ def use_cores(threads: int | None = None) -> None:
 
     By default glibc gives a large tensor back to the system as soon as it is freed, and the system clears the pages of
     the next one: a tenth of a training step of short texts, and of a prediction. From here on tensors of up to 1 GiB
-    (32 MiB with an older glibc; some 60 MiB in other threads than the first) take freed memory again. The process
-    stays as large as it was at its peak. With another C library nothing changes.
-
-    Args:
-        threads: of torch; `None` takes the cores by the processes.
+    (32 MiB with an older glibc) take freed memory again, and the process stays as large as at its peak. `threads` are
+    by default the cores by the processes.
     """
     torch.set_num_threads(threads or cores_per_process())
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     # The trim threshold alone would keep the other one at its small default.
     if mallopt is not None and (mallopt(_M_MMAP_THRESHOLD, 2**30) or mallopt(_M_MMAP_THRESHOLD, 2**25)):
-        mallopt(_M_TRIM_THRESHOLD, -1)  # never
+        mallopt(_M_TRIM_THRESHOLD, -1)  # never give memory back
 
 
 def peak_memory() -> int:
@@ -68,13 +66,10 @@ def peak_memory() -> int:
 
 @contextlib.contextmanager
 def one_line_errors(explain: Callable[[Exception], str | None] | None = None) -> Iterator[None]:
-    """Ends a recipe with one line on standard error and exit code 2 where its input was wrong.
+    """Ends a program with one line on standard error and exit code 2 where its input was wrong.
 
-    Every helper raises `ValueError` or an `OSError` for bad input. With `BERTCLS_TRACEBACK=1` in the environment the
-    traceback is shown instead.
-
-    Args:
-        explain: says what another error means for the user; `None` where it means a defect.
+    Every helper raises `ValueError` or an `OSError` for bad input; `explain` says what another error means for the
+    user, and gives `None` for a defect. `BERTCLS_TRACEBACK=1` in the environment shows the traceback instead.
     """
     try:
         yield
@@ -98,6 +93,12 @@ def say(*words) -> None:
         print(*words, flush=True)
 
 
+def warn(message: str) -> None:
+    """Logs a warning on the first process of a run."""
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning(message)
+
+
 def from_rank_0(make: Callable[[], Result]) -> Result:
     """What `make` gives on the first process, or raises there: on all of them, since they would wait for it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
@@ -115,15 +116,9 @@ def from_rank_0(make: Callable[[], Result]) -> Result:
 
 
 def refuse_inside(output: str | Path, sources: Iterable[str | None], flag: str) -> None:
-    """Refuses an output that is a source, or lies in one, which it would change or remove.
+    """Refuses an `output`, named by `flag`, that is or lies in one of the `sources`, which it would change or remove.
 
-    Args:
-        output: file or folder to be written.
-        sources: files, folders, or names of what does not lie here; `None` is none.
-        flag: that names the output, for the message.
-
-    Raises:
-        ValueError: the source that would be harmed.
+    Sources that do not lie here, such as those of the Hub, and `None` are passed over.
     """
     output = Path(output).expanduser().resolve()
     for source in filter(None, sources):
@@ -135,17 +130,9 @@ def refuse_inside(output: str | Path, sources: Iterable[str | None], flag: str) 
 
 
 def lock_folder(folder: Path, flag: str) -> FileLock:
-    """Takes the lock of a folder that this process is to write; the system gives it back when the process ends.
+    """Takes the lock of a folder, named by `flag`, that this process is to write, or refuses it.
 
-    Args:
-        folder: that is there.
-        flag: that names the folder, for the message.
-
-    Returns:
-        the lock, held until it is released or nobody refers to it.
-
-    Raises:
-        ValueError: another process writes there.
+    It is held until it is released or nobody refers to it; the system gives it back when the process ends.
     """
     lock = FileLock(folder / LOCK, is_singleton=True)  # one for all runs of this process
     try:
@@ -156,6 +143,14 @@ def lock_folder(folder: Path, flag: str) -> FileLock:
             f"{flag}."
         ) from error
     return lock
+
+
+def remove_files(folder: str | Path, names: Iterable[str]) -> None:
+    """Takes files away by name, and the folder where nothing else is in it."""
+    for name in names:
+        Path(folder, name).unlink(missing_ok=True)
+    if Path(folder).is_dir() and not any(Path(folder).iterdir()):
+        Path(folder).rmdir()
 
 
 def open_weights(folder: str | Path) -> None:
@@ -186,12 +181,3 @@ def sync_folder(folder: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
-
-
-logger = logging.get_logger(__name__)
-
-
-def warn(message: str) -> None:
-    """Logs a warning on the first process of a run."""
-    if os.environ.get("RANK", "0") == "0":
-        logger.warning(message)

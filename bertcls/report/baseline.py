@@ -10,7 +10,7 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from bertcls.metrics import tune_thresholds
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from bertcls.text import clean_all
+from bertcls.text import CJK_CHARACTER, clean_all
 
 _CJK_SHARE = 0.2  # of all characters, from which on words are not parted by blanks
 
@@ -135,5 +135,4 @@ def _is_cjk(texts: list[str]) -> bool:
     (True, False)
     """
     sample = "".join(texts[:200])[:100_000]
-    cjk = sum("\u3040" <= character <= "\u9fff" for character in sample)
-    return cjk > _CJK_SHARE * max(len(sample), 1)
+    return len(CJK_CHARACTER.findall(sample)) > _CJK_SHARE * max(len(sample), 1)
