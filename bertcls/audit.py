@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
 
@@ -42,19 +43,16 @@ def audit_splits(
 ) -> dict:
     """Findings as plain numbers, names and example ids, ready for JSON; time grows with the words of all texts.
 
-    A text counts once: as equal to the letter, else as equal after normalisation (`comparison_key`), else as
-    contained, word for word, in a longer text of the other split (of at least `MIN_WORDS` words; not for pairs). Empty
-    texts do not leak. `dropped` lists the rows that `drop_leaked` takes out to mend what `leaked` says. Tokens beyond
-    `lengths` are counted where there is a tokenizer, on 2,000 rows of a split, drawn by `seed`.
+    A text counts once: as equal to the letter, else as equal after normalisation (`comparison_key`), else as part of
+    a longer text of the other split (of at least `MIN_WORDS` words; not for pairs). Empty texts do not leak. `dropped`
+    are the rows that `drop_leaked` takes out. Tokens beyond `lengths` are counted on 2,000 rows drawn by `seed`.
     """
     texts = {name: _texts(split) for name, split in splits.items()}
     keys = {name: ["\n".join(map(comparison_key, row)) for row in rows] for name, rows in texts.items()}
     findings: dict = {"rows": {name: len(split) for name, split in splits.items()}}
     findings["labels"] = {name: _label_summary(split) for name, split in splits.items()}
     findings["alike_labels"] = _alike(label_names_of(splits["train"]))
-    shares = {name: label_shares(split) for name, split in splits.items() if problem_type_of(split) != REGRESSION}
-    absent = {name: [label for label, share in found.items() if share == 0] for name, found in shares.items()}
-    findings["missing_labels"] = {name: labels for name, labels in absent.items() if labels}
+    findings["missing_labels"] = {name: labels for name, split in splits.items() if (labels := _missing(split))}
     findings["texts"] = {name: _text_summary(split, texts[name]) for name, split in splits.items()}
     kinds = {"exact": texts, "normalised": keys}
     findings["duplicates"] = {
@@ -96,8 +94,7 @@ def audit_run(
     Args:
         splits: that the run will use.
         run_dir: where `audit.json` goes.
-        tokenizer: of the encoder, to count the tokens that would be cut.
-        max_length: of the run's windows, at which a cut is counted, too.
+        tokenizer, max_length: of the encoder and its windows, to count the tokens that would be cut.
         on_leak: go on with a warning, drop the leaking rows of train, or stop.
         max_train_samples, max_test_samples: rows that are drawn then, label shares kept; `None` keeps all.
         seed: of the draw from train; that from test is the same for every seed.
@@ -106,7 +103,7 @@ def audit_run(
         the splits to use.
 
     Raises:
-        ValueError: a leak with `on_leak="error"`, or `drop` would leave no row in a split or of a label in train.
+        ValueError: a leak with `on_leak="error"`, or `drop` would leave a split or a label without a row.
     """
 
     def findings_of() -> list[int]:
@@ -126,31 +123,24 @@ def audit_run(
     splits = DatasetDict(splits)
     if dropped and on_leak == "drop":
         splits = drop_leaked(splits, {"dropped": dropped})
-        _refuse_emptied(splits)
+        lost = [f"the {name} split has no row" for name, split in splits.items() if len(split) == 0]
+        if lost := lost or [f"train has no row of the label {name}" for name in _missing(splits["train"])]:
+            raise ValueError(
+                f"Without its leaking rows {lost[0]}; expected rows of every label. Give other data, or use "
+                "--on_leak warn."
+            )
     splits["train"] = draw_rows(splits["train"], max_train_samples, seed=seed)
     splits["test"] = draw_rows(splits["test"], max_test_samples, seed=SPLIT_SEED)
     say("rows: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
     return splits
 
 
-def _refuse_emptied(splits: DatasetDict) -> None:
-    lost = [f"the {name} split has no row" for name, split in splits.items() if len(split) == 0]
-    if not lost and problem_type_of(splits["train"]) != REGRESSION:
-        shares = label_shares(splits["train"])
-        lost = [f"train has no row of the label {name}" for name, share in shares.items() if share == 0]
-    if lost:
-        raise ValueError(
-            f"Without its leaking rows {lost[0]}; expected rows of every label. Give other data, or use "
-            "--on_leak warn."
-        )
-
-
 def format_audit(findings: dict) -> str:
     """The findings as a table of one column a split, and a line for each thing to look at."""
     names = list(findings["rows"])
+    labels = findings["labels"]
     rows = [("rows", [f"{findings['rows'][name]:,}" for name in names])]
-    for label in findings["labels"]["train"]:
-        rows.append((label, [f"{findings['labels'][name][label]:.6f}" for name in names]))
+    rows += [(label, [f"{labels[name][label]:.6f}" for name in names]) for label in labels["train"]]
     counts = {
         "equal texts, to the letter": lambda name: findings["duplicates"][name]["exact"],
         "equal texts, normalised": lambda name: findings["duplicates"][name]["normalised"],
@@ -163,12 +153,8 @@ def format_audit(findings: dict) -> str:
     for length in list(findings["cut"]["train"])[1:] if "cut" in findings else ():
         cut = [findings["cut"][name][length] for name in names]
         rows.append((f"cut by {length} tokens: texts, tokens", [f"{c['texts']:.1%}, {c['tokens']:.1%}" for c in cut]))
-    columns = [[title for title, _ in rows], *zip(*(cells for _, cells in rows))]
-    widths = [max(map(len, [name, *column])) for name, column in zip(["", *names], columns)]
-    lines = [
-        "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:]))])
-        for first, rest in [("", names), *rows]
-    ]
+    table = pd.DataFrame([cells for _, cells in rows], index=[title for title, _ in rows], columns=names)
+    lines = [table.to_string()]
     for pair, leak in findings["leaks"].items():
         if leak["exact"] + leak["normalised"] + leak["contained"]:
             lines.append(
@@ -181,8 +167,9 @@ def format_audit(findings: dict) -> str:
         lines.append(f"CONTRADICTION: {findings['contradictions']['all']:,} texts have several labels")
     for alike in findings["alike_labels"]:
         lines.append(f"LABELS that differ only in case or blanks: {', '.join(map(repr, alike))}")
-    for name, labels in findings["missing_labels"].items():
-        lines.append(f"LABELS missing from {name}: {', '.join(labels)}")
+    lines += [
+        f"LABELS missing from {name}: {', '.join(absent)}" for name, absent in findings["missing_labels"].items()
+    ]
     return "\n".join(lines)
 
 
@@ -197,6 +184,12 @@ def _label_summary(split: Dataset) -> dict[str, float]:
         return label_shares(split)
     values = np.array(split["label"][:], dtype=np.float64)
     return {"mean": values.mean(), "deviation": values.std(), "lowest": values.min(), "highest": values.max()}
+
+
+def _missing(split: Dataset) -> list[str]:
+    """Labels without a row."""
+    shares = {} if problem_type_of(split) == REGRESSION else label_shares(split)
+    return [name for name, share in shares.items() if share == 0]
 
 
 def _alike(names: list[str]) -> list[list[str]]:

@@ -1,7 +1,6 @@
 """What is shared of a run: a folder that answers in a new process, and its way to the Hub.
 
-`python -m bertcls.hub push FOLDER` pushes the folder of a finished run, also after a push that failed, with the token
-of `hf auth login` or of HF_TOKEN.
+`python -m bertcls.hub push FOLDER` pushes the folder of a finished run, with the token of `hf auth login` or HF_TOKEN.
 """
 
 import argparse
@@ -39,28 +38,24 @@ print(json.dumps(TextClassifier.from_pretrained(sys.argv[2], device=sys.argv[3])
 def verify_saved(
     folder: str, classifier: TextClassifier, texts: list[Text], *, new_process: bool = True
 ) -> TextClassifier:
-    """Loads a saved folder, and checks on raw texts that it answers like the model in memory, a new process likewise.
+    """Loads a saved folder and checks that it answers like the model in memory, in a new process without network, too.
 
-    The new process, with the first 16 texts, has no network and nothing of this one. Trainer's `training_args.bin` is
-    removed: it holds local paths, and the Hub token where one was given. Returns the classifier that was loaded.
+    Trainer's `training_args.bin` is removed: it holds local paths, and the Hub token where one was given.
     """
     Path(folder, "training_args.bin").unlink(missing_ok=True)
     loaded = TextClassifier.from_pretrained(folder, device=classifier.device)
-    _compare(loaded.logits(texts), classifier.logits(texts), folder, loaded, "")
+    compared = {"": (loaded.logits(texts), texts)}
     if new_process:
         few = texts[:FRESH_TEXTS]
-        fresh = _fresh_logits(folder, str(classifier.device), few)
-        _compare(fresh, classifier.logits(few), folder, loaded, " in a new process")
+        compared[" in a new process"] = _fresh_logits(folder, str(classifier.device), few), few
+    for where, (found, asked) in compared.items():
+        difference = float(np.abs(found - classifier.logits(asked)).max()) / loaded.model.config.label_scale
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"The model saved in {folder} differs from the trained one by {difference:.2g} in a logit{where}, "
+                f"expected at most {TOLERANCE:.0e}. Do not use it; the checkpoints beside it are whole."
+            )
     return loaded
-
-
-def _compare(found: np.ndarray, expected: np.ndarray, folder: str, loaded: TextClassifier, where: str) -> None:
-    difference = float(np.abs(found - expected).max()) / loaded.model.config.label_scale  # which is of a regression
-    if not difference <= TOLERANCE:
-        raise ValueError(
-            f"The model saved in {folder} differs from the trained one by {difference:.2g} in a logit{where}, "
-            f"expected at most {TOLERANCE:.0e}. Do not use it; the checkpoints beside it are whole."
-        )
 
 
 def _fresh_logits(folder: str, device: str, texts: list[Text]) -> np.ndarray:
@@ -85,15 +80,12 @@ def push_folder(
     private: bool | None = True,
     revision: str | None = None,
 ) -> str:
-    """Uploads what is meant for others of a finished run, `PUBLIC_FILES`, in one commit.
-
-    Such files of an earlier push that this run lacks are removed, the card apart, whose snippets get the new name.
+    """Uploads `PUBLIC_FILES` of a finished run in one commit, which removes those that an earlier push left.
 
     Args:
         folder: of a finished run, verified.
-        repo_id: `owner/name`, made where it does not exist; `None` takes the folder's name.
+        repo_id: `owner/name`; `None` takes the folder's name. It is made where it does not exist, `private` or not.
         token: of the Hub; `None` takes the one of `hf auth login`, or of `HF_TOKEN`.
-        private: of a repository that is made.
         revision: branch, made where it does not exist.
 
     Returns:
@@ -129,11 +121,7 @@ def push_folder(
 
 
 def with_repo_id(card: str, repo_id: str) -> str:
-    """A card with the title and the snippets of another repository.
-
-    >>> with_repo_id('# run\\n\\nTextClassifier.from_pretrained("run")', "me/sst2")
-    '# sst2\\n\\nTextClassifier.from_pretrained("me/sst2")'
-    """
+    """A card with the title and the snippets of another repository."""
     found = re.search(r'TextClassifier\.from_pretrained\("([^"\n]+)"', card)
     if found is None:
         return card
@@ -143,11 +131,7 @@ def with_repo_id(card: str, repo_id: str) -> str:
 
 
 def _without(token: str | None, message: str) -> str:
-    """A message in which a token is not shown, neither as it is nor quoted.
-
-    >>> _without("hf_secret\\n1", r"Illegal header value b'Bearer hf_secret\\n1'")
-    "Illegal header value b'Bearer ***'"
-    """
+    """A message in which a token is not shown, neither as it is nor quoted."""
     for form in (token, repr(token)[1:-1]) if token and token.strip() else ():
         message = message.replace(form.strip(), "***")
     return message

@@ -28,10 +28,7 @@ Text = str | tuple[str, str]  # a text, or a pair for a model of pairs
 
 @dataclass(frozen=True)
 class WindowPrediction:
-    """The answer for one window, from `start` to `end` in the cleaned text (of a pair, the second one), alone.
-
-    With `--truncation head_tail` the middle of its `text` was not read. The rest is as in `Prediction`.
-    """
+    """The answer for a window, from `start` to `end` in the cleaned text (of a pair, the second one), read alone."""
 
     start: int
     end: int
@@ -47,9 +44,9 @@ class Prediction:
 
     Args:
         label: name of the most probable class, or `None` where the model abstains; of a multi-label model a tuple of
-            the names that reach their thresholds, which may be empty; of a regression the value.
-        score: probability of the label; for several labels that of the least probable one, for none the probability
-            that the most probable one is absent; `None` for a regression.
+            the names that reach their thresholds; of a regression the value.
+        score: probability of the label; of several that of the least probable, of none that the most probable one is
+            absent; `None` for a regression.
         probabilities: of every class, by name; of a regression the value.
         windows: where they were asked for, the answer for each window, in order.
     """
@@ -80,7 +77,7 @@ class TextClassifier:
     Computes in fp32, if nothing else is asked for, and then gives a text the same answer whatever the texts beside it.
 
     Args:
-        model: put into evaluation mode and moved to `device`.
+        model: is put into evaluation mode and moved to `device`.
         tokenizer: of the same model.
         device: `None` takes the accelerator where there is one.
 
@@ -119,15 +116,13 @@ class TextClassifier:
         Args:
             name_or_path: the folder; for ONNX Runtime one that `export_onnx` wrote.
             backend: `torch`, or `onnx` for ONNX Runtime on the CPU.
-            dtype: of the encoder: `float32`, or, faster, `bfloat16` (torch) or `int8` (ONNX Runtime); of these a
+            dtype: of the encoder: `float32`, or, faster, `bfloat16` (torch) or `int8` (ONNX Runtime); with these a
                 text's answer moves a little with the texts beside it.
-            device: as for the class.
-            revision: Hub revision.
+            device, revision: as for the class; of the Hub.
 
         Raises:
             FileNotFoundError: no such model.
-            ValueError: no such engine, or its package is not installed; a model that no recipe saved, or one with
-                missing weights.
+            ValueError: no such engine, a model that no recipe saved, or one that lacks weights.
         """
         check_engine(backend, dtype, device)
         tokenizer = load_tokenizer(name_or_path, revision=revision)
@@ -195,16 +190,13 @@ class TextClassifier:
 
         Raises:
             TypeError: something that is not a text, or not a pair where the model reads pairs.
-            ValueError: a lone surrogate in a text; `abstain_below` outside 0 to 1, or for a model of several labels
-                or of numbers.
+            ValueError: half a character in a text, or an `abstain_below` that means nothing.
         """
         kind = self.model.config.problem_type
-        if abstain_below is not None and not 0 <= abstain_below <= 1:
-            raise ValueError(f"Found abstain_below={abstain_below}; expected a probability, from 0 to 1.")
-        if abstain_below is not None and kind in (MULTI_LABEL, REGRESSION):
+        if abstain_below is not None and (not 0 <= abstain_below <= 1 or kind in (MULTI_LABEL, REGRESSION)):
             raise ValueError(
-                f"Found abstain_below={abstain_below} for a {kind} model; expected a model of one label a text. Leave "
-                "it out."
+                f"Found abstain_below={abstain_below}; expected a probability, from 0 to 1, for a model of one label "
+                f"a text (this one: {kind}). Leave it out, or correct it."
             )
         answers = []
         for part in _parts(self._checked(texts), progress):
@@ -214,10 +206,7 @@ class TextClassifier:
         return [answer if answer.score >= abstain_below else replace(answer, label=None) for answer in answers]
 
     def encode(self, texts: Text | list[Text], *, windows: bool = False) -> list[Encoded]:
-        """The first half of `predict`, for a service that joins texts of many requests in one forward pass.
-
-        Not from two threads at once: the tokenizer keeps state.
-        """
+        """The first half of `predict`; not from two threads at once, since the tokenizer keeps state."""
         texts = self._checked(texts)
         tokenized = self.tokenize(texts, spans=windows) if texts else {}
         columns = {name: tokenized[name] for name in self.collator.padding if name in tokenized}
@@ -293,13 +282,12 @@ class TextClassifier:
 
     @torch.inference_mode()
     def _forward(self, encoded: list[Encoded]) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Logits `[texts, num_labels]`, and where spans were asked for those of windows; like lengths go together."""
+        """Logits `[texts, num_labels]`, and where spans were asked for those of each text's windows."""
         windows = any(one.spans is not None for one in encoded)
         logits = np.zeros((len(encoded), self.model.config.num_labels), dtype=np.float32)
         window_logits = [np.zeros(0, dtype=np.float32)] * len(encoded) if windows else []
-        for rows in _batches(
-            [one.size for one in encoded], TOKENS_PER_BATCH_CPU if self.device.type == "cpu" else TOKENS_PER_BATCH
-        ):
+        tokens = TOKENS_PER_BATCH_CPU if self.device.type == "cpu" else TOKENS_PER_BATCH
+        for rows in _batches([one.size for one in encoded], tokens):
             inputs = self.collator([encoded[row].columns for row in rows])
             inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
             output = self.model(**inputs, return_window_logits=windows)
@@ -317,23 +305,19 @@ class TextClassifier:
         for row, text in enumerate(texts):
             parts = text if pairs and isinstance(text, tuple) and len(text) == 2 else (text,)
             if len(parts) != 1 + pairs or not all(isinstance(part, str) for part in parts):
-                raise TypeError(
-                    f"Text {row} is of type {type(text).__name__}, expected "
-                    + ("a tuple of two strings, since the model reads pairs." if pairs else "a string.")
-                )
+                wanted = "a tuple of two strings, since the model reads pairs" if pairs else "a string"
+                raise TypeError(f"Text {row} is of type {type(text).__name__}, expected {wanted}.")
             if not all(map(is_whole, parts)):
-                raise ValueError(
-                    f"Text {row} holds half of a character (a lone surrogate); expected whole characters. Decode it "
-                    "with the encoding that it was written in."
-                )
+                found = f"Text {row} holds half of a character (a lone surrogate)"
+                raise ValueError(f"{found}; expected whole characters. Decode it with the encoding that it is in.")
         return texts
 
     def tokenize(self, texts: list[Text], *, spans: bool) -> dict[str, list]:
         """`tokenize_windows` as the model's contract has it."""
         config = self.model.config
-        columns = zip(*texts) if config.pair_truncation is not None else [texts]
+        columns = map(list, zip(*texts)) if config.pair_truncation is not None else [texts]
         return tokenize_windows(
-            {name: list(column) for name, column in zip(("text", "text_pair"), columns)},
+            dict(zip(("text", "text_pair"), columns)),
             tokenizer=self.tokenizer,
             max_length=config.max_length or self.tokenizer.model_max_length,
             overlap=config.overlap,
@@ -370,9 +354,7 @@ def _parts(texts: list[Text], progress: bool) -> Iterator[list[Text]]:
 
 
 def _batches(sizes: list[tuple[int, int]], tokens: int) -> list[list[int]]:
-    """Row numbers in batches of texts of like length, each of at most `tokens` padded tokens or one text.
-
-    `sizes` are windows and the tokens of the longest.
+    """Row numbers in batches of texts of like `Encoded.size`, each of at most `tokens` padded tokens or one text.
 
     >>> _batches([(1, 3), (1, 1), (3, 4), (1, 2)], tokens=6)
     [[2], [0, 3], [1]]
@@ -380,11 +362,9 @@ def _batches(sizes: list[tuple[int, int]], tokens: int) -> list[list[int]]:
     order = sorted(range(len(sizes)), key=lambda row: (sizes[row][1], sizes[row][0]), reverse=True)
     batches, width, height = [], 0, 0
     for row in order:  # descending, so the first row of a batch sets its width
-        windows, longest = sizes[row]
-        if batches and (height + windows) * width <= tokens:
-            batches[-1].append(row)
-            height += windows
-        else:
-            batches.append([row])
-            width, height = longest, windows
+        height += sizes[row][0]
+        if not batches or height * width > tokens:
+            batches.append([])
+            height, width = sizes[row]
+        batches[-1].append(row)
     return batches

@@ -7,6 +7,7 @@ import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -30,18 +31,15 @@ CONTRACT = (  # of the configuration: what turns a raw text into an answer
 
 @strict
 class BertClsConfig(PreTrainedConfig):
-    """Configuration of `BertClsForSequenceClassification`: the encoder, the head, and the contract.
-
-    The contract is all that turns a raw text into a prediction; `bertcls.TextClassifier` reads it back.
+    """The encoder, the head, and the contract: all that turns a raw text into a prediction (`bertcls.TextClassifier`).
 
     Args:
         encoder: configuration, or its dict, of any encoder that `AutoModel` knows.
         pooling: tokens to a vector per window: the encoder's `pooler`, the first token (`cls`), `mean` or `max`.
-        window_pooling: windows to one result per document: `mean` or `max` of the window vectors; `mean_probs` of the
-            windows; `vote`, (votes + mean probabilities) / (windows + 1), so that the probability breaks ties. The
-            last two give log-probabilities as logits.
-        classifier_dropout: dropout before the classifier; `None` takes the encoder's hidden dropout.
-        classifier_hidden_size: units of an optional hidden layer (GELU) in the head; `None` means none.
+        window_pooling: windows to a document: `mean` or `max` of the vectors; `mean_probs`; `vote`, (votes + mean
+            probabilities) / (windows + 1). The last two give log-probabilities as logits.
+        classifier_dropout: before the classifier; `None` takes the encoder's hidden dropout.
+        classifier_hidden_size: units of a hidden layer (GELU) in the head; `None`: there is none.
         class_weights: one factor a class on the loss, of multi-label on that of the texts that have the label.
         max_train_windows: windows of a document used in a training step, drawn at random; `None` uses all.
         windows_per_forward: windows encoded at a time outside training, which bounds memory.
@@ -92,17 +90,12 @@ class BertClsConfig(PreTrainedConfig):
 
     def validate_head(self):
         """Refuses settings that contradict each other, when a configuration is made and saved."""
-        if self.class_weights is not None and len(self.class_weights) != self.num_labels:
-            raise ValueError(
-                f"class_weights has {len(self.class_weights)} values, expected {self.num_labels}, one a class."
-            )
         if self.class_weights is not None and self.problem_type == REGRESSION:
             raise ValueError("class_weights given for a regression, which has no classes; leave them out.")
         labels = self.num_labels if self.problem_type == MULTI_LABEL else 0
-        if self.thresholds is not None and len(self.thresholds) != labels:
-            raise ValueError(
-                f"thresholds has {len(self.thresholds)} values, expected {labels}, one a label of a multi-label task."
-            )
+        for name, size in (("class_weights", self.num_labels), ("thresholds", labels)):
+            if (values := getattr(self, name)) is not None and len(values) != size:
+                raise ValueError(f"{name} has {len(values)} values, expected {size}, one a label; correct it.")
         if self.label_scale <= 0:
             raise ValueError(f"label_scale is {self.label_scale}, expected a positive number.")
         unfit = {MULTI_LABEL: ("vote",), REGRESSION: ("vote", "mean_probs")}.get(self.problem_type, ())
@@ -137,13 +130,10 @@ class BertClsForSequenceClassification(PreTrainedModel):
     def __init__(self, config: BertClsConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.encoder = _without_unused_pooler(
-            AutoModel.from_config(config.encoder, trust_remote_code=False), config.pooling
-        )
-        dropout = config.classifier_dropout
-        if dropout is None:
-            dropout = getattr(config.encoder, "hidden_dropout_prob", getattr(config.encoder, "dropout", 0.1))
-        self.dropout = nn.Dropout(dropout)
+        encoder = AutoModel.from_config(config.encoder, trust_remote_code=False)
+        self.encoder = _without_unused_pooler(encoder, config.pooling)
+        dropout = getattr(config.encoder, "hidden_dropout_prob", getattr(config.encoder, "dropout", 0.1))
+        self.dropout = nn.Dropout(dropout if config.classifier_dropout is None else config.classifier_dropout)
         width, inner = config.hidden_size, config.classifier_hidden_size
         self.dense = None if inner is None else nn.Linear(width, inner)
         self.classifier = nn.Linear(inner or width, config.num_labels)
@@ -179,25 +169,23 @@ class BertClsForSequenceClassification(PreTrainedModel):
             attention_dropout: dropout of the encoder's attention weights in training; `None` keeps the checkpoint's.
                 With 0 a training step on a CPU is 1.1 times as fast at 256 tokens: it has no fused one with dropout.
             attn_implementation: as in `from_pretrained`; `None` takes SDPA.
-            revision: Hub revision.
+            revision: of the Hub.
             **config_kwargs: further fields of `BertClsConfig` (`id2label`, `problem_type`, `class_weights`, ...).
 
         Raises:
             FileNotFoundError: no such model, or a folder without weights.
-            ValueError: `pooling="pooler"` and the checkpoint has no pooler weights, no weight fits the encoder, the
-                encoder knows no attention dropout, or neither or contradicting `num_labels` and `id2label`.
+            ValueError: no pooler weights for `pooling="pooler"`, no weight that fits the encoder, no attention dropout
+                in it, or neither or contradicting `num_labels` and `id2label`.
         """
         encoder, missing = _load_encoder(
             name_or_path, from_scratch, attention_dropout, attn_implementation=attn_implementation, revision=revision
         )
-        has_pooler = getattr(encoder, "pooler", None) is not None
+        kind, has_pooler = type(encoder).__name__, getattr(encoder, "pooler", None) is not None
         pooler_found = has_pooler and not from_scratch and not any(key.startswith("pooler.") for key in missing)
         if pooling == "auto":
             pooling = "pooler" if pooler_found else "cls"
         elif pooling == "pooler" and not has_pooler:
-            raise ValueError(
-                f"pooling='pooler' found, but {type(encoder).__name__} has no pooler; use pooling 'cls' or 'mean'."
-            )
+            raise ValueError(f"pooling='pooler' found, but {kind} has no pooler; use pooling 'cls' or 'mean'.")
         elif pooling == "pooler" and not (pooler_found or from_scratch):
             raise ValueError(
                 f"pooling='pooler' found, but {name_or_path} holds no pooler weights (it was probably saved from "
@@ -212,8 +200,8 @@ class BertClsForSequenceClassification(PreTrainedModel):
             )
         if encoder.config.model_type in _MOVED_BY_PADDING:
             logger.warning(
-                f"{type(encoder).__name__} does not leave padding out everywhere: a text's scores move with the "
-                "length of the texts beside it. Where that matters, take another encoder."
+                f"{kind} does not leave padding out everywhere: a text's scores move with the length of the texts "
+                "beside it. Where that matters, take another encoder."
             )
         encoder.config._name_or_path = ""  # a local path would otherwise travel in config.json
         names = config_kwargs.get("id2label")
@@ -221,18 +209,10 @@ class BertClsForSequenceClassification(PreTrainedModel):
             raise ValueError(
                 f"Found num_labels={num_labels} and id2label={names}; expected one of them, or both of one size."
             )
-        if names is None:
-            config_kwargs["num_labels"] = num_labels
-        config = BertClsConfig(
-            encoder=encoder.config,
-            pooling=pooling,
-            window_pooling=window_pooling,
-            max_train_windows=max_train_windows,
-            classifier_dropout=classifier_dropout,
-            classifier_hidden_size=classifier_hidden_size,
-            **config_kwargs,
-        )
-        model = cls(config)
+        config_kwargs |= {"num_labels": num_labels} if names is None else {}
+        config_kwargs |= {"classifier_dropout": classifier_dropout, "classifier_hidden_size": classifier_hidden_size}
+        config_kwargs |= {"window_pooling": window_pooling, "max_train_windows": max_train_windows}
+        model = cls(BertClsConfig(encoder=encoder.config, pooling=pooling, **config_kwargs))
         model.encoder = encoder
         if attn_implementation is not None:  # the head took the default one for itself and the shared configuration
             model.set_attn_implementation(attn_implementation)
@@ -252,9 +232,7 @@ class BertClsForSequenceClassification(PreTrainedModel):
         """Logits, and the loss where labels are given.
 
         Args:
-            input_ids: `[num_windows, seq_len]`.
-            attention_mask: `[num_windows, seq_len]`, 1 for tokens and 0 for padding.
-            token_type_ids: `[num_windows, seq_len]`; not used where the encoder has less than two types.
+            input_ids, attention_mask, token_type_ids: `[num_windows, seq_len]`; the mask is 1 for tokens.
             window_example: `[num_windows]`, the row of the batch that each window belongs to, ascending from 0;
                 without it each row is a document of its own.
             labels: `[batch]` int64 for single-label, `[batch, num_labels]` float for multi-label, `[batch]` or
@@ -264,11 +242,9 @@ class BertClsForSequenceClassification(PreTrainedModel):
             return_window_logits: also give what the head says of each window alone.
 
         Returns:
-            `loss` (scalar, with labels), `logits` `[batch, num_labels]` and, where asked, `window_logits`
-            `[num_windows, num_labels]`.
+            `loss` (with labels), `logits` `[batch, num_labels]` and, where asked, `window_logits`.
         """
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
@@ -327,9 +303,8 @@ class BertClsForSequenceClassification(PreTrainedModel):
             if len(vectors) > batch:
                 vectors = _reduce_windows(vectors, window_example, batch, how)
             return self.head(vectors)
-        return self.pool_probabilities(
-            self.head(vectors).float(), lambda values: _reduce_windows(values, window_example, batch, "sum")
-        )
+        add_up = partial(_reduce_windows, window_example=window_example, batch=batch, how="sum")
+        return self.pool_probabilities(self.head(vectors).float(), add_up)
 
     def pool_probabilities(self, window_logits: torch.Tensor, add_up: Callable) -> torch.Tensor:
         """Window logits `[num_windows, num_labels]` to those of documents by `mean_probs` or `vote`.
@@ -425,12 +400,10 @@ def _without_unused_pooler(encoder: nn.Module, pooling: str) -> nn.Module:
 
 
 def _draw_windows(window_example: torch.Tensor, max_windows: int) -> torch.Tensor:
-    """Indices `[kept]`, ascending, of at most `max_windows` random windows a document; one that fits draws none.
-
-    From torch's global generator of the CPU, which Trainer saves in its checkpoints.
-    """
+    """Indices `[kept]`, ascending, of at most `max_windows` random windows a document; one that fits draws none."""
     kept, start = [], 0
     for count in torch.bincount(window_example).tolist():
+        # by torch's global generator, which Trainer saves in its checkpoints
         drawn = torch.arange(count) if count <= max_windows else torch.randperm(count)[:max_windows].sort().values
         kept.append(start + drawn)
         start += count

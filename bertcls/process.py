@@ -3,6 +3,7 @@ whole files."""
 
 import contextlib
 import ctypes
+import math
 import os
 import re
 import shutil
@@ -30,9 +31,8 @@ def cores_per_process() -> int:
     chosen = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]  # OpenMP allows one number per nesting level
     if chosen.isdigit() and int(chosen) > 1:
         return int(chosen)
-    cores = psutil.cpu_count(logical=False) or os.cpu_count()
-    if hasattr(os, "sched_getaffinity"):
-        cores = min(cores, len(os.sched_getaffinity(0)))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else math.inf
+    cores = min(psutil.cpu_count(logical=False) or os.cpu_count(), allowed)
     return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
@@ -41,8 +41,7 @@ def use_cores(threads: int | None = None) -> None:
 
     By default glibc gives a large tensor back to the system as soon as it is freed, and the system clears the pages of
     the next one: a tenth of a training step of short texts, and of a prediction. From here on tensors of up to 1 GiB
-    (32 MiB with an older glibc) take freed memory again, and the process stays as large as at its peak. `threads` are
-    by default the cores by the processes.
+    (32 MiB with an older glibc) take freed memory again, and the process stays as large as at its peak.
     """
     torch.set_num_threads(threads or cores_per_process())
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
@@ -75,15 +74,14 @@ def one_line_errors(explain: Callable[[Exception], str | None] | None = None) ->
         yield
     except Exception as error:
         explained = None if explain is None else explain(error)
-        expected = isinstance(error, (ValueError, OSError, StrictDataclassError)) or explained
+        expected = isinstance(error, ValueError | OSError | StrictDataclassError) or explained
         if not expected or os.environ.get("BERTCLS_TRACEBACK") == "1":
             raise
-        rank = os.environ.get("RANK", "0")
-        where = "" if rank == "0" else f" [process {rank}]"
+        where = f" [process {os.environ['RANK']}]" if os.environ.get("RANK", "0") != "0" else ""
         if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
             error = error.__cause__  # what the model's configuration says
-        line = f"error{where}: {' '.join((explained or str(error)).split())} (BERTCLS_TRACEBACK=1 shows where)"
-        print(line, file=sys.stderr, flush=True)
+        line = " ".join((explained or str(error)).split())
+        print(f"error{where}: {line} (BERTCLS_TRACEBACK=1 shows where)", file=sys.stderr, flush=True)
         sys.exit(2)
 
 
@@ -116,10 +114,7 @@ def from_rank_0(make: Callable[[], Result]) -> Result:
 
 
 def refuse_inside(output: str | Path, sources: Iterable[str | None], flag: str) -> None:
-    """Refuses an `output`, named by `flag`, that is or lies in one of the `sources`, which it would change or remove.
-
-    Sources that do not lie here, such as those of the Hub, and `None` are passed over.
-    """
+    """Refuses an `output`, named by `flag`, that is or lies in one of the `sources` here, which it would harm."""
     output = Path(output).expanduser().resolve()
     for source in filter(None, sources):
         place = Path(source).expanduser()
@@ -130,10 +125,7 @@ def refuse_inside(output: str | Path, sources: Iterable[str | None], flag: str) 
 
 
 def lock_folder(folder: Path, flag: str) -> FileLock:
-    """Takes the lock of a folder, named by `flag`, that this process is to write, or refuses it.
-
-    It is held until it is released or nobody refers to it; the system gives it back when the process ends.
-    """
+    """The lock of a folder, named by `flag`, until it is released, nobody refers to it, or the process ends."""
     lock = FileLock(folder / LOCK, is_singleton=True)  # one for all runs of this process
     try:
         lock.acquire(blocking=False)

@@ -5,7 +5,6 @@ import re
 import string
 import unicodedata
 from collections.abc import Iterable
-from inspect import isfunction
 from itertools import groupby, islice
 
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
@@ -91,11 +90,7 @@ def unescape_entities(text: str) -> str:
 
 
 def collapse_blanks(text: str) -> str:
-    """Makes one space of every run of white space and strips both ends.
-
-    >>> collapse_blanks("  so\\tfar \\n so  good ")
-    'so far so good'
-    """
+    """Makes one space of every run of white space and strips both ends."""
     return " ".join(text.split())
 
 
@@ -164,11 +159,7 @@ def _sort_marks(run: re.Match) -> str:
 
 
 def lower_case(text: str) -> str:
-    """Lower case: only where the tokenizer does not do it itself, and never for a cased encoder, which reads it.
-
-    >>> lower_case("A FINE Film")
-    'a fine film'
-    """
+    """Lower case: only where the tokenizer does not do it itself, and never for a cased encoder, which reads it."""
     return text.lower()
 
 
@@ -184,14 +175,11 @@ def remove_punctuation(text: str) -> str:
 
 
 def _blank_punctuation(found: re.Match) -> str:
-    mark, text, start, end = found[0], found.string, found.start(), found.end()
-    if mark in _WITHIN_WORDS and 0 < start and end < len(text) and _in_word(text[start - 1]) and _in_word(text[end]):
-        return mark
+    mark, start, end = found[0], found.start(), found.end()
+    around = found.string[max(start - 1, 0) : start] + found.string[end : end + 1]
+    if mark in _WITHIN_WORDS and len(around) == 2 and all(unicodedata.category(c)[0] in "LNM" for c in around):
+        return mark  # M: an accent that follows its letter
     return " " if unicodedata.category(mark)[0] == "P" else mark
-
-
-def _in_word(character: str) -> bool:
-    return unicodedata.category(character)[0] in "LNM"  # M: an accent that follows its letter
 
 
 def normalise_width(text: str) -> str:
@@ -210,8 +198,8 @@ def _full_width(run: re.Match) -> str:
     return composed.replace("\u3099", "゛").replace("\u309a", "゜")  # a lone sound mark must not sit on what is before
 
 
-# All functions above. A recipe adds its own by name.
-STEPS = {name: step for name, step in vars().items() if isfunction(step) and not name.startswith("_")}
+# The public functions above. A recipe adds its own by name.
+STEPS = {name: step for name, step in vars().items() if getattr(step, "__module__", "") == __name__ and name[0] != "_"}
 
 
 def check_steps(steps: list[str] | None) -> None:
@@ -243,11 +231,7 @@ def clean(text: str, steps: list[str] | None) -> str:
 
 
 def clean_all(texts: Iterable[str], steps: list[str] | None, names: Iterable = ()) -> list[str]:
-    """`clean` for the texts of a batch; an error names the text, by its place from 0 where it has no name.
-
-    >>> clean_all(["a<br>b", " c "], ["strip_tags", "collapse_blanks"])
-    ['a b', 'c']
-    """
+    """`clean` for the texts of a batch; an error names the text, by its place from 0 where it has no name."""
     check_steps(steps)
     cleaned: list[str] = []
     for place, text in enumerate(texts):
@@ -259,13 +243,7 @@ def clean_all(texts: Iterable[str], steps: list[str] | None, names: Iterable = (
 
 
 def comparison_key(text: str) -> str:
-    """The form in which texts are compared: tags and punctuation taken out, lower case, single blanks.
-
-    Tags leave no blank, since copies of a text differ in whether they left one.
-
-    >>> comparison_key("<b>It's  street-smart!</b>")
-    'its streetsmart'
-    """
+    """The form in which texts are compared: without tags and punctuation, in lower case, with single blanks."""
     return " ".join(_PUNCTUATION.sub("", _TAG.sub("", text)).lower().split())
 
 
@@ -279,9 +257,5 @@ def words_of(text: str) -> list[str]:
 
 
 def is_whole(text: str) -> bool:
-    r"""Whether all characters of a text are whole: JSON, and a wrong encoding, can leave half of one.
-
-    >>> is_whole("\U0001f600"), is_whole("\ud83d")
-    (True, False)
-    """
+    """Whether all characters of a text are whole: JSON, and a wrong encoding, can leave half of one."""
     return _SURROGATE.search(text) is None

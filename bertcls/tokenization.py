@@ -25,8 +25,7 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
 
     Raises:
         FileNotFoundError: no such model, or a folder without a tokenizer.
-        ValueError: a tokenizer without a fast version, of another vocabulary than the encoder's, or a SentencePiece
-            model that cannot be read here.
+        ValueError: no fast version, another vocabulary than the encoder's, or a file that cannot be read here.
     """
     try:
         config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
@@ -66,12 +65,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str) -> None:
 
 
 def encoder_max_length(config) -> int:
-    """Tokens that an encoder can take, special ones included, by its position embeddings without those for padding.
-
-    >>> from transformers import BertConfig, RobertaConfig
-    >>> encoder_max_length(BertConfig()), encoder_max_length(RobertaConfig(max_position_embeddings=514))
-    (512, 512)
-    """
+    """Tokens that an encoder can take, special ones included, by its position embeddings without those for padding."""
     config = getattr(config, "encoder", config)
     with torch.device("meta"):
         encoder = AutoModel.from_config(config, trust_remote_code=False)
@@ -108,11 +102,7 @@ def check_window(
 
 
 def count_windows(tokens: int, *, max_length: int, overlap: int, special: int = 2) -> int:
-    """Windows that a text of so many tokens, without special ones, is read in.
-
-    >>> [count_windows(n, max_length=10, overlap=2) for n in (0, 8, 9, 14, 15)]
-    [1, 1, 2, 2, 3]
-    """
+    """Windows that a text of so many tokens, without special ones, is read in."""
     room = max_length - special
     return 1 + max(math.ceil((tokens - room) / (room - overlap)), 0)
 
@@ -136,14 +126,13 @@ def tokenize_windows(
 
     Args:
         batch: a list of texts under `text` and, for pairs, one under `text_pair`.
-        tokenizer: a fast tokenizer.
+        tokenizer: a fast one.
         max_length: tokens per window, special tokens included.
         overlap: tokens that neighbouring windows share; `None` means 20 % of `max_length`.
         truncation: `none`, or which tokens of a longer text make its only window: those at its `head`, at its `tail`,
             or a quarter from its head and three from its tail (`head_tail`).
-        pair_truncation: of pairs: `none`, or which text is cut so that a pair is one window: `longest_first` (token by
-            token the longer one), `only_first` or `only_second` (where that is not enough, both); `None` for single
-            texts.
+        pair_truncation: of pairs: `none`, or which text is cut to one window: `longest_first` (token by token the
+            longer one), `only_first` or `only_second` (where that is not enough, both); `None` for single texts.
         cleaning: steps of `bertcls.text`, in order.
         max_windows: what a training step uses at most, which caps `length` (it serves length grouping only).
         spans: add `spans`, where in the cleaned text (of a pair, the second) each window begins and ends.
@@ -179,10 +168,8 @@ def tokenize_windows(
         result = _encode_windows(texts, tokenizer, max_length, overlap, spans)
     else:
         result = _encode_truncated(texts[0], tokenizer, max_length, truncation, spans)
-    cap = None if max_windows is None else max_windows * max_length
-    lengths = [sum(map(len, windows)) for windows in result["input_ids"]]
-    result["length"] = lengths if cap is None else [min(length, cap) for length in lengths]
-    return result
+    cap = math.inf if max_windows is None else max_windows * max_length
+    return result | {"length": [min(sum(map(len, windows)), cap) for windows in result["input_ids"]]}
 
 
 def _encode_windows(
@@ -200,18 +187,15 @@ def _encode_windows(
         max_length=max_length,
         stride=overlap,  # transformers calls the shared tokens stride
         return_overflowing_tokens=True,
-        return_special_tokens_mask=True,
         return_offsets_mapping=spans,
     )
     owner = np.asarray(encoded["overflow_to_sample_mapping"])  # ascending: the text of each window
     bounds = np.searchsorted(owner, np.arange(len(texts[0]) + 1)).tolist()
-    columns = {name: encoded[name] for name in (*_COLUMNS, "special_tokens_mask") if name in encoded}
-    if spans:
-        columns["spans"] = _spans_of(encoded, len(texts) - 1)
+    columns = _columns(encoded, spans, len(texts) - 1)
     result = {name: [column[a:b] for a, b in zip(bounds, bounds[1:])] for name, column in columns.items()}
-    masks = result.pop("special_tokens_mask")
-    result["tokens"] = [sum(len(m) - sum(m) for m in windows) - overlap * (len(windows) - 1) for windows in masks]
-    return result | {"cut": [0] * len(masks)}
+    shared = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2) + overlap
+    tokens = [sum(map(len, windows)) - shared * len(windows) + overlap for windows in result["input_ids"]]
+    return result | {"tokens": tokens, "cut": [0] * len(tokens)}
 
 
 def _encode_truncated(
@@ -274,17 +258,20 @@ def _encode_pairs(
         rows = [row for row, found in enumerate(ways) if found == way]
         part = [[column[row] for row in rows] for column in texts]
         encoded = tokenizer(*part, truncation=way, max_length=max_length, return_offsets_mapping=spans)
-        columns = {name: encoded[name] for name in _COLUMNS if name in encoded}
-        for name, column in (columns | ({"spans": _spans_of(encoded, 1)} if spans else {})).items():
+        for name, column in _columns(encoded, spans, text=1).items():
             for row, values in zip(rows, column):
                 result.setdefault(name, [None] * len(tokens))[row] = [values]
     cut = [length - (len(ids[0]) - special) for length, ids in zip(tokens, result["input_ids"])]
     return result | {"tokens": tokens, "cut": cut}
 
 
-def _spans_of(encoded: BatchEncoding, text: int) -> list[tuple[int, int]]:
-    """Where in a text, the first or the second of a pair, each row of an encoding begins and ends."""
-    return [_span(offsets, encoded.sequence_ids(row), text) for row, offsets in enumerate(encoded["offset_mapping"])]
+def _columns(encoded: BatchEncoding, spans: bool, text: int) -> dict[str, list]:
+    """The columns of an encoding, with `spans` also where in a text (of a pair, 0 or 1) its rows begin and end."""
+    columns = {name: encoded[name] for name in _COLUMNS if name in encoded}
+    if spans:
+        offsets = enumerate(encoded["offset_mapping"])
+        columns["spans"] = [_span(places, encoded.sequence_ids(row), text) for row, places in offsets]
+    return columns
 
 
 def _span(offsets: list[tuple[int, int]], texts: list[int | None], text: int) -> tuple[int, int]:
@@ -294,12 +281,7 @@ def _span(offsets: list[tuple[int, int]], texts: list[int | None], text: int) ->
 
 
 def describe_windows(dataset: "Dataset", *, max_length: int, special: int = 2) -> str:
-    """How many texts of a tokenized split are longer than one window, what was cut, and what one window would cut.
-
-    >>> from datasets import Dataset
-    >>> describe_windows(Dataset.from_dict({"tokens": [10, 300], "cut": [0, 0]}), max_length=128)[:73]
-    '1 of 2 texts are longer than a window of 128 tokens, the longest has 300;'
-    """
+    """How many texts of a tokenized split are longer than one window, what was cut, and what one window would cut."""
     tokens, cut = np.array(dataset["tokens"][:]), np.array(dataset["cut"][:])
     beyond = np.maximum(tokens - (max_length - special), 0)
     shares = [f"{100 * lost.sum() / max(tokens.sum(), 1):.1f} % of the tokens" for lost in (cut, beyond)]
@@ -326,37 +308,28 @@ def tokenize_splits(
 
     Args:
         splits: with `text`, perhaps `text_pair`, `label` and `example_id`.
-        tokenizer: of the encoder.
-        max_length, overlap, truncation, cleaning: as in `tokenize_windows`.
+        tokenizer, max_length, overlap, truncation, cleaning: as in `tokenize_windows`.
         pair_truncation: the same; of no effect on single texts.
         max_train_windows: windows of a document in a training step, which caps `length` of train.
         train_on: `windows` makes each window of train an example of its own.
 
     Returns:
         train and validation, and the contract: what was done to the raw texts, to be stored with the model.
-
-    Raises:
-        ValueError: as `tokenize_windows`.
     """
     pairs = "text_pair" in splits["train"].column_names
-    contract = {
-        "cleaning": list(cleaning or []),
-        "max_length": max_length,
-        "overlap": check_window(tokenizer, max_length=max_length, overlap=overlap, pair=pairs),
-        "truncation": truncation,
-        "pair_truncation": pair_truncation if pairs else None,
-    }
-    result = {}
+    overlap = check_window(tokenizer, max_length=max_length, overlap=overlap, pair=pairs)
+    contract = {"cleaning": list(cleaning or []), "max_length": max_length, "overlap": overlap}
+    contract |= {"truncation": truncation, "pair_truncation": pair_truncation if pairs else None}
+    result, special = {}, tokenizer.num_special_tokens_to_add(pair=pairs)
     with PartialState().local_main_process_first():  # the others read its cache
         for name, max_windows in (("train", max_train_windows), ("validation", None)):
             result[name] = splits[name].map(
                 tokenize_windows,
                 batched=True,
-                remove_columns=[column for column in ("text", "text_pair") if column in splits[name].column_names],
+                remove_columns=["text", "text_pair"][: 1 + pairs],
                 fn_kwargs={"tokenizer": tokenizer, **contract, "max_windows": max_windows},
                 desc=f"Tokenize {name}",
             )
-            special = tokenizer.num_special_tokens_to_add(pair=pairs)
             say(f"{name}: {describe_windows(result[name], max_length=max_length, special=special)}")
         if train_on == "windows":
             result["train"] = result["train"].map(explode_windows, batched=True)
@@ -364,11 +337,7 @@ def tokenize_splits(
 
 
 def explode_windows(batch: dict[str, list]) -> dict[str, list]:
-    """Each window an example of its own with its document's label, for a batched `map` over a tokenized train split.
-
-    >>> explode_windows({"input_ids": [[[1, 2], [3]]], "label": [7], "length": [3]})
-    {'input_ids': [[[1, 2]], [[3]]], 'label': [7, 7], 'length': [2, 1]}
-    """
+    """Each window an example of its own with its document's label, for a batched `map` over tokenized rows."""
     windows = {name: [[w] for document in batch[name] for w in document] for name in _COLUMNS if name in batch}
     owners = [row for row, document in enumerate(batch["input_ids"]) for _ in document]
     repeated = {name: [column[row] for row in owners] for name, column in batch.items()}
@@ -380,13 +349,12 @@ class WindowCollator:
 
     Args:
         tokenizer: gives the padding values, and the limit beyond which nothing is rounded up.
-        config: of the model; of a multi-label task lists of class numbers in `label` become 0.0 and 1.0.
-        pad_to_multiple_of: tokens that a window's length is rounded up to; `None`: 8 where there is an accelerator,
-            whose kernels like it, else 1 (to 8 a batch of SST-2 has a quarter more places).
+        config: of the model; for several labels lists of class numbers become 0.0 and 1.0.
+        pad_to_multiple_of: tokens that a window's length is rounded up to; `None`: 8 on an accelerator, else 1 (to 8
+            a batch of SST-2 has a quarter more places).
 
-    The call returns `labels` `[batch]` (int64, or float `[batch]` or `[batch, num_labels]`) and `example_ids`
-    `[batch]` where the examples have them, `input_ids`, `attention_mask` and `token_type_ids`
-    `[num_windows, seq_len]`, and `window_example` `[num_windows]`, the row of the batch that a window belongs to.
+    Returns `labels` `[batch]` (int64, or float `[batch]` or `[batch, num_labels]`), `example_ids` `[batch]`, the
+    columns of windows `[num_windows, seq_len]`, and `window_example` `[num_windows]`, the row of a window's text.
     """
 
     def __init__(

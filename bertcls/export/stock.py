@@ -22,13 +22,8 @@ def export_stock(run_dir: str, folder: str, texts: list[Text]) -> dict:
     The temperature is divided into the classifier, and the tokenizer cuts where the model's windows end. `folder`,
     `<run_dir>/stock`, is written anew; of `texts` those are compared that the stock class reads whole.
 
-    Returns:
-        `{"exported": True, "not_carried": [...]}` with what `TextClassifier` does and the copy does not, or
-        `{"exported": False, "reason": "..."}`, without a folder.
-
-    Raises:
-        ValueError: a probability of the copy differs by more than 1e-6, or no text to compare on.
-        OSError: the copy cannot be written. After an error there is no folder.
+    Returns `{"exported": True, "not_carried": [...]}` with what `TextClassifier` does and the copy does not, or
+    `{"exported": False, "reason": "..."}`. Without a copy, and after an error, there is no folder.
     """
     remove_files(folder, STOCK_FILES)
     classifier = TextClassifier.from_pretrained(run_dir, device="cpu")
