@@ -17,7 +17,8 @@ STOCK_FILES = ("model.safetensors", *CONTRACT_FILES)
 MODEL_FILES = ("model.safetensors", "modeling.py", *CONTRACT_FILES)
 ONNX_FILES = {"float32": "model.onnx", "int8": "model_int8.onnx"}
 POOLING_FILE = "pooling.onnx"
-EXPORT_FILES = {*ONNX_FILES.values(), POOLING_FILE, *CONTRACT_FILES}
+_GRAPHS = (*ONNX_FILES.values(), POOLING_FILE)
+EXPORT_FILES = {*CONTRACT_FILES, *_GRAPHS, *(f"{name}.data" for name in _GRAPHS)}  # weights of large models lie apart
 PUBLIC_FILES = (
     *MODEL_FILES,
     CARD,

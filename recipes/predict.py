@@ -19,7 +19,6 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from bertcls import TextClassifier
-from bertcls.backends import on_cpu_only
 from bertcls.data.streams import stream_rows
 from bertcls.process import from_rank_0, one_line_errors
 from bertcls.serve.bulk import (
@@ -42,7 +41,7 @@ SOURCE = ("split", "text_column", "text_pair_column", "id_column", "encoding", "
 class Arguments:
     model_name_or_path: str = field(metadata={"help": "Folder that a recipe saved, or its copy on the Hub."})
     backend: str = field(default="torch", metadata={"help": "torch, or onnx for a folder that export_onnx.py wrote."})
-    dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or int8; the last two change answers."})
+    dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or (onnx) int8, which change answers."})
     dataset_name: str | None = field(default=None, metadata={"help": "File, folder or Hub id; it needs no labels."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     split: str | None = field(default=None, metadata={"help": "Of the data set; none: its only one."})
@@ -83,7 +82,7 @@ def main(args: Arguments) -> None:
     output_file = Path(args.output_file or "").expanduser()
     if args.text is None:
         check_output(output_file, source=args.dataset_name, overwrite=args.overwrite_output)
-    state = start_processes(args.cpu_threads, cpu=on_cpu_only(args.backend, args.dtype))
+    state = start_processes(args.cpu_threads, cpu=args.backend == "onnx")
     engine = {"backend": args.backend, "dtype": args.dtype}
     classifier = TextClassifier.from_pretrained(args.model_name_or_path, device=state.device, **engine)
     classifier.predict([], abstain_below=args.abstain_below)  # refuses what the model cannot do

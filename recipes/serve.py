@@ -111,7 +111,9 @@ if __name__ == "__main__":
     defaults = Limits()
     parser.add_argument("--model_name_or_path", required=True, help="folder that a recipe saved, or its Hub id")
     parser.add_argument("--backend", default="torch", help="or onnx, for a folder that export_onnx.py wrote")
-    parser.add_argument("--dtype", default="float32", help="or bfloat16 or int8, which change answers (%(default)s)")
+    parser.add_argument(
+        "--dtype", default="float32", help="or bfloat16 or (onnx) int8, which change answers (%(default)s)"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--api_key", help="that requests must bring; other users of this machine can see it in ps")

@@ -12,7 +12,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from bertcls.inference import Text
 from bertcls.metrics import tune_thresholds
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from bertcls.text import clean_all
+from bertcls.text import CJK_CHARACTER, clean_all
 
 _CJK_SHARE = 0.2  # of all characters, from which on words are not parted by blanks
 
@@ -57,7 +57,7 @@ class TfidfClassifier:
             raise ValueError(f"Found one class in {len(texts)} training texts; expected two. Add rows of others.")
         read = cleaned_texts(texts, self.cleaning)
         sample = "".join(read[:200])[:100_000]
-        cjk = sum("\u3040" <= character <= "\u9fff" for character in sample)  # Chinese characters and kana
+        cjk = len(CJK_CHARACTER.findall(sample))
         analyzer = self.analyzer or ("char" if cjk > _CJK_SHARE * len(sample) else "word")
         self.vectorizer = TfidfVectorizer(
             analyzer=analyzer, ngram_range=(1, 2), min_df=self.min_df, sublinear_tf=True, dtype=np.float32
