@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bertcls.data.labels import label_names_of, label_shares, problem_type_of
 from bertcls.data.load import load_splits
-from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, containers, draw_rows
+from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, containing_texts, draw_rows
 from bertcls.layout import AUDIT
 from bertcls.modeling import REGRESSION
 from bertcls.process import from_rank_0, one_line_errors, say
@@ -277,7 +277,7 @@ def _leak(
     contained, inside = [], set()
     if kept_texts and isinstance(kept_texts[0], str):
         candidates = [row for row in long if row not in seen]
-        found = containers([_words(kept_keys[row]) for row in candidates], [_words(key) for key in other_key])
+        found = containing_texts([_words(kept_keys[row]) for row in candidates], [_words(key) for key in other_key])
         contained = [row for row, texts in zip(candidates, found) if texts]
         inside = set().union(*found)
     equal = {kept_keys[row] for row in seen}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bertcls import arrange_splits, load_splits, tokenize_windows
 from bertcls.audit import audit_splits
 from bertcls.data.labels import label_shares
-from bertcls.data.splits import containers, draw_rows, hold_out_whole_texts, split_dataset
+from bertcls.data.splits import containing_texts, draw_rows, hold_out_whole_texts, split_dataset
 from bertcls.layout import DRAWN
 from bertcls.text import comparison_key
 
@@ -70,7 +70,7 @@ def test_csv(tmp_path):
     assert splits["train"].features["label"].names == ["news", "sport"]
 
 
-@pytest.mark.parametrize("module", ["text.py", "tokenization.py", "mlm.py"])
+@pytest.mark.parametrize("module", ["text.py", "tokenization.py", "masking.py"])
 def test_cached_maps_are_found_again_and_see_an_edit(module, tmp_path, monkeypatch, tokenizer):
     folder = write(tmp_path, train=ROWS)
 
@@ -112,10 +112,10 @@ def test_an_edited_file_is_read_again(tmp_path):
             {},
             "labels fine in validation; expected one of bad",
         ),
-        ({"train": [*ROWS, {"text": "x", "label": "-1"}]}, {}, "Found 1 unlabelled rows .* the first at row 10"),
-        ({"train": [*ROWS, {"text": "x", "label": None}]}, {}, "Found 1 unlabelled rows"),
+        ({"train": [*ROWS, {"text": "x", "label": "-1"}]}, {}, "1 rows without a text or label .* first at row 10"),
+        ({"train": [*ROWS, {"text": "x", "label": None}]}, {}, "Found 1 rows without a text or label"),
         ({"train": [{**row, "text": 3} for row in ROWS]}, {}, "holds int64, expected strings"),
-        ({"train": [*ROWS, {"text": None, "label": "bad"}]}, {}, "1 rows without a text, the first at row 10"),
+        ({"train": [*ROWS, {"text": None, "label": "bad"}]}, {}, "1 rows without a text or label .* first at row 10"),
         ({"test": ROWS}, {}, "expected one named train"),
     ],
 )
@@ -128,7 +128,7 @@ def test_bad_data_is_refused_with_one_clear_line(tmp_path, splits, options, mess
 def test_an_empty_split_is_refused(tmp_path):
     Dataset.from_list(ROWS).to_parquet(tmp_path / "train.parquet")
     Dataset.from_list(ROWS).select([]).to_parquet(tmp_path / "validation.parquet")
-    with pytest.raises(ValueError, match="validation.parquet has columns but 0 rows; expected at least 1"):
+    with pytest.raises(ValueError, match="validation.parquet is empty; expected at least one row"):
         load_splits(str(tmp_path))
 
 
@@ -149,9 +149,9 @@ def test_a_missing_data_set_is_named(name):
 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=8).map(" ".join), min_size=1, max_size=12))
-def test_containers_agree_with_a_plain_search(texts):
+def test_containing_texts_agree_with_a_plain_search(texts):
     plain = [{b for b in texts if f" {a} " in f" {b} "} for a in texts]
-    assert containers(texts, texts) == plain
+    assert containing_texts(texts, texts) == plain
 
 
 def test_held_out_texts_and_training_rows_share_nothing():
@@ -163,7 +163,7 @@ def test_held_out_texts_and_training_rows_share_nothing():
     assert sum(text in sentences for text in validation["text"][:]) == 10
     assert len(train) == 302 - 30 - 2  # "joy" stands on both sides, so on neither
     for inside, outside in ((train, validation), (validation, train)):
-        assert not any(containers(inside["text"][:], outside["text"][:]))
+        assert not any(containing_texts(inside["text"][:], outside["text"][:]))
     again, _ = hold_out_whole_texts(rows, share=0.1, minimum=5, seed=0)
     assert again["text"][:] == train["text"][:]
     other, _ = hold_out_whole_texts(rows, share=0.1, minimum=5, seed=1)
@@ -212,7 +212,7 @@ def test_no_row_is_both_chosen_by_and_reported():
         assert all(texts) and not (texts[0] & texts[1] or texts[0] & texts[2] or texts[1] & texts[2])
         if reported in names:
             assert splits["test"]["text"][:] == whole[reported]["text"][:]
-    splits, name = arrange_splits(DatasetDict(whole), ratio="6:2:2", max_samples=50)
+    splits, name = arrange_splits(DatasetDict(whole), split="6:2:2", max_samples=50)
     assert name == DRAWN and [len(split) for split in splits.values()] == [30, 10, 10]
 
 
@@ -248,7 +248,7 @@ def test_the_selection_split_of_sst2_does_not_leak():
     kept, validation = hold_out_whole_texts(train)
     assert (len(kept), len(validation)) == (62800, 3370)
     kept_texts, texts = ([comparison_key(text) for text in split["text"][:]] for split in (kept, validation))
-    assert not any(containers(kept_texts, texts)) and not any(containers(texts, kept_texts))
+    assert not any(containing_texts(kept_texts, texts)) and not any(containing_texts(texts, kept_texts))
 
 
 def test_class_numbers_of_another_order_keep_their_names(tmp_path):
@@ -287,7 +287,7 @@ def test_rare_sets_of_labels_and_numbers_are_split(tmp_path, ratio):
         pd.DataFrame({"text": [f"text {i}" for i in range(130)], "label": [i / 7 for i in range(130)]})
     )
     for splits in (several, numbers):
-        parts, _ = arrange_splits(splits, ratio=ratio)
+        parts, _ = arrange_splits(splits, split=ratio)
         assert sum(map(len, parts.values())) == 130
         assert len(draw_rows(parts["train"], 30, seed=0)) == 30
     assert several["train"].features["label"].feature.names == ["a", "b"]
@@ -328,7 +328,8 @@ def test_files_stand_in_for_splits(tmp_path):
 def test_templated_texts_are_searched_in_linear_work():
     """Texts that share their first words, in which a search by first words alone would take minutes."""
     texts = [f"this is my review of {'x ' * (i % 97)}number {i}" for i in range(3000)]
-    found = containers([comparison_key(text) for text in texts], [comparison_key(text) + " end" for text in texts])
+    keys = [comparison_key(text) for text in texts]
+    found = containing_texts(keys, [f"{key} end" for key in keys])
     assert all(len(containing) == 1 for containing in found)
 
 
@@ -357,7 +358,7 @@ def test_an_unreadable_column_is_named_and_not_replaced(tmp_path):
 
 def test_test_rows_that_a_new_split_leaves_unused_are_said(caplog):
     splits = DatasetDict(train=labelled({"a": 50, "b": 50}), test=labelled({"a": 7, "b": 7}))
-    parts, reported = arrange_splits(splits, ratio="8:1:1")
+    parts, reported = arrange_splits(splits, split="8:1:1")
     assert reported == DRAWN and sum(map(len, parts.values())) == 100
     assert "the 14 labelled rows of the test split are not used" in caplog.text
     assert arrange_splits(splits)[1] == "test"
@@ -380,4 +381,4 @@ def test_phrases_of_a_lone_split_stay_together():
     )
     assert reported == DRAWN and len(splits["validation"]) >= 30 and len(splits["test"]) >= 30
     for one, other in (("test", "train"), ("validation", "train"), ("test", "validation")):
-        assert not any(containers(splits[one]["text"][:], splits[other]["text"][:]))
+        assert not any(containing_texts(splits[one]["text"][:], splits[other]["text"][:]))
