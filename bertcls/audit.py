@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bertcls.data.labels import label_names_of, label_shares, problem_type_of
 from bertcls.data.load import load_splits
-from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, containers, draw_rows
+from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, containing_texts, draw_rows
 from bertcls.layout import AUDIT
 from bertcls.modeling import REGRESSION
 from bertcls.process import from_rank_0, one_line_errors, say
@@ -235,7 +235,7 @@ def _leak(
     long, inside = [row for row, key in enumerate(kept_keys) if _long_enough(key)], set()
     if kept_texts and len(kept_texts[0]) == 1:
         candidates = [row for row in long if row not in seen]
-        places = containers([_words(kept_keys[row]) for row in candidates], [_words(key) for key in other_keys])
+        places = containing_texts([_words(kept_keys[row]) for row in candidates], [_words(key) for key in other_keys])
         found["contained"] = [row for row, texts in zip(candidates, places) if texts]
         inside = set().union(*places)
     equal = {kept_keys[row] for row in seen}

@@ -333,7 +333,7 @@ BAD = {
     "unlabelled": (
         "data",
         '{"sentence": "x", "label": "-1"}\n{"sentence": "y", "label": "a"}\n{"sentence": "z", "label": "b"}',
-        "Found 1 unlabelled rows",
+        "Found 1 rows without a text or label",
     ),
     "not a string": (
         "data",

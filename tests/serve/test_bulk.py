@@ -303,7 +303,10 @@ BAD = {
         "expected n. Name the right",
     ),
     "split": (["--dataset_name", str(SAMPLE), "--output_file", "b.jsonl"], "Found train, validation, test in"),
-    "no split": (["--dataset_name", "a.jsonl", "--split", "test", "--output_file", "b.jsonl"], "Leave out --split"),
+    "no split": (
+        ["--dataset_name", "a.jsonl", "--split", "test", "--output_file", "b.jsonl"],
+        "expected one split",
+    ),
     "late row": (["--dataset_name", "a.jsonl", "--output_file", "b.jsonl"], "not valid JSON in line 9000"),
     "types": (["--dataset_name", "late.jsonl", "--output_file", "b.jsonl"], "int in row 8998"),
     "option": (["--txt", "x"], "Found the unknown option --txt; expected one that --help lists, such as --text."),
