@@ -4,6 +4,7 @@ This file is copied next to the weights (remote code), so it imports nothing of 
 """
 
 import inspect
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 logger = logging.get_logger(__name__)
 
@@ -165,7 +166,8 @@ class BertClsForSequenceClassification(PreTrainedModel):
         Args:
             name_or_path: Hub id or local folder of an encoder, or a folder saved by this class (its encoder is taken).
             num_labels: classes; may be left out when `id2label` is given.
-            pooling: as in `BertClsConfig`, or `auto`: `pooler` where the checkpoint holds pooler weights, else `cls`.
+            pooling: as in `BertClsConfig`, or `auto`: what a sentence-embedding checkpoint says of itself,
+                else `pooler` where the checkpoint holds pooler weights, else `cls`.
             window_pooling, max_train_windows, classifier_dropout, classifier_hidden_size: as in `BertClsConfig`.
             from_scratch: build the encoder from its configuration with random weights.
             attention_dropout: dropout of the encoder's attention weights in training; `None` keeps the checkpoint's.
@@ -185,7 +187,8 @@ class BertClsForSequenceClassification(PreTrainedModel):
         kind, has_pooler = type(encoder).__name__, getattr(encoder, "pooler", None) is not None
         pooler_found = has_pooler and not from_scratch and not any(key.startswith("pooler.") for key in missing)
         if pooling == "auto":
-            pooling = "pooler" if pooler_found else "cls"
+            declared = None if from_scratch else declared_pooling(name_or_path, revision=revision)
+            pooling = declared or ("pooler" if pooler_found else "cls")
         elif pooling == "pooler" and not has_pooler:
             raise ValueError(f"pooling='pooler' found, but {kind} has no pooler; use pooling 'cls' or 'mean'.")
         elif pooling == "pooler" and not (pooler_found or from_scratch):
@@ -341,6 +344,48 @@ class BertClsForSequenceClassification(PreTrainedModel):
             loss = F.cross_entropy(logits, labels, reduction="none")
             loss = loss if weights is None else loss * weights[labels]
         return loss.sum() / (loss.numel() if num_items_in_batch is None else num_items_in_batch)
+
+
+def declared_pooling(name_or_path: str, *, revision: str | None = None) -> str | None:
+    """How a sentence-embedding checkpoint pools tokens: `cls`, `mean` or `max`; `None` where it says nothing of these.
+
+    Read from `modules.json` and the configuration of its pooling, as sentence-transformers writes them.
+    """
+    options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
+    options["_raise_exceptions_for_connection_errors"] = False
+    path = cached_file(name_or_path, "modules.json", **options)
+    if path is None:
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            modules = {module["type"].rpartition(".")[2]: module["path"] for module in json.load(file)}
+        path = cached_file(name_or_path, f"{modules.get('Pooling')}/config.json", **options)
+        with open(path or "", encoding="utf-8") as file:
+            settings = json.load(file)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    kinds = {
+        "cls_token": "cls",
+        "mean_tokens": "mean",
+        "max_tokens": "max",
+        "cls": "cls",
+        "mean": "mean",
+        "max": "max",
+    }
+    modes = [
+        name.removeprefix("pooling_mode_") for name, on in settings.items() if name[:13] == "pooling_mode_" and on
+    ]
+    if isinstance(settings.get("pooling_mode"), str):  # newer versions
+        modes = [settings["pooling_mode"]]
+    unknown = [mode for mode in modes if mode not in kinds]
+    unknown += sorted({*modules} - {"Transformer", "Pooling", "Normalize"})
+    if unknown or len(modes) != 1:
+        logger.warning(
+            f"{name_or_path} makes its vectors by {', '.join(unknown or modes) or 'nothing that is known here'}; its "
+            "pooler or first token is taken in place of it. Choose another with --pooling."
+        )
+        return None
+    return kinds[modes[0]]
 
 
 def _load_encoder(name_or_path: str, from_scratch: bool, attention_dropout: float | None, **options):

@@ -67,7 +67,8 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         class_weight=CLASS_WEIGHT[args.class_weights],
     )
     classifier.fit(texts_of(train), label_array(train))
-    classifier.tune(texts_of(splits["validation"]), label_array(splits["validation"]))
+    if "validation" in splits:
+        classifier.tune(texts_of(splits["validation"]), label_array(splits["validation"]))
     results = score_reported(classifier, test, run_dir=args.run_dir)
     results |= {"reported_split": reported_split, "seed": training_args.seed, "train_samples": len(train)}
     write_metrics({"scores": results}, run_dir=args.run_dir)

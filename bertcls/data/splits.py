@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
+from iterstrat.ml_stratifiers import MultilabelStratifiedKFold, MultilabelStratifiedShuffleSplit
 from sklearn.model_selection import train_test_split
 from tqdm.auto import tqdm
 
@@ -18,7 +19,8 @@ SPLIT_SEED = 42  # of all draws that are the same for every training seed; SST-2
 MIN_WORDS = 4  # a shorter text stands in others by chance
 _KEY_WORDS = 4  # words by which a text is looked for in others
 _MORE_ROWS = "Add rows, merge rare labels, or give your own --validation_file and --test_file."
-_RARE = 10  # a label with fewer texts cannot keep its share in an 8:1:1 split
+FEWEST_TO_CHOOSE_BY = 50  # rows: fewer choose an epoch by chance
+FOLDS = "folds"  # what the reported rows are called where each was held out once
 
 
 def arrange_splits(
@@ -28,11 +30,13 @@ def arrange_splits(
     max_samples: int | None = None,
     seed: int = SPLIT_SEED,
     phrases: bool = False,
+    fold: str | None = None,
 ) -> tuple[DatasetDict, str]:
     """train, validation to choose the model by, and test to report; never the same rows for two of them.
 
     What is missing is made, label shares kept, equal texts on one side, and said. A lone train split is split 8:1:1;
     where there is only test, or only validation (GLUE), that is reported, and the rows to choose by come from train.
+    Fewer than 50 rows would choose by chance: then none is held out, and there is no validation split.
 
     Args:
         splits: as `load_splits` gives them.
@@ -40,13 +44,17 @@ def arrange_splits(
         max_samples: with `split`, the first rows of the joined data.
         seed: of the draws.
         phrases: training rows are parts of one another, as in SST-2: hold out whole texts with all their parts.
+        fold: `2/5` reports the second of five parts of the labelled rows that are not test, and trains on the others;
+            `final/5` trains on all of them, and reports test or, without one, all of them by the folds' answers.
 
     Returns:
-        the three splits, and the name of the reported one in the source, or `DRAWN`.
+        the splits, and the name of the reported one in the source, or `DRAWN`.
 
     Raises:
         ValueError: shares that are not three positive numbers, or too few rows of a label.
     """
+    if fold is not None:
+        return _fold(splits, fold, seed)
     if split is not None:
         joined = concatenate_datasets([splits[name] for name in ("train", "validation") if name in splits])
         joined = joined.select(range(min(max_samples or len(joined), len(joined))))
@@ -55,7 +63,7 @@ def arrange_splits(
             warn(
                 f"--split {split} reports rows drawn from train and validation: {rows}. Without it they are reported."
             )
-        return split_dataset(joined, split, seed=seed), DRAWN
+        return _without_few(split_dataset(joined, split, seed=seed), seed), DRAWN
     if "validation" in splits and "test" in splits:
         return splits, "test"
     how = f"seed {seed}, {'whole texts with their parts' if phrases else 'label shares kept, equal texts together'}"
@@ -69,9 +77,60 @@ def arrange_splits(
         parts = DatasetDict(train=train, validation=validation, test=test)
     else:
         parts = split_dataset(splits["train"], "8:1:1", seed=seed)
-    test = f"and {len(parts['test'])} for test" if reported == DRAWN else f"to choose by; {reported} is reported"
-    warn(f"Held out of train ({how}): {len(parts['validation'])} rows for validation {test}.")
+    parts = _without_few(parts, seed)
+    rows = f"{len(parts['validation'])} rows for validation" if "validation" in parts else "no row to choose by"
+    rows += f", {len(parts['test'])} for test" if reported == DRAWN else f"; {reported} is reported"
+    warn(f"Held out of train ({how}): {rows}.")
     return parts, reported
+
+
+def _without_few(parts: DatasetDict, seed: int) -> DatasetDict:
+    """Puts held-out rows back into train where they are too few to choose by."""
+    if len(parts["validation"]) >= FEWEST_TO_CHOOSE_BY:
+        return parts
+    train = concatenate_datasets([parts["train"], parts["validation"]]).shuffle(seed=seed)
+    return DatasetDict(train=train, test=parts["test"])
+
+
+def _fold(splits: DatasetDict, fold: str, seed: int) -> tuple[DatasetDict, str]:
+    """The splits of one of several folds, or of the final model."""
+    number, _, count = fold.partition("/")
+    if not count.isdecimal() or not (number == "final" or number.isdecimal() and 0 < int(number) <= int(count)):
+        raise ValueError(f"Found --fold {fold}; expected one such as 2/5. Correct it.")
+    rows = concatenate_datasets([splits[name] for name in ("train", "validation") if name in splits])
+    if number == "final":
+        return DatasetDict(train=rows, test=splits.get("test", rows)), "test" if "test" in splits else FOLDS
+    groups = _equal_texts(rows)
+    firsts = np.unique(groups)
+    if problem_type_of(rows) == SINGLE_LABEL:
+        counts = np.bincount(label_array(rows)[firsts], minlength=len(label_names_of(rows)))
+        if counts[counts > 0].min() < int(count):
+            name = label_names_of(rows)[np.where(counts > 0, counts, len(rows)).argmin()]
+            raise ValueError(
+                f"Found --folds {count} and {counts[counts > 0].min()} different texts of {name}; expected at most as "
+                "many folds. Lower it, or add rows."
+            )
+    held = firsts[_fold_of(rows, firsts, int(count), seed) == int(number) - 1]
+    rest = rows.select(_rows_of(groups, np.setdiff1d(firsts, held)))
+    train, validation = hold_out(rest, seed=seed)
+    parts = DatasetDict(train=train, validation=validation, test=rows.select(_rows_of(groups, held)))
+    return _without_few(parts, seed), f"fold {number} of {count}"
+
+
+def _fold_of(rows: Dataset, firsts: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """A fold from 0 for each text, each with its share of every label."""
+    if problem_type_of(rows) == MULTI_LABEL:
+        fold_of = np.zeros(len(firsts), dtype=np.int64)
+        stratified = MultilabelStratifiedKFold(count, shuffle=True, random_state=seed)
+        for number, (_, held) in enumerate(stratified.split(firsts, label_array(rows)[firsts])):
+            fold_of[held] = number
+        return fold_of
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(firsts))
+    order = order[np.argsort(_strata(rows, firsts)[order], kind="stable")]
+    fold_of = np.empty(len(firsts), dtype=np.int64)
+    fold_of[order] = (np.arange(len(firsts)) + random.integers(count)) % count
+    return fold_of
 
 
 def draw_rows(dataset: Dataset, rows: float | None, *, seed: int = SPLIT_SEED) -> Dataset:
@@ -82,12 +141,14 @@ def draw_rows(dataset: Dataset, rows: float | None, *, seed: int = SPLIT_SEED) -
     rows = len(dataset) if rows is None else max(round(rows * len(dataset)), 1) if rows <= 1 else int(rows)
     if rows >= len(dataset):
         return dataset
-    strata = _strata(dataset, np.arange(len(dataset)))
-    least = len(np.unique(strata))
-    if rows < least and problem_type_of(dataset) != MULTI_LABEL:
+    labelled = "label" in dataset.column_names
+    if (
+        labelled
+        and problem_type_of(dataset) == SINGLE_LABEL
+        and rows < (least := len(np.unique(label_array(dataset))))
+    ):
         raise ValueError(f"Asked for {rows} rows; expected at least {least}, since labels keep their shares.")
-    kept = strata if least <= min(rows, len(dataset) - rows) else None
-    drawn, _ = train_test_split(np.arange(len(dataset)), train_size=rows, stratify=kept, random_state=seed)
+    drawn, _ = _stratified(dataset, np.arange(len(dataset)), len(dataset) - rows, seed)
     return dataset.select(drawn)
 
 
@@ -97,12 +158,6 @@ def split_dataset(dataset: Dataset, shares: str, *, seed: int = SPLIT_SEED, toge
         raise ValueError(f"Found --split {shares!r}; expected three positive shares such as 8:1:1.")
     for_train, for_validation, for_test = map(float, shares.split(":"))
     groups = _equal_texts(dataset) if together else np.arange(len(dataset))
-    if problem_type_of(dataset) == SINGLE_LABEL:
-        names = label_names_of(dataset)
-        counts = np.bincount(label_array(dataset)[np.unique(groups)], minlength=len(names))
-        if counts.min() < 3:
-            fewest = names[counts.argmin()]
-            raise ValueError(f"Label {fewest} has {counts.min()} different texts; expected at least 3. {_MORE_ROWS}")
     without_train = 1 - for_train / (for_train + for_validation + for_test)
     train, rest = _split_groups(dataset, groups, None, without_train, seed)
     validation, test = _split_groups(dataset, groups, rest, for_test / (for_validation + for_test), seed)
@@ -143,16 +198,14 @@ def _held_out(rows: int, share: float = 0.05, minimum: int = 500) -> int:
 
 
 def _strata(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    """What a draw of `rows` keeps the shares of: label, set of labels, rare ones as one, or the decile of a value."""
+    """What a draw of `rows` keeps the shares of: the label, the set of labels, or the decile of a value."""
     if "label" not in dataset.column_names:
         return np.zeros(len(rows), dtype=np.int64)
     labels = label_array(dataset)[rows]
     if problem_type_of(dataset) == REGRESSION:
         ranks = labels.argsort(kind="stable").argsort(kind="stable")
         return ranks * min(10, max(len(labels) // 20, 1)) // len(labels)
-    strata, counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)[1:]
-    rare = counts[strata] < _RARE
-    return np.where(rare, counts.argmax() if rare.sum() < _RARE else -1, strata)
+    return np.unique(labels, axis=0, return_inverse=True)[1].ravel()
 
 
 def _equal_texts(dataset: Dataset) -> np.ndarray:
@@ -174,16 +227,34 @@ def _split_groups(
     part_rows = share if share >= 1 else share * sizes.sum()
     frequent = sizes > max(part_rows / 10, 1)  # texts that would fill a tenth of the part stay in the rest
     drawn_from = among[~np.isin(among, firsts[frequent])]
-    strata = _strata(dataset, drawn_from)
     # of rows as many groups as bring them; a share is left to scikit-learn, whose rounding gives the usual sizes
     wanted = max(round(share / sizes.sum() * len(drawn_from)), 1) if share >= 1 else share
-    try:
-        rest, part = train_test_split(drawn_from, test_size=wanted, stratify=strata, random_state=seed)
-    except ValueError as error:
-        raise ValueError(
-            f"{len(drawn_from)} different texts cannot be split with every label in every part ({error}). {_MORE_ROWS}"
-        ) from error
+    rest, part = _stratified(dataset, drawn_from, wanted, seed)
     return np.concatenate([rest, firsts[frequent]]), part
+
+
+def _stratified(dataset: Dataset, rows: np.ndarray, wanted: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rest of `rows`, and a number or share of them: of each label within one of its share; a lone one stays."""
+    if "label" in dataset.column_names and problem_type_of(dataset) == MULTI_LABEL:
+        draw = MultilabelStratifiedShuffleSplit(1, test_size=wanted, random_state=seed)
+        rest, part = next(draw.split(rows, label_array(dataset)[rows]))
+        return rows[rest], rows[part]
+    strata = _strata(dataset, rows)
+    try:
+        return train_test_split(rows, test_size=wanted, stratify=strata, random_state=seed)
+    except ValueError:  # it asks for two of each label, and for a row of each in the part
+        pass
+    random, counts = np.random.default_rng(seed), np.bincount(strata)
+    size = max(round(wanted * len(rows)), 1) if wanted < 1 else int(wanted)
+    order = random.permutation(np.flatnonzero(counts[strata] > 1))
+    order = order[np.argsort(strata[order], kind="stable")]
+    size = min(size, len(order))
+    if size == 0:
+        raise ValueError(f"{len(rows)} different texts cannot be split: each label has one. {_MORE_ROWS}")
+    places = ((np.arange(size) + random.random()) * len(order) / size).astype(int)
+    drawn = np.zeros(len(rows), dtype=bool)
+    drawn[order[places]] = True
+    return rows[~drawn], rows[drawn]
 
 
 def _rows_of(groups: np.ndarray, drawn: np.ndarray) -> np.ndarray:

@@ -38,7 +38,8 @@ def gather_findings(
     tfidf = TfidfClassifier(len(names), problem_type=kind, cleaning=config.cleaning)
     try:
         tfidf.fit(texts_of(drawn), label_array(drawn))
-        tfidf.tune(texts_of(splits["validation"]), label_array(splits["validation"]))  # as the encoder is
+        if "validation" in splits:  # as the encoder is
+            tfidf.tune(texts_of(splits["validation"]), label_array(splits["validation"]))
     except ValueError as error:
         warn(f"No TF-IDF beside the encoder: {error}")
         tfidf = None

@@ -145,6 +145,8 @@ def _draw(facts: dict, trainer: Trainer, folder: Path, *, test_tokens: list[int]
     special = trainer.processing_class.num_special_tokens_to_add(pair=contract["pair_truncation"] is not None)
     tokens = {}
     for name, dataset in (("train", trainer.train_dataset), ("validation", trainer.eval_dataset)):
+        if dataset is None:  # too few rows to hold some out
+            continue
         tokens[name] = list(dict(zip(dataset["example_id"][:], dataset["tokens"][:])).values())  # windows once
     tokens = {name: [count + special for count in counts] for name, counts in (tokens | {"test": test_tokens}).items()}
     best_step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None

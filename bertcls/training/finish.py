@@ -89,9 +89,10 @@ def finish_run(
     if not trainer.is_world_process_zero():
         return results
     results = scores_before(trainer.state.log_history) | results
-    calibrate(classifier, splits["validation"])
+    if "validation" in splits:
+        calibrate(classifier, splits["validation"])
     classifier.save_pretrained(run_dir)
-    texts = texts_of(splits["test" if report else "validation"])[:_COMPARED]
+    texts = texts_of(splits["test" if report else "train"])[:_COMPARED]
     loaded = verify_saved(run_dir, classifier, texts, new_process=hub is not None)
     if report:
         facts = write_report(
