@@ -27,7 +27,6 @@ from bertcls.process import cores_per_process, use_cores
 ENGINES = {
     "torch fp32": ("torch", "float32"),
     "torch bf16": ("torch", "bfloat16"),
-    "torch int8": ("torch", "int8"),
     "onnx fp32": ("onnx", "float32"),
     "onnx int8": ("onnx", "int8"),
 }

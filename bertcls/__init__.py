@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # for editors; the same names as below, which a test compares
     from bertcls.training.callbacks import training_callbacks
     from bertcls.training.finish import finish_run
     from bertcls.training.launch import run_recipe
+    from bertcls.training.plan import prepare_training
 
 AutoConfig.register("bertcls", BertClsConfig, exist_ok=True)
 AutoModelForSequenceClassification.register(BertClsConfig, BertClsForSequenceClassification, exist_ok=True)
@@ -51,6 +52,7 @@ _LAZY = {  # PEP 562: module: its public names
     "training.callbacks": ("training_callbacks",),
     "training.finish": ("finish_run",),
     "training.launch": ("run_recipe",),
+    "training.plan": ("prepare_training",),
 }
 _MODULE_OF = {name: module for module, names in _LAZY.items() for name in names}
 

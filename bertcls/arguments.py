@@ -31,6 +31,7 @@ class RunArguments(TrainingArguments):
     best model, 16 bits are used where the machine computes in them, and the CPU where there is no accelerator.
     """
 
+    num_train_epochs: float | None = _option(None, "Passes over the training rows; none: by their number.")
     eval_strategy: str | None = _option(None, "no, steps or epoch; none: as --save_strategy, else epoch.")
     save_strategy: str | None = _option(None, "no, steps, epoch or best; none: as --eval_strategy.")
     save_steps: float | None = _option(None, "Steps between saves, or their share of all; none: as --eval_steps.")
@@ -52,6 +53,9 @@ class RunArguments(TrainingArguments):
     label_names: list[str] | None = _option(["labels", "example_ids"], "What the metrics need beside the logits.")
 
     def __post_init__(self):
+        self.epochs_by_rows = self.num_train_epochs is None and self.max_steps <= 0  # `prepare_training` sets them
+        if self.num_train_epochs is None:
+            self.num_train_epochs = 3.0
         resumed = (self.resume_from_checkpoint or "no").lower()
         if resumed in ("false", "no", "0"):
             self.resume_from_checkpoint = None
@@ -98,6 +102,10 @@ class RunArguments(TrainingArguments):
         Raises:
             ValueError: what was found and expected.
         """
+        if self.num_train_epochs < 0:
+            raise ValueError(
+                f"Found --num_train_epochs {self.num_train_epochs:g}; expected 0 (the model as it starts) or more."
+            )
         if self.n_gpu > 1:
             raise ValueError(
                 f"Found {self.n_gpu} GPUs in one process; expected one process a GPU, since DataParallel would cut "
@@ -141,11 +149,14 @@ class TextArguments:
     attention_dropout: float | None = _option(
         None, "Dropout of attention weights; none: the encoder's. With 0 a CPU is faster on long texts."
     )
-    max_train_samples: int | None = _option(None, "Rows drawn from train with the seed, label shares kept.")
+    max_train_samples: float | None = _option(
+        None, "Rows drawn from train with the seed, label shares kept; up to 1 their share."
+    )
     early_stopping_patience: int = _option(3, "Evaluations without a better metric before training stops; 0: never.")
     cpu_threads: int | None = _option(None, "Threads per process without an accelerator; none: cores by processes.")
     overwrite_output: bool = _option(False, "Write into a folder that is not empty.")
     seeds: list[int] = _option([], "One run a seed, in the folders seed-N of --output_dir.")
+    train_sizes: list[float] = _option([], "One run a number (or share) of training rows, in the folders size-N.")
     run_dir: str = field(init=False, default="")  # what --output_dir names; Trainer's checkpoints lie below it
     started: float = field(init=False, default=0.0)  # when the command line was read, in seconds of time.time()
     hub: dict | None = field(init=False, default=None, repr=False)  # with --push_to_hub: arguments of push_folder
@@ -173,8 +184,11 @@ class TextArguments:
                 "Raise it."
             )
         for name in ("max_samples", "max_train_samples", "max_test_samples", "max_train_windows", "cpu_threads"):
-            if (number := getattr(self, name, None)) is not None and number < 1:
-                raise ValueError(f"Found --{name} {number}; expected at least 1. Raise it.")
+            number, shares = getattr(self, name, None), name == "max_train_samples"
+            if number is not None and not (shares and 0 < number <= 1) and (number < 1 or number % 1):
+                raise ValueError(
+                    f"Found --{name} {number:g}; expected at least 1{', or a share below it' * shares}. Correct it."
+                )
         if self.seeds:
             raise ValueError("Found --seeds here; expected --seed, since this program makes one run. Use --seed.")
         if self.cleaning == ["none"]:
@@ -230,6 +244,8 @@ class RecipeArguments(TextArguments):
     phrases: bool = _option(
         False, "Rows are parts of one another, as in SST-2: hold out whole texts (without --split)."
     )
+    folds: int = _option(0, "Folds: each row answered by a model that did not see it, then one model of all rows.")
+    fold: str | None = _option(None, "One of --folds alone, such as 2/5.")
     max_samples: int | None = _option(None, "With --split: first rows of the joined data.")
     max_test_samples: int | None = _option(None, "Rows drawn from the reported split, the same for every seed.")
     language: str | None = _option(None, "Of the texts, for the model card: en, zh, multilingual.")
@@ -243,6 +259,12 @@ class RecipeArguments(TextArguments):
     freeze_layers: int = _option(0, "Freeze the embeddings and this many lowest layers.")
     layer_decay: float = _option(1.0, "Factor on the learning rate per layer downwards.")
     head_learning_rate: float | None = _option(None, "Learning rate of the head; none: learning_rate.")
+    head_init: Literal["auto", "probe", "random"] = _option(
+        "auto", "probe: the head starts as a linear model on the encoder as it is; auto: where that is possible."
+    )
+    contrastive_steps: int | None = _option(
+        None, "Steps that bring texts of one label together, before the head is fitted; none: by the rows a class."
+    )
     class_weights: Literal["none", "balanced"] = _option(
         "none", "balanced: weigh classes inversely to their row counts."
     )
@@ -255,6 +277,13 @@ class RecipeArguments(TextArguments):
         """
         super().check()
         check_methods(self.augment)
+        if self.head_init == "probe" and self.classifier_hidden_size is not None:
+            raise ValueError(
+                "Found --head_init probe with --classifier_hidden_size; expected a linear head, which alone can start "
+                "as a linear model. Leave one out."
+            )
+        if (self.contrastive_steps or 0) < 0:
+            raise ValueError(f"Found --contrastive_steps {self.contrastive_steps}; expected 0 or more. Raise it.")
         if self.probes is not None and not Path(self.probes).is_file():
             raise ValueError(f"Found --probes {self.probes}; expected a text file with a text a line. Check the path.")
         if self.max_samples is not None and self.split is None:

@@ -13,25 +13,24 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
 
 from bertcls.data.labels import label_names_of, label_shares, problem_type_of
 from bertcls.data.load import load_splits
-from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, containers, draw_rows
+from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, containing_texts, draw_rows
 from bertcls.layout import AUDIT
 from bertcls.modeling import REGRESSION
 from bertcls.process import from_rank_0, one_line_errors, say
-from bertcls.text import comparison_key
+from bertcls.text import CJK_CHARACTER, comparison_key
 from bertcls.tokenization import load_tokenizer
 
 LEAK_EXIT_CODE = 3
 LENGTHS = (128, 256, 512)  # tokens, special ones included
-MIN_CHARACTERS = 8  # the same where words are not parted by blanks
+MIN_CHARACTERS = 8  # as MIN_WORDS, where words are not parted by blanks
 _EXAMPLES = 5  # rows shown of each finding
 _TOKENIZED_ROWS = 2000  # a share of these rows is within 2 points
-_WIDE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # characters of Chinese and Japanese
-_WIDE_CHARACTER = re.compile(f"([{_WIDE}])")
 _HTML = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:#\d+|#x[0-9a-fA-F]+|[a-zA-Z]{2,8});")
 
 
@@ -42,39 +41,22 @@ def audit_splits(
     lengths: tuple[int, ...] = LENGTHS,
     seed: int = 0,
 ) -> dict:
-    """Everything that the module's first line names. Time grows with the words of all texts.
+    """Findings as plain numbers, names and example ids, ready for JSON; time grows with the words of all texts.
 
-    A text counts once: as equal to the letter, else as equal after normalisation (`comparison_key`), else as
-    contained, word for word, in a longer text of the other split (texts of at least `MIN_WORDS` words; not for pairs).
-    Empty texts do not leak.
-
-    Args:
-        splits: as `load_splits` gives them, missing texts included where they were kept.
-        tokenizer: counts the tokens that a cut would lose, on 2,000 rows drawn from a split; `None`: not counted.
-        lengths: where to cut, in tokens.
-        seed: of that draw.
-
-    Returns:
-        findings as plain numbers, names and example ids, ready for JSON. `leaked` says whether texts of one split
-        stand in another, and `dropped` lists the rows that `drop_leaked` takes out to mend it.
+    A text counts once: as equal to the letter, else as equal after normalisation (`comparison_key`), else as part of
+    a longer text of the other split (of at least `MIN_WORDS` words; not for pairs). Empty texts do not leak. `dropped`
+    are the rows that `drop_leaked` takes out. Tokens beyond `lengths` are counted on 2,000 rows drawn by `seed`.
     """
     texts = {name: _texts(split) for name, split in splits.items()}
-    keys = {name: [_key(text) for text in rows] for name, rows in texts.items()}
+    keys = {name: ["\n".join(map(comparison_key, row)) for row in rows] for name, rows in texts.items()}
     findings: dict = {"rows": {name: len(split) for name, split in splits.items()}}
     findings["labels"] = {name: _label_summary(split) for name, split in splits.items()}
     findings["alike_labels"] = _alike(label_names_of(splits["train"]))
-    findings["missing_labels"] = {
-        name: absent
-        for name, split in splits.items()
-        if problem_type_of(split) != REGRESSION and (absent := [k for k, v in label_shares(split).items() if v == 0])
-    }
+    findings["missing_labels"] = {name: labels for name, split in splits.items() if (labels := _missing(split))}
     findings["texts"] = {name: _text_summary(split, texts[name]) for name, split in splits.items()}
+    kinds = {"exact": texts, "normalised": keys}
     findings["duplicates"] = {
-        name: {
-            "exact": len(texts[name]) - len(set(texts[name])),
-            "normalised": len(keys[name]) - len(set(keys[name])),
-        }
-        for name in splits
+        name: {kind: len(rows[name]) - len(set(rows[name])) for kind, rows in kinds.items()} for name in splits
     }
     findings["contradictions"] = _contradictions(splits, keys)
     findings["leaks"], dropped = {}, set()
@@ -92,12 +74,8 @@ def audit_splits(
 def drop_leaked(splits: DatasetDict, findings: dict) -> DatasetDict:
     """The splits without the rows of train (and of validation, where test has them too) that leak."""
     dropped = np.array(findings["dropped"], dtype=np.int64)
-    return DatasetDict(
-        {
-            name: split.select(np.flatnonzero(~np.isin(split["example_id"][:], dropped)))
-            for name, split in splits.items()
-        }
-    )
+    kept = {name: np.flatnonzero(~np.isin(split["example_id"][:], dropped)) for name, split in splits.items()}
+    return DatasetDict({name: split.select(kept[name]) for name, split in splits.items()})
 
 
 def audit_run(
@@ -116,8 +94,7 @@ def audit_run(
     Args:
         splits: that the run will use.
         run_dir: where `audit.json` goes.
-        tokenizer: of the encoder, to count the tokens that would be cut.
-        max_length: of the run's windows, at which a cut is counted, too.
+        tokenizer, max_length: of the encoder and its windows, to count the tokens that would be cut.
         on_leak: go on with a warning, drop the leaking rows of train, or stop.
         max_train_samples, max_test_samples: rows that are drawn then, label shares kept; `None` keeps all.
         seed: of the draw from train; that from test is the same for every seed.
@@ -126,7 +103,7 @@ def audit_run(
         the splits to use.
 
     Raises:
-        ValueError: a leak with `on_leak="error"`, or `drop` would leave no row in a split or of a label in train.
+        ValueError: a leak with `on_leak="error"`, or `drop` would leave a split or a label without a row.
     """
 
     def findings_of() -> list[int]:
@@ -146,51 +123,38 @@ def audit_run(
     splits = DatasetDict(splits)
     if dropped and on_leak == "drop":
         splits = drop_leaked(splits, {"dropped": dropped})
-        _refuse_emptied(splits)
+        lost = [f"the {name} split has no row" for name, split in splits.items() if len(split) == 0]
+        if lost := lost or [f"train has no row of the label {name}" for name in _missing(splits["train"])]:
+            raise ValueError(
+                f"Without its leaking rows {lost[0]}; expected rows of every label. Give other data, or use "
+                "--on_leak warn."
+            )
     splits["train"] = draw_rows(splits["train"], max_train_samples, seed=seed)
     splits["test"] = draw_rows(splits["test"], max_test_samples, seed=SPLIT_SEED)
     say("rows: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
     return splits
 
 
-def _refuse_emptied(splits: DatasetDict) -> None:
-    for name, split in splits.items():
-        if len(split) == 0:
-            raise ValueError(
-                f"Without its leaking rows the {name} split has 0 rows; expected some. Give other data, or use "
-                "--on_leak warn."
-            )
-    classes = problem_type_of(splits["train"]) != REGRESSION
-    lost = [name for name, share in _label_summary(splits["train"]).items() if classes and share == 0]
-    if lost:
-        raise ValueError(
-            f"Without its leaking rows train has no row of the label {lost[0]}; expected rows of every label. Give "
-            "other data, or use --on_leak warn."
-        )
-
-
 def format_audit(findings: dict) -> str:
     """The findings as a table of one column a split, and a line for each thing to look at."""
     names = list(findings["rows"])
+    labels = findings["labels"]
     rows = [("rows", [f"{findings['rows'][name]:,}" for name in names])]
-    for label in findings["labels"]["train"]:
-        shares = [findings["labels"][name][label] for name in names]
-        rows.append((label, [f"{share:.6f}" for share in shares]))
-    shown = [
-        ("equal texts, to the letter", [findings["duplicates"][name]["exact"] for name in names]),
-        ("equal texts, normalised", [findings["duplicates"][name]["normalised"] for name in names]),
-        ("texts with several labels", [findings["contradictions"][name] for name in names]),
-        *((f"{kind} texts", [findings["texts"][name][kind] for name in names]) for kind in ("missing", "empty")),
-        ("texts with HTML", [findings["texts"][name]["html"] for name in names]),
-    ]
-    rows += [(title, [f"{number:,}" for number in numbers]) for title, numbers in shown]
+    rows += [(label, [f"{labels[name][label]:.6f}" for name in names]) for label in labels["train"]]
+    counts = {
+        "equal texts, to the letter": lambda name: findings["duplicates"][name]["exact"],
+        "equal texts, normalised": lambda name: findings["duplicates"][name]["normalised"],
+        "texts with several labels": lambda name: findings["contradictions"][name],
+        "missing texts": lambda name: findings["texts"][name]["missing"],
+        "empty texts": lambda name: findings["texts"][name]["empty"],
+        "texts with HTML": lambda name: findings["texts"][name]["html"],
+    }
+    rows += [(title, [f"{count(name):,}" for name in names]) for title, count in counts.items()]
     for length in list(findings["cut"]["train"])[1:] if "cut" in findings else ():
         cut = [findings["cut"][name][length] for name in names]
         rows.append((f"cut by {length} tokens: texts, tokens", [f"{c['texts']:.1%}, {c['tokens']:.1%}" for c in cut]))
-    width = max(len(title) for title, _ in rows)
-    columns = [max([len(name), *(len(cells[i]) for _, cells in rows)]) for i, name in enumerate(names)]
-    lines = ["  ".join([" " * width, *(name.rjust(size) for name, size in zip(names, columns))])]
-    lines += ["  ".join([title.ljust(width), *(c.rjust(s) for c, s in zip(cells, columns))]) for title, cells in rows]
+    table = pd.DataFrame([cells for _, cells in rows], index=[title for title, _ in rows], columns=names)
+    lines = [table.to_string()]
     for pair, leak in findings["leaks"].items():
         if leak["exact"] + leak["normalised"] + leak["contained"]:
             lines.append(
@@ -203,21 +167,16 @@ def format_audit(findings: dict) -> str:
         lines.append(f"CONTRADICTION: {findings['contradictions']['all']:,} texts have several labels")
     for alike in findings["alike_labels"]:
         lines.append(f"LABELS that differ only in case or blanks: {', '.join(map(repr, alike))}")
-    for name, labels in findings["missing_labels"].items():
-        lines.append(f"LABELS missing from {name}: {', '.join(labels)}")
+    lines += [
+        f"LABELS missing from {name}: {', '.join(absent)}" for name, absent in findings["missing_labels"].items()
+    ]
     return "\n".join(lines)
 
 
-def _texts(split: Dataset) -> list[str | tuple[str, str]]:
-    """Texts, or pairs; an empty one for a missing one."""
-    texts = [text or "" for text in split["text"][:]]
-    if "text_pair" in split.column_names:
-        return list(zip(texts, [text or "" for text in split["text_pair"][:]]))
-    return texts
-
-
-def _key(text: str | tuple[str, str]) -> str:
-    return comparison_key(text) if isinstance(text, str) else "\n".join(map(comparison_key, text))
+def _texts(split: Dataset) -> list[tuple[str, ...]]:
+    """The text, or both of a pair, of each row; an empty one for a missing one."""
+    columns = [split[name][:] for name in ("text", "text_pair") if name in split.column_names]
+    return [tuple(text or "" for text in row) for row in zip(*columns)]
 
 
 def _label_summary(split: Dataset) -> dict[str, float]:
@@ -225,6 +184,12 @@ def _label_summary(split: Dataset) -> dict[str, float]:
         return label_shares(split)
     values = np.array(split["label"][:], dtype=np.float64)
     return {"mean": values.mean(), "deviation": values.std(), "lowest": values.min(), "highest": values.max()}
+
+
+def _missing(split: Dataset) -> list[str]:
+    """Labels without a row."""
+    shares = {} if problem_type_of(split) == REGRESSION else label_shares(split)
+    return [name for name, share in shares.items() if share == 0]
 
 
 def _alike(names: list[str]) -> list[list[str]]:
@@ -236,32 +201,25 @@ def _alike(names: list[str]) -> list[list[str]]:
 
 
 def _text_summary(split: Dataset, texts: list) -> dict:
-    pairs = isinstance(texts[0], tuple)
-    columns = ["text", "text_pair"] if pairs else ["text"]
-    missing = sum(map(any, zip(*([text is None for text in split[column][:]] for column in columns))))
-    empty = [row for row, text in enumerate(texts) if not all(part.strip() for part in (text if pairs else (text,)))]
-    html = [row for row, text in enumerate(texts) if _HTML.search("\n".join(text) if pairs else text)]
-    ids = split["example_id"]
-    return {
-        "missing": missing,
-        "empty": len(empty) - missing,
-        "html": len(html),
-        "empty_examples": [ids[row] for row in empty[:_EXAMPLES]],
-        "html_examples": [ids[row] for row in html[:_EXAMPLES]],
+    columns = [split[name][:] for name in ("text", "text_pair")[: len(texts[0])]]
+    missing = sum(None in row for row in zip(*columns))
+    found = {
+        "empty": [row for row, parts in enumerate(texts) if not all(part.strip() for part in parts)],
+        "html": [row for row, parts in enumerate(texts) if any(map(_HTML.search, parts))],
     }
+    ids = split["example_id"]
+    examples = {f"{kind}_examples": [ids[row] for row in rows[:_EXAMPLES]] for kind, rows in found.items()}
+    return {"missing": missing, "empty": len(found["empty"]) - missing, "html": len(found["html"])} | examples
 
 
 def _contradictions(splits: DatasetDict, keys: dict[str, list[str]]) -> dict[str, int]:
     """Texts, equal after normalisation, that stand with more than one label: per split and over all of them."""
-    result, labels_of = {}, defaultdict(set)
+    labels_of = {name: defaultdict(set) for name in (*splits, "all")}
     for name, split in splits.items():
-        within = defaultdict(set)
         for key, label in zip(keys[name], split["label"][:]):
-            label = tuple(label) if isinstance(label, list) else label
-            within[key].add(label)
-            labels_of[key].add(label)
-        result[name] = sum(len(labels) > 1 for labels in within.values())
-    return result | {"all": sum(len(labels) > 1 for labels in labels_of.values())}
+            for place in (name, "all"):
+                labels_of[place][key].add(tuple(label) if isinstance(label, list) else label)
+    return {name: sum(len(labels) > 1 for labels in found.values()) for name, found in labels_of.items()}
 
 
 def _leak(
@@ -269,34 +227,34 @@ def _leak(
 ) -> tuple[dict, list[int]]:
     """Rows of `kept` that stand in `other`, and the ids of the rows of `other` in which they stand."""
     other_text, other_key = set(other_texts), set(other_keys)
-    exact = [row for row, (text, key) in enumerate(zip(kept_texts, kept_keys)) if text in other_text and key.strip()]
-    seen = set(exact)
-    normalised = [row for row, key in enumerate(kept_keys) if key in other_key and key.strip() and row not in seen]
-    seen.update(normalised)
-    long = [row for row, key in enumerate(kept_keys) if _long_enough(key)]
-    contained, inside = [], set()
-    if kept_texts and isinstance(kept_texts[0], str):
+    found = {"exact": [], "normalised": [], "contained": []}
+    for row, (text, key) in enumerate(zip(kept_texts, kept_keys)):
+        if key.strip() and key in other_key:
+            found["exact" if text in other_text else "normalised"].append(row)
+    seen = {*found["exact"], *found["normalised"]}
+    long, inside = [row for row, key in enumerate(kept_keys) if _long_enough(key)], set()
+    if kept_texts and len(kept_texts[0]) == 1:
         candidates = [row for row in long if row not in seen]
-        found = containers([_words(kept_keys[row]) for row in candidates], [_words(key) for key in other_key])
-        contained = [row for row, texts in zip(candidates, found) if texts]
-        inside = set().union(*found)
+        places = containing_texts([_words(kept_keys[row]) for row in candidates], [_words(key) for key in other_keys])
+        found["contained"] = [row for row, texts in zip(candidates, places) if texts]
+        inside = set().union(*places)
     equal = {kept_keys[row] for row in seen}
     rows = [row for row, key in enumerate(other_keys) if key in equal or (inside and _words(key) in inside)]
     ids, other_ids = kept["example_id"][:], other["example_id"][:]
-    leak = {"rows": len(kept), "long_rows": len(long), "long_found": len(seen.intersection(long)) + len(contained)}
-    for kind, found_rows in (("exact", exact), ("normalised", normalised), ("contained", contained)):
+    leak = {"rows": len(kept), "long_rows": len(long)}
+    leak["long_found"] = len(seen.intersection(long)) + len(found["contained"])
+    for kind, found_rows in found.items():
         leak |= {kind: len(found_rows), f"{kind}_examples": [ids[row] for row in found_rows[:_EXAMPLES]]}
     return leak, [other_ids[row] for row in rows]
 
 
 def _words(key: str) -> str:
     """A key with blanks around each Chinese or Japanese character, which are words of their own here."""
-    return " ".join(_WIDE_CHARACTER.sub(r" \1 ", key).split())
+    return " ".join(CJK_CHARACTER.sub(r" \g<0> ", key).split())
 
 
 def _long_enough(key: str) -> bool:
-    wide = len(_WIDE_CHARACTER.findall(key))
-    return len(_words(key).split()) >= (MIN_CHARACTERS if wide else MIN_WORDS)
+    return len(_words(key).split()) >= (MIN_CHARACTERS if CJK_CHARACTER.search(key) else MIN_WORDS)
 
 
 def _cut(texts: list, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, ...], seed: int) -> dict:
@@ -304,8 +262,7 @@ def _cut(texts: list, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, ..
     rows = np.arange(len(texts))
     if len(rows) > _TOKENIZED_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _TOKENIZED_ROWS, replace=False))
-    drawn = [texts[row] for row in rows]
-    encoded = tokenizer(*(map(list, zip(*drawn)) if isinstance(drawn[0], tuple) else [drawn]), verbose=False)
+    encoded = tokenizer(*map(list, zip(*(texts[row] for row in rows))), verbose=False)
     tokens = np.array([len(ids) for ids in encoded["input_ids"]])
     beyond = {length: np.maximum(tokens - length, 0) for length in lengths}
     return {"rows": len(rows)} | {
@@ -319,16 +276,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bertcls.audit", description=__doc__, allow_abbrev=False)
     parser.add_argument("dataset", help="Hub id, folder or file")
     parser.add_argument("--dataset_config_name", help="configuration of the data set")
-    for name in ("text_column", "text_pair_column", "label_column", "label_delimiter", "problem_type"):
-        parser.add_argument(f"--{name}", help="as in the recipes")
-    for name in ("validation_file", "test_file", "encoding", "delimiter"):
+    words = "text_column text_pair_column label_column label_delimiter problem_type"
+    for name in f"{words} validation_file test_file encoding delimiter".split():
         parser.add_argument(f"--{name}", help="as in the recipes")
     parser.add_argument("--model_name_or_path", help="encoder whose tokens are counted; without it none are")
     parser.add_argument("--output_dir", default=".", help=f"folder for {AUDIT}")
     args = vars(parser.parse_args(argv))
     source, output, model = args.pop("dataset"), Path(args.pop("output_dir")), args.pop("model_name_or_path")
-    config_name = args.pop("dataset_config_name")
-    splits = load_splits(source, config_name, keep_missing=True, **args)
+    splits = load_splits(source, keep_missing=True, **args)
     findings = audit_splits(splits, tokenizer=None if model is None else load_tokenizer(model))
     output.mkdir(parents=True, exist_ok=True)
     (output / AUDIT).write_text(json.dumps(findings, indent=2) + "\n")

@@ -1,10 +1,6 @@
-"""Other ways to run a trained model than torch in fp32: bf16 and int8 on a CPU, and ONNX Runtime.
-
-In all of them the head, the pooling of windows and everything behind the logits compute in fp32.
-"""
+"""Other engines for a trained model than torch in fp32: bf16, and ONNX Runtime on a CPU; the head stays in fp32."""
 
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,58 +11,23 @@ from torch import nn
 from bertcls.layout import ONNX_FILES, POOLING_FILE
 from bertcls.modeling import BertClsConfig, WindowClassifierOutput
 
-DTYPES = {"torch": ("float32", "bfloat16", "int8"), "onnx": ("float32", "int8")}
+DTYPES = {"torch": ("float32", "bfloat16"), "onnx": ("float32", "int8")}
 
 
 def check_engine(backend: str, dtype: str, device: torch.device | str | None = None) -> None:
-    """Refuses an engine that does not exist.
-
-    Args:
-        backend: `torch` or `onnx`.
-        dtype: `float32`, `int8` or, with torch, `bfloat16`.
-        device: that was asked for; ONNX Runtime and int8 are for the CPU.
-
-    Raises:
-        ValueError: no such engine.
-
-    >>> check_engine("onnx", "bfloat16")
-    Traceback (most recent call last):
-    ValueError: Found dtype='bfloat16' with backend='onnx'; expected one of float32, int8.
-    """
+    """Refuses an engine that does not exist, and another device than the CPU for ONNX Runtime."""
     if backend not in DTYPES:
         raise ValueError(f"Found backend={backend!r}; expected one of {', '.join(DTYPES)}.")
     if dtype not in DTYPES[backend]:
-        raise ValueError(
-            f"Found dtype={dtype!r} with backend={backend!r}; expected one of {', '.join(DTYPES[backend])}."
-        )
-    if device is not None and torch.device(device).type != "cpu" and on_cpu_only(backend, dtype):
-        raise ValueError(f"Found device={str(device)!r} with backend={backend!r}, dtype={dtype!r}; expected 'cpu'.")
+        known = ", ".join(DTYPES[backend])
+        raise ValueError(f"Found dtype={dtype!r} with backend={backend!r}; expected one of {known}.")
+    if device is not None and torch.device(device).type != "cpu" and backend == "onnx":
+        raise ValueError(f"Found device={str(device)!r} with backend={backend!r}; expected 'cpu'.")
 
 
-def on_cpu_only(backend: str, dtype: str) -> bool:
-    """Whether an engine runs on the CPU alone."""
-    return backend == "onnx" or dtype == "int8"
-
-
-def convert_encoder(encoder: nn.Module, dtype: str) -> nn.Module:
-    """An encoder that computes in another type and still gives fp32.
-
-    Args:
-        encoder: in fp32, in evaluation mode, on its device; it is changed.
-        dtype: `bfloat16`, weights and activations; or `int8`, the weights of the linear layers and, with a scale that
-            each forward takes anew from all its texts, what goes into them.
-
-    Returns:
-        the encoder.
-    """
-    if dtype == "int8":
-        with warnings.catch_warnings():  # torch.ao is to leave torch some day; its range in pyproject.toml has it
-            warnings.simplefilter("ignore")
-            # a scale a row of a weight: with one for all, twice as far from fp32 and no faster (all-MiniLM-L6-v2)
-            settings = {nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig}
-            return torch.ao.quantization.quantize_dynamic(encoder, settings)
+def use_bfloat16(encoder: nn.Module) -> None:
+    """Makes an encoder compute in bf16 and still give fp32."""
     encoder.to(torch.bfloat16).register_forward_hook(_outputs_to_float32)
-    return encoder
 
 
 def _outputs_to_float32(module: nn.Module, inputs: tuple, output: dict) -> dict:
@@ -77,19 +38,9 @@ def _outputs_to_float32(module: nn.Module, inputs: tuple, output: dict) -> dict:
 
 
 class OnnxModel(nn.Module):
-    """The model of a folder that `export_onnx` wrote, run by ONNX Runtime on the CPU; called like the torch model.
+    """The model of a folder that `export_onnx` wrote, or of its copy on the Hub, called like the torch model.
 
-    Uses as many threads as torch does.
-
-    Args:
-        name_or_path: the folder, or its copy on the Hub.
-        config: of the same folder.
-        dtype: `float32`, or `int8` where it was exported too.
-        revision: Hub revision.
-
-    Raises:
-        FileNotFoundError: no such file in the folder.
-        ValueError: the file is no export of a bertcls model, or onnxruntime is not installed.
+    Uses as many threads as torch does. `config` is that of the same folder; `dtype` is `float32` or `int8`.
     """
 
     def __init__(
@@ -113,10 +64,7 @@ class OnnxModel(nn.Module):
     def forward(
         self, window_example: torch.Tensor, return_window_logits: bool = False, **inputs: torch.Tensor
     ) -> WindowClassifierOutput:
-        """As `BertClsForSequenceClassification.forward`, but without a loss.
-
-        Runs `windows_per_forward` windows at a time, like the torch model.
-        """
+        """As that of `BertClsForSequenceClassification` in evaluation, `windows_per_forward` windows at a time."""
         counts = torch.bincount(window_example).numpy()
         inputs = {name: tensor.numpy() for name, tensor in inputs.items() if name in self.names}
         step = self.config.windows_per_forward
@@ -137,14 +85,21 @@ class OnnxModel(nn.Module):
         )
 
 
+def require(*names: str) -> None:
+    """Refuses to go on without packages that only ONNX needs."""
+    for name in names:
+        try:
+            __import__(name)
+        except ImportError as error:
+            raise ValueError(
+                f"ONNX needs {name}, which is not installed. Install it: pip install {' '.join(names)}"
+            ) from error
+
+
 def _session(path: Path):
-    """An `onnxruntime.InferenceSession` of a file."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ValueError(
-            "The backend 'onnx' needs onnxruntime, which is not installed. Install it: pip install onnxruntime"
-        ) from error
+    require("onnxruntime")
+    import onnxruntime
+
     if not path.is_file():
         int8 = " --int8" if path.name == ONNX_FILES["int8"] else ""
         raise FileNotFoundError(

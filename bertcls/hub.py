@@ -1,6 +1,6 @@
 """What is shared of a run: a folder that answers in a new process, and its way to the Hub.
 
-`python -m bertcls.hub push FOLDER` pushes the folder of a finished run, also after a push that failed.
+`python -m bertcls.hub push FOLDER` pushes the folder of a finished run, with the token of `hf auth login` or HF_TOKEN.
 """
 
 import argparse
@@ -10,7 +10,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -30,67 +29,47 @@ FRESH_TEXTS = 16  # that go to a new process
 _FRESH = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-import numpy as np
 from bertcls import TextClassifier
 texts = [text if isinstance(text, str) else tuple(text) for text in json.load(sys.stdin)]
-np.save(sys.argv[4], TextClassifier.from_pretrained(sys.argv[2], device=sys.argv[3]).logits(texts))
+print(json.dumps(TextClassifier.from_pretrained(sys.argv[2], device=sys.argv[3]).logits(texts).tolist()))
 """
 
 
 def verify_saved(
     folder: str, classifier: TextClassifier, texts: list[Text], *, new_process: bool = True
 ) -> TextClassifier:
-    """Loads a saved folder here and in a new process, and checks that both answer like the model in memory.
+    """Loads a saved folder and checks that it answers like the model in memory, in a new process without network, too.
 
-    The new process has no network and nothing of this one: what it needs is in the folder. Trainer's
-    `training_args.bin` is removed: it holds local paths, and the Hub token where one was given.
-
-    Args:
-        folder: written by `save_pretrained` of the model and the tokenizer.
-        classifier: the model in memory.
-        texts: raw texts to compare on; the new process gets the first 16.
-        new_process: `False` loads it here alone, which saves the start of a process where nothing is to be pushed.
-
-    Returns:
-        the classifier that was loaded here.
-
-    Raises:
-        ValueError: a logit differs by more than `TOLERANCE`, or the folder does not load in a new process.
+    Trainer's `training_args.bin` is removed: it holds local paths, and the Hub token where one was given.
     """
     Path(folder, "training_args.bin").unlink(missing_ok=True)
     loaded = TextClassifier.from_pretrained(folder, device=classifier.device)
-    _compare(loaded.logits(texts), classifier.logits(texts), folder, loaded, "")
+    compared = {"": (loaded.logits(texts), texts)}
     if new_process:
         few = texts[:FRESH_TEXTS]
-        fresh = _fresh_logits(folder, str(classifier.device), few)
-        _compare(fresh, classifier.logits(few), folder, loaded, " in a new process")
+        compared[" in a new process"] = _fresh_logits(folder, str(classifier.device), few), few
+    for where, (found, asked) in compared.items():
+        difference = float(np.abs(found - classifier.logits(asked)).max()) / loaded.model.config.label_scale
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"The model saved in {folder} differs from the trained one by {difference:.2g} in a logit{where}, "
+                f"expected at most {TOLERANCE:.0e}. Do not use it; the checkpoints beside it are whole."
+            )
     return loaded
 
 
-def _compare(found: np.ndarray, expected: np.ndarray, folder: str, loaded: TextClassifier, where: str) -> None:
-    difference = float(np.abs(found - expected).max()) / loaded.model.config.label_scale  # which is of a regression
-    if not difference <= TOLERANCE:
-        raise ValueError(
-            f"The model saved in {folder} differs from the trained one by {difference:.2g} in a logit{where}, "
-            f"expected at most {TOLERANCE:.0e}. Do not use it; the checkpoints beside it are whole."
-        )
-
-
 def _fresh_logits(folder: str, device: str, texts: list[Text]) -> np.ndarray:
-    """Logits `[texts, num_labels]` of a folder that a new process loads."""
-    with tempfile.TemporaryDirectory() as place:
-        answer = Path(place, "logits.npy")
-        # -P: nothing that lies in the working directory is imported in place of a library
-        command = [sys.executable, "-P", "-c", _FRESH, str(Path(__file__).parents[1]), folder, device, str(answer)]
-        environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, env=environment)
-        if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise ValueError(
-                f"The model saved in {folder} does not answer in a new process ({reason}); expected the answers of "
-                "the trained one. Do not use it; the checkpoints beside it are whole."
-            )
-        return np.load(answer)
+    # -P: nothing that lies in the working directory is imported in place of a library
+    command = [sys.executable, "-P", "-c", _FRESH, str(Path(__file__).parents[1]), folder, device]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ValueError(
+            f"The model saved in {folder} does not answer in a new process ({reason}); expected the answers of the "
+            "trained one. Do not use it; the checkpoints beside it are whole."
+        )
+    return np.array(json.loads(done.stdout.splitlines()[-1]))
 
 
 def push_folder(
@@ -101,16 +80,12 @@ def push_folder(
     private: bool | None = True,
     revision: str | None = None,
 ) -> str:
-    """Uploads what is meant for others of a finished run, `PUBLIC_FILES`, in one commit.
-
-    Such files of an earlier push that this run does not have are removed from the repository, its card apart. The
-    card's snippets get the repository's name.
+    """Uploads `PUBLIC_FILES` of a finished run in one commit, which removes those that an earlier push left.
 
     Args:
         folder: of a finished run, verified.
-        repo_id: `owner/name`, made where it does not exist; `None` takes the folder's name.
+        repo_id: `owner/name`; `None` takes the folder's name. It is made where it does not exist, `private` or not.
         token: of the Hub; `None` takes the one of `hf auth login`, or of `HF_TOKEN`.
-        private: of a repository that is made.
         revision: branch, made where it does not exist.
 
     Returns:
@@ -146,11 +121,7 @@ def push_folder(
 
 
 def with_repo_id(card: str, repo_id: str) -> str:
-    """A card with the title and the snippets of another repository.
-
-    >>> with_repo_id('# run\\n\\nTextClassifier.from_pretrained("run")', "me/sst2")
-    '# sst2\\n\\nTextClassifier.from_pretrained("me/sst2")'
-    """
+    """A card with the title and the snippets of another repository."""
     found = re.search(r'TextClassifier\.from_pretrained\("([^"\n]+)"', card)
     if found is None:
         return card
@@ -160,22 +131,14 @@ def with_repo_id(card: str, repo_id: str) -> str:
 
 
 def _without(token: str | None, message: str) -> str:
-    """A message in which a token is not shown, neither as it is nor quoted.
-
-    >>> _without("hf_secret\\n1", r"Illegal header value b'Bearer hf_secret\\n1'")
-    "Illegal header value b'Bearer ***'"
-    """
+    """A message in which a token is not shown, neither as it is nor quoted."""
     for form in (token, repr(token)[1:-1]) if token and token.strip() else ():
         message = message.replace(form.strip(), "***")
     return message
 
 
 def check_finished(folder: str) -> None:
-    """Raises where a folder is not that of a finished run.
-
-    Raises:
-        FileNotFoundError: no such folder, or the files that it lacks.
-    """
+    """Refuses a folder that is not that of a finished run."""
     if missing := [name for name in (*MODEL_FILES, RESULTS) if not Path(folder, name).is_file()]:
         raise FileNotFoundError(
             f"{folder} is no folder of a finished run: it lacks {', '.join(missing)}; expected the --output_dir of a "
@@ -184,24 +147,16 @@ def check_finished(folder: str) -> None:
 
 
 def check_answers(folder: str) -> None:
-    """Loads a finished run and checks that it answers as it did when it was scored.
-
-    Raises:
-        ValueError: a model that does not load, or other answers than in the run's table of predictions.
-    """
+    """Loads a finished run, and refuses it where it answers otherwise than when it was scored."""
     classifier = TextClassifier.from_pretrained(folder)
-    config = classifier.model.config
-    texts = ["A text."] if config.pair_truncation is None else [("A text.", "Another.")]
-    path, recorded = Path(folder, PREDICTIONS), None
-    if path.is_file():
-        rows = next(pq.ParquetFile(path).iter_batches(FRESH_TEXTS)).to_pydict()
-        texts = rows["text"] if config.pair_truncation is None else list(zip(rows["text"], rows["text_pair"]))
-        names = [f"probability_{name}" for name in classifier.label_names]
-        recorded = np.array(
-            [rows[name] for name in (["prediction"] if config.problem_type == REGRESSION else names)]
-        ).T
-    answers = classifier.probabilities(texts)
-    difference = float(np.abs(answers - (answers if recorded is None else recorded)).max()) / config.label_scale
+    config, path = classifier.model.config, Path(folder, PREDICTIONS)
+    if not path.is_file():
+        return
+    rows = next(pq.ParquetFile(path).iter_batches(FRESH_TEXTS)).to_pydict()
+    texts = rows["text"] if config.pair_truncation is None else list(zip(rows["text"], rows["text_pair"]))
+    names = [f"probability_{name}" for name in classifier.label_names]
+    recorded = [rows[name] for name in (["prediction"] if config.problem_type == REGRESSION else names)]
+    difference = float(np.abs(classifier.probabilities(texts) - np.array(recorded).T).max()) / config.label_scale
     if not difference <= RECORDED_TOLERANCE:
         raise ValueError(
             f"The model in {folder} answers otherwise than when it was scored (by {difference:.2g}); expected the "
@@ -212,18 +167,11 @@ def check_answers(folder: str) -> None:
 def main(argv: list[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m bertcls.hub", description=__doc__, allow_abbrev=False)
-    commands = parser.add_subparsers(dest="command", required=True)
-    push = commands.add_parser(
-        "push",
-        allow_abbrev=False,
-        help="push the folder of a finished run",
-        description="Loads the folder of a finished run, checks its answers, and pushes it to a private repository. "
-        "The token is that of `hf auth login` or of HF_TOKEN.",
-    )
-    push.add_argument("folder", help="--output_dir of the run")
-    push.add_argument("--repo_id", help="owner/name; the folder's name in your account where it is left out")
-    push.add_argument("--public", action="store_true", help="of a repository that is made: everyone may read it")
-    push.add_argument("--revision", help="branch, made where it does not exist")
+    parser.add_argument("command", choices=["push"], help="checks the answers and pushes to a private repository")
+    parser.add_argument("folder", help="--output_dir of the run")
+    parser.add_argument("--repo_id", help="owner/name; the folder's name in your account where it is left out")
+    parser.add_argument("--public", action="store_true", help="of a repository that is made: everyone may read it")
+    parser.add_argument("--revision", help="branch, made where it does not exist")
     args = parser.parse_args(argv)
     check_finished(args.folder)
     check_answers(args.folder)

@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 if TYPE_CHECKING:  # a server that labels texts does not import datasets
     from datasets import Dataset
     from transformers import Trainer
-from bertcls.backends import OnnxModel, check_engine, convert_encoder, on_cpu_only
+from bertcls.backends import OnnxModel, check_engine, use_bfloat16
 from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsForSequenceClassification
 from bertcls.process import open_weights
 from bertcls.text import clean, is_whole
@@ -28,16 +28,7 @@ Text = str | tuple[str, str]  # a text, or a pair for a model of pairs
 
 @dataclass(frozen=True)
 class WindowPrediction:
-    """The answer for one window of a text, as if it were all there is.
-
-    Args:
-        start: of the window in the cleaned text (of a pair, the second one), in characters.
-        end: behind its last character.
-        text: what stands there; with `--truncation head_tail` its middle was not read.
-        label: as in `Prediction`.
-        score: as in `Prediction`.
-        probabilities: as in `Prediction`.
-    """
+    """The answer for a window, from `start` to `end` in the cleaned text (of a pair, the second one), read alone."""
 
     start: int
     end: int
@@ -53,9 +44,9 @@ class Prediction:
 
     Args:
         label: name of the most probable class, or `None` where the model abstains; of a multi-label model a tuple of
-            the names that reach their thresholds, which may be empty; of a regression the value.
-        score: probability of the label; for several labels that of the least probable one, for none the probability
-            that the most probable one is absent; `None` for a regression.
+            the names that reach their thresholds; of a regression the value.
+        score: probability of the label; of several that of the least probable, of none that the most probable one is
+            absent; `None` for a regression.
         probabilities: of every class, by name; of a regression the value.
         windows: where they were asked for, the answer for each window, in order.
     """
@@ -68,13 +59,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenized text, ready for a forward pass together with others.
-
-    Args:
-        text: as it was given.
-        columns: `input_ids` and the like, each a list of windows.
-        spans: where in the cleaned text each window begins and ends; `None` where its windows' answers are not wanted.
-    """
+    """A tokenized text: its lists of windows by column, and their `spans` where their answers are wanted, too."""
 
     text: Text
     columns: dict[str, list[list[int]]]
@@ -83,8 +68,7 @@ class Encoded:
     @property
     def size(self) -> tuple[int, int]:
         """Windows, and tokens of the longest of them."""
-        windows = self.columns["input_ids"]
-        return len(windows), max(map(len, windows))
+        return len(self.columns["input_ids"]), max(map(len, self.columns["input_ids"]))
 
 
 class TextClassifier:
@@ -93,7 +77,7 @@ class TextClassifier:
     Computes in fp32, if nothing else is asked for, and then gives a text the same answer whatever the texts beside it.
 
     Args:
-        model: put into evaluation mode and moved to `device`.
+        model: is put into evaluation mode and moved to `device`.
         tokenizer: of the same model.
         device: `None` takes the accelerator where there is one.
 
@@ -111,9 +95,9 @@ class TextClassifier:
     ):
         if device is None:
             device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        self.model = model.to(device=device, dtype=torch.float32).eval()
-        self.tokenizer = tokenizer
         self.device = torch.device(device)
+        self.model = model.to(device=self.device, dtype=torch.float32).eval()
+        self.tokenizer = tokenizer
         self.collator = WindowCollator(tokenizer)
         self.label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
 
@@ -132,19 +116,15 @@ class TextClassifier:
         Args:
             name_or_path: the folder; for ONNX Runtime one that `export_onnx` wrote.
             backend: `torch`, or `onnx` for ONNX Runtime on the CPU.
-            dtype: of the encoder: `float32`, with torch `bfloat16`, or `int8` (on the CPU). The last two are faster,
-                and a text's answer then moves a little with the texts beside it.
-            device: as for the class.
-            revision: Hub revision.
+            dtype: of the encoder: `float32`, or, faster, `bfloat16` (torch) or `int8` (ONNX Runtime); with these a
+                text's answer moves a little with the texts beside it.
+            device, revision: as for the class; of the Hub.
 
         Raises:
             FileNotFoundError: no such model.
-            ValueError: no such engine, or its package is not installed; a model that no recipe saved, or one with
-                missing weights.
+            ValueError: no such engine, a model that no recipe saved, or one that lacks weights.
         """
         check_engine(backend, dtype, device)
-        if on_cpu_only(backend, dtype):
-            device = "cpu"
         tokenizer = load_tokenizer(name_or_path, revision=revision)
         config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
         if config.model_type != "bertcls":
@@ -153,7 +133,7 @@ class TextClassifier:
                 "recipe saved. Fine-tune the model with a recipe first."
             )
         if backend == "onnx":
-            return cls(OnnxModel(name_or_path, config, dtype=dtype, revision=revision), tokenizer, device=device)
+            return cls(OnnxModel(name_or_path, config, dtype=dtype, revision=revision), tokenizer, device="cpu")
         model, info = BertClsForSequenceClassification.from_pretrained(
             name_or_path, dtype=torch.float32, revision=revision, output_loading_info=True
         )
@@ -163,8 +143,8 @@ class TextClassifier:
                 "random. Save the model again."
             )
         classifier = cls(model, tokenizer, device=device)
-        if dtype != "float32":
-            model.encoder = convert_encoder(model.encoder, dtype)
+        if dtype == "bfloat16":
+            use_bfloat16(model.encoder)
         return classifier
 
     @property
@@ -174,10 +154,7 @@ class TextClassifier:
 
     @classmethod
     def from_trainer(cls, trainer: "Trainer") -> "TextClassifier":
-        """The model that a Trainer holds, without the wrappers of autocast and of several processes.
-
-        Under FSDP it is a copy, of all the weights in every process, with the same `config`: call this in all of them.
-        """
+        """The model that a Trainer holds; under FSDP a copy with all weights, so call this in every process."""
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         if trainer.is_fsdp_enabled:  # the processes hold a part each, and a forward pass in one would wait for all
             weights = get_model_state_dict(trainer.model, options=StateDictOptions(full_state_dict=True))
@@ -203,11 +180,9 @@ class TextClassifier:
 
         Args:
             texts: one text or a list; for a model of pairs a tuple `(text, text_pair)` or a list of them. An empty
-                text is legal: it is read as a window of special tokens alone, so its answer is what the model assumes
-                without any evidence.
+                text is legal: its answer is what the model assumes without any evidence.
             windows: also answer for each window of a text, so that one sees which passage decided.
-            abstain_below: give no label, `None`, where the most probable class has a lower probability; the report of
-                a run says what is left to answer, and how much of it is right. Of single-label models.
+            abstain_below: of single-label models: give no label, `None`, where the best class has less probability.
             progress: show a progress bar.
 
         Returns:
@@ -215,65 +190,45 @@ class TextClassifier:
 
         Raises:
             TypeError: something that is not a text, or not a pair where the model reads pairs.
-            ValueError: a lone surrogate in a text; `abstain_below` outside 0 to 1, or for a model of several labels
-                or of numbers.
+            ValueError: half a character in a text, or an `abstain_below` that means nothing.
         """
-        texts = self._checked(texts)
-        if abstain_below is not None and not 0 <= abstain_below <= 1:
-            raise ValueError(f"Found abstain_below={abstain_below}; expected a probability, from 0 to 1.")
-        if abstain_below is not None and self.model.config.problem_type in (MULTI_LABEL, REGRESSION):
+        kind = self.model.config.problem_type
+        if abstain_below is not None and (not 0 <= abstain_below <= 1 or kind in (MULTI_LABEL, REGRESSION)):
             raise ValueError(
-                f"Found abstain_below={abstain_below} for a {self.model.config.problem_type} model; expected a model "
-                "of one label a text. Leave it out."
+                f"Found abstain_below={abstain_below}; expected a probability, from 0 to 1, for a model of one label "
+                f"a text (this one: {kind}). Leave it out, or correct it."
             )
-        logits, windows_of = self.logits_with_windows(texts, windows=windows, progress=progress)
-        answers = [self.answer(row) for row in self.to_probabilities(logits)]
-        if abstain_below is not None:
-            answers = [answer if answer.score >= abstain_below else replace(answer, label=None) for answer in answers]
-        if not windows:
+        answers = []
+        for part in _parts(self._checked(texts), progress):
+            answers += self.predict_encoded(self.encode(part, windows=windows))
+        if abstain_below is None:
             return answers
-        return [
-            replace(answer, windows=self._window_answers(text, *found))
-            for answer, text, found in zip(answers, texts, windows_of)
-        ]
+        return [answer if answer.score >= abstain_below else replace(answer, label=None) for answer in answers]
 
     def encode(self, texts: Text | list[Text], *, windows: bool = False) -> list[Encoded]:
-        """The first half of `predict`, for a service that joins texts of many requests in one forward pass.
-
-        Not from two threads at once: the tokenizer keeps state.
-
-        Raises:
-            TypeError: as `predict`.
-            ValueError: a lone surrogate in a text.
-        """
+        """The first half of `predict`; not from two threads at once, since the tokenizer keeps state."""
         texts = self._checked(texts)
-        if not texts:
-            return []
-        tokenized = self.tokenize(texts, spans=windows)
+        tokenized = self.tokenize(texts, spans=windows) if texts else {}
         columns = {name: tokenized[name] for name in self.collator.padding if name in tokenized}
+        spans = tokenized.get("spans", [None] * len(texts))
         return [
-            Encoded(
-                text,
-                {name: column[row] for name, column in columns.items()},
-                tokenized["spans"][row] if windows else None,
-            )
-            for row, text in enumerate(texts)
+            Encoded(text, {name: columns[name][row] for name in columns}, spans[row]) for row, text in enumerate(texts)
         ]
 
     def predict_encoded(self, encoded: list[Encoded]) -> list[Prediction]:
         """The second half of `predict`: one `Prediction` for each that `encode` gave, whatever stands beside it."""
-        if not encoded:
-            return []
-        windows = any(one.spans is not None for one in encoded)
-        tokenized = {name: [one.columns[name] for one in encoded] for name in encoded[0].columns}
-        logits, window_logits = self._forward(tokenized, windows)
+        logits, window_logits = self._forward(encoded)
         answers = [self.answer(row) for row in self.to_probabilities(logits)]
-        return [
-            answer
-            if one.spans is None
-            else replace(answer, windows=self._window_answers(one.text, window_logits[row], one.spans))
-            for row, (answer, one) in enumerate(zip(answers, encoded))
-        ]
+        for row, one in enumerate(encoded):
+            if one.spans is not None:
+                cleaned = clean(one.text if isinstance(one.text, str) else one.text[1], self.model.config.cleaning)
+                found = [self.answer(window) for window in self.to_probabilities(window_logits[row])]
+                windows = tuple(
+                    WindowPrediction(start, end, cleaned[start:end], each.label, each.score, each.probabilities)
+                    for (start, end), each in zip(one.spans, found)
+                )
+                answers[row] = replace(answers[row], windows=windows)
+        return answers
 
     def answer(self, probabilities: np.ndarray) -> Prediction:
         """The `Prediction` for one row `[num_labels]` of `probabilities`."""
@@ -288,10 +243,7 @@ class TextClassifier:
         return Prediction(self.label_names[best], float(probabilities[best]), by_name)
 
     def probabilities(self, texts: Text | list[Text], *, progress: bool = False) -> np.ndarray:
-        """Probabilities `[texts, num_labels]` (float64) after the temperature: softmax, or sigmoid for multi-label.
-
-        Of a regression it gives the values `[texts, 1]`.
-        """
+        """Probabilities `[texts, num_labels]` (float64) after the temperature; of a regression the values."""
         return self.to_probabilities(self.logits(texts, progress=progress))
 
     def to_probabilities(self, logits: np.ndarray) -> np.ndarray:
@@ -306,23 +258,13 @@ class TextClassifier:
         return exponentials / exponentials.sum(-1, keepdims=True)
 
     def logits(self, texts: Text | list[Text], *, progress: bool = False) -> np.ndarray:
-        """Raw logits `[texts, num_labels]` (float32), in the order given.
-
-        Texts are sorted by length inside, so that a batch pads little.
-
-        Raises:
-            TypeError: something that is not a text, or not a pair where the model reads pairs.
-            ValueError: a lone surrogate in a text.
-        """
+        """Raw logits `[texts, num_labels]` (float32), in the order given."""
         return self.logits_with_windows(self._checked(texts), progress=progress)[0]
 
     def probabilities_with_windows(
         self, texts: Text | list[Text], *, progress: bool = False
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """`probabilities`, and for each text those of its windows `[windows, num_labels]`, from one pass.
-
-        Those of a window are what the head says of it alone.
-        """
+        """`probabilities`, and for each text those of its windows `[windows, num_labels]`, of each alone."""
         logits, windows_of = self.logits_with_windows(self._checked(texts), windows=True, progress=progress)
         return self.to_probabilities(logits), [self.to_probabilities(rows) for rows, _ in windows_of]
 
@@ -331,54 +273,30 @@ class TextClassifier:
     ) -> tuple[np.ndarray, list[tuple[np.ndarray, list[tuple[int, int]]]]]:
         """Logits `[texts, num_labels]`; with `windows` also, for each text, those of its windows and their spans."""
         logits, windows_of = [np.zeros((0, self.model.config.num_labels), np.float32)], []
-        for tokenized in self._slices(texts, windows, progress):
-            rows, window_rows = self._forward(tokenized, windows)
+        for part in _parts(texts, progress):
+            encoded = self.encode(part, windows=windows)
+            rows, window_rows = self._forward(encoded)
             logits.append(rows)
-            windows_of += zip(window_rows, tokenized["spans"]) if windows else ()
+            windows_of += [(found, one.spans) for found, one in zip(window_rows, encoded)]
         return np.concatenate(logits), windows_of
 
-    def _slices(self, texts: list[Text], spans: bool, progress: bool) -> Iterator[dict[str, list]]:
-        """Tokenized texts, some at a time."""
-        with tqdm(total=len(texts), desc="Predicting", disable=not progress) as bar:
-            part, size = [], 0
-            for text in texts:
-                part.append(text)
-                size += sum(map(len, text)) if isinstance(text, tuple) else len(text)
-                if len(part) == TEXTS_AT_A_TIME or size > CHARACTERS_AT_A_TIME:
-                    yield self.tokenize(part, spans=spans)
-                    bar.update(len(part))
-                    part, size = [], 0
-            if part:
-                yield self.tokenize(part, spans=spans)
-                bar.update(len(part))
-
     @torch.inference_mode()
-    def _forward(self, tokenized: dict[str, list], windows: bool) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Logits `[documents, num_labels]` of what `tokenize_windows` gives; with `windows` also those of windows."""
-        columns = {name: tokenized[name] for name in self.collator.padding if name in tokenized}
-        documents = columns["input_ids"]
-        logits = np.zeros((len(documents), self.model.config.num_labels), dtype=np.float32)
-        window_logits = [np.zeros(0, dtype=np.float32)] * len(documents) if windows else []
-        for rows in _batches(documents, TOKENS_PER_BATCH_CPU if self.device.type == "cpu" else TOKENS_PER_BATCH):
-            features = [{name: column[row] for name, column in columns.items()} for row in rows]
-            inputs = {name: tensor.to(self.device) for name, tensor in self.collator(features).items()}
+    def _forward(self, encoded: list[Encoded]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Logits `[texts, num_labels]`, and where spans were asked for those of each text's windows."""
+        windows = any(one.spans is not None for one in encoded)
+        logits = np.zeros((len(encoded), self.model.config.num_labels), dtype=np.float32)
+        window_logits = [np.zeros(0, dtype=np.float32)] * len(encoded) if windows else []
+        tokens = TOKENS_PER_BATCH_CPU if self.device.type == "cpu" else TOKENS_PER_BATCH
+        for rows in _batches([one.size for one in encoded], tokens):
+            inputs = self.collator([encoded[row].columns for row in rows])
+            inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
             output = self.model(**inputs, return_window_logits=windows)
             logits[rows] = output.logits.float().cpu().numpy()
             if windows:
-                ends = np.cumsum([len(documents[row]) for row in rows])
+                ends = np.cumsum([encoded[row].size[0] for row in rows])
                 for row, part in zip(rows, np.split(output.window_logits.float().cpu().numpy(), ends[:-1])):
                     window_logits[row] = part
         return logits, window_logits
-
-    def _window_answers(
-        self, text: Text, logits: np.ndarray, spans: list[tuple[int, int]]
-    ) -> tuple[WindowPrediction, ...]:
-        cleaned = clean(text if isinstance(text, str) else text[1], self.model.config.cleaning)
-        answers = [self.answer(row) for row in self.to_probabilities(logits)]
-        return tuple(
-            WindowPrediction(start, end, cleaned[start:end], answer.label, answer.score, answer.probabilities)
-            for (start, end), answer in zip(spans, answers)
-        )
 
     def _checked(self, texts: Text | list[Text]) -> list[Text]:
         """A list of texts, or of pairs, of whole characters."""
@@ -387,22 +305,19 @@ class TextClassifier:
         for row, text in enumerate(texts):
             parts = text if pairs and isinstance(text, tuple) and len(text) == 2 else (text,)
             if len(parts) != 1 + pairs or not all(isinstance(part, str) for part in parts):
-                raise TypeError(
-                    f"Text {row} is of type {type(text).__name__}, expected "
-                    + ("a tuple of two strings, since the model reads pairs." if pairs else "a string.")
-                )
+                wanted = "a tuple of two strings, since the model reads pairs" if pairs else "a string"
+                raise TypeError(f"Text {row} is of type {type(text).__name__}, expected {wanted}.")
             if not all(map(is_whole, parts)):
-                raise ValueError(
-                    f"Text {row} holds half of a character (a lone surrogate); expected whole characters. Decode it "
-                    "with the encoding that it was written in."
-                )
+                found = f"Text {row} holds half of a character (a lone surrogate)"
+                raise ValueError(f"{found}; expected whole characters. Decode it with the encoding that it is in.")
         return texts
 
     def tokenize(self, texts: list[Text], *, spans: bool) -> dict[str, list]:
+        """`tokenize_windows` as the model's contract has it."""
         config = self.model.config
-        columns = zip(*texts) if config.pair_truncation is not None else [texts]
+        columns = map(list, zip(*texts)) if config.pair_truncation is not None else [texts]
         return tokenize_windows(
-            {name: list(column) for name, column in zip(("text", "text_pair"), columns)},
+            dict(zip(("text", "text_pair"), columns)),
             tokenizer=self.tokenizer,
             max_length=config.max_length or self.tokenizer.model_max_length,
             overlap=config.overlap,
@@ -425,20 +340,31 @@ def reaches(probabilities: np.ndarray, thresholds: list[float] | None) -> np.nda
     return probabilities >= np.array(0.5 if thresholds is None else thresholds)
 
 
-def _batches(documents: list[list[list[int]]], tokens: int) -> list[list[int]]:
-    """Row numbers in batches of documents of like length, each of at most `tokens` padded tokens or one document.
+def _parts(texts: list[Text], progress: bool) -> Iterator[list[Text]]:
+    """Texts to be tokenized together, which bounds memory."""
+    with tqdm(total=len(texts), desc="Predicting", disable=not progress) as bar:
+        part, size = [], 0
+        for number, text in enumerate(texts, start=1):
+            part.append(text)
+            size += len(text) if isinstance(text, str) else sum(map(len, text))
+            if len(part) == TEXTS_AT_A_TIME or size > CHARACTERS_AT_A_TIME or number == len(texts):
+                yield part
+                bar.update(len(part))
+                part, size = [], 0
 
-    >>> _batches([[[1] * 3], [[1]], [[1] * 4] * 3, [[1] * 2]], tokens=6)
+
+def _batches(sizes: list[tuple[int, int]], tokens: int) -> list[list[int]]:
+    """Row numbers in batches of texts of like `Encoded.size`, each of at most `tokens` padded tokens or one text.
+
+    >>> _batches([(1, 3), (1, 1), (3, 4), (1, 2)], tokens=6)
     [[2], [0, 3], [1]]
     """
-    longest = [max(map(len, windows)) for windows in documents]
-    order = sorted(range(len(documents)), key=lambda row: (longest[row], len(documents[row])), reverse=True)
-    batches, width, windows = [], 0, 0
+    order = sorted(range(len(sizes)), key=lambda row: (sizes[row][1], sizes[row][0]), reverse=True)
+    batches, width, height = [], 0, 0
     for row in order:  # descending, so the first row of a batch sets its width
-        if batches and (windows + len(documents[row])) * width <= tokens:
-            batches[-1].append(row)
-            windows += len(documents[row])
-        else:
-            batches.append([row])
-            width, windows = longest[row], len(documents[row])
+        height += sizes[row][0]
+        if not batches or height * width > tokens:
+            batches.append([])
+            height, width = sizes[row]
+        batches[-1].append(row)
     return batches

@@ -4,6 +4,7 @@ AUDIT = "audit.json"
 RECORD = "run.json"  # how the run was made; not shared, since it may hold local paths
 CARD = "README.md"
 CHECKPOINTS = "checkpoints"  # folder of Trainer's checkpoints
+START = "start"  # beside the checkpoints: the model before its first step, which may be the best one
 COMPLETE = "complete.json"  # in a checkpoint, written last
 REPORT = "report"  # folder; all scores of the reported rows can be recomputed from the predictions in it
 RESULTS = f"{REPORT}/metrics.json"
@@ -16,7 +17,8 @@ STOCK_FILES = ("model.safetensors", *CONTRACT_FILES)
 MODEL_FILES = ("model.safetensors", "modeling.py", *CONTRACT_FILES)
 ONNX_FILES = {"float32": "model.onnx", "int8": "model_int8.onnx"}
 POOLING_FILE = "pooling.onnx"
-EXPORT_FILES = {*ONNX_FILES.values(), POOLING_FILE, *CONTRACT_FILES}
+_GRAPHS = (*ONNX_FILES.values(), POOLING_FILE)
+EXPORT_FILES = {*CONTRACT_FILES, *_GRAPHS, *(f"{name}.data" for name in _GRAPHS)}  # weights of large models lie apart
 PUBLIC_FILES = (
     *MODEL_FILES,
     CARD,

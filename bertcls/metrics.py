@@ -139,7 +139,8 @@ class RegressionMetric(evaluate.Metric):
 def make_compute_metrics(
     config: PreTrainedConfig, training_args: TrainingArguments | None = None, *, own: dict[str, Callable] | None = None
 ) -> Callable[[EvalPrediction], dict[str, float]]:
-    """A `compute_metrics` for Trainer: the averaged scores and, for classes, the exact `log_loss`.
+    """A `compute_metrics` for Trainer: the averaged scores and, for classes, the exact `log_loss`, and the
+    `calibrated_loss` that it becomes by the temperature that is best for these rows.
 
     Trainer's own `eval_loss` is a mean over batches, so it depends on their size and on the number of processes;
     `log_loss` does not. Predictions are logits `[examples, num_labels]`, label_ids `(labels, example_ids)`. A
@@ -156,7 +157,8 @@ def make_compute_metrics(
     """
     kind, label_names = config.problem_type or SINGLE_LABEL, list(config.id2label.values())
     metric, kept = task_metric(kind, label_names)
-    known = ["loss", *([] if kind == REGRESSION else ["log_loss"]), *kept, *(own or {})]
+    losses = [] if kind == REGRESSION else ["log_loss", "calibrated_loss"]
+    known = ["loss", *losses, *kept, *(own or {})]
     if training_args is not None:
         _check_training(training_args, kind, known)
 
@@ -165,11 +167,12 @@ def make_compute_metrics(
         losses = {}
         if kind == REGRESSION:
             predictions = logits[:, 0]
-        elif kind == MULTI_LABEL:
-            predictions, labels = (logits >= 0).astype(np.int64), labels.astype(np.int64)
-            losses["log_loss"] = multi_label_loss(logits, labels)
         else:
-            predictions, losses["log_loss"] = logits.argmax(-1), log_loss(logits, labels)
+            several = kind == MULTI_LABEL
+            predictions = (logits >= 0).astype(np.int64) if several else logits.argmax(-1)
+            labels, loss_of = labels.astype(np.int64), multi_label_loss if several else log_loss
+            losses["log_loss"] = loss_of(logits, labels)
+            losses["calibrated_loss"] = loss_of(logits / fit_temperature(logits, labels), labels)
         scores = metric.compute(predictions=predictions, references=labels)
         return {name: scores[name] for name in kept} | losses | own_scores(own, labels, predictions)
 

@@ -5,7 +5,9 @@ This file is copied next to the weights (remote code), so it imports nothing of 
 
 import inspect
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -18,54 +20,34 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-SINGLE_LABEL, MULTI_LABEL, REGRESSION = (
-    "single_label_classification",
-    "multi_label_classification",
-    "regression",
-)
+SINGLE_LABEL, MULTI_LABEL = "single_label_classification", "multi_label_classification"
+REGRESSION = "regression"
 _MOVED_BY_PADDING = ("convbert", "fnet")  # encoders that mix padding into a text's vectors
 CONTRACT = (  # of the configuration: what turns a raw text into an answer
-    "cleaning",
-    "max_length",
-    "overlap",
-    "truncation",
-    "pair_truncation",
-    "pooling",
-    "window_pooling",
-    "temperature",
-    "thresholds",
+    *("cleaning", "max_length", "overlap", "truncation", "pair_truncation"),
+    *("pooling", "window_pooling", "temperature", "thresholds"),
 )
 
 
 @strict
 class BertClsConfig(PreTrainedConfig):
-    """Configuration of `BertClsForSequenceClassification`: the encoder, the head, and the contract.
-
-    The contract is everything that turns a raw text into a prediction, so that training, batch prediction and a
-    service give the same answer; `bertcls.TextClassifier` reads it back.
+    """The encoder, the head, and the contract: all that turns a raw text into a prediction (`bertcls.TextClassifier`).
 
     Args:
-        encoder: configuration of any encoder that `AutoModel` knows (a config object, or its dict).
-        pooling: tokens to one vector per window: the encoder's own `pooler`, the first token (`cls`), or the `mean`
-            or `max` over real tokens.
-        window_pooling: windows to one result per document: `mean` or `max` of the window vectors; `mean_probs`, the
-            mean of the windows' probabilities; `vote`, (votes + mean probabilities) / (windows + 1), which orders
-            classes by votes and breaks ties by the summed probability. The last two give log-probabilities as logits.
-        classifier_dropout: dropout before the classifier; `None` takes the encoder's hidden dropout.
-        classifier_hidden_size: units of an optional hidden layer (GELU) in the head; `None` means none.
-        class_weights: one factor a class on the loss, of multi-label on that of the texts that have the label (see
-            `bertcls.balanced_class_weights`), or `None`.
+        encoder: configuration, or its dict, of any encoder that `AutoModel` knows.
+        pooling: tokens to a vector per window: the encoder's `pooler`, the first token (`cls`), `mean` or `max`.
+        window_pooling: windows to a document: `mean` or `max` of the vectors; `mean_probs`; `vote`, (votes + mean
+            probabilities) / (windows + 1). The last two give log-probabilities as logits.
+        classifier_dropout: before the classifier; `None` takes the encoder's hidden dropout.
+        classifier_hidden_size: units of a hidden layer (GELU) in the head; `None`: there is none.
+        class_weights: one factor a class on the loss, of multi-label on that of the texts that have the label.
         max_train_windows: windows of a document used in a training step, drawn at random; `None` uses all.
         windows_per_forward: windows encoded at a time outside training, which bounds memory.
-        cleaning: names of the steps of `bertcls.text` applied to a raw text, in order.
+        cleaning, overlap, truncation: as in `bertcls.tokenize_windows`.
         max_length: tokens per window, special tokens included; `None` means the encoder's limit.
-        overlap: tokens that neighbouring windows share; `None` means 20 % of `max_length`.
-        truncation: `none`, or which tokens of a longer text make its only window (`head`, `tail`, `head_tail`).
-        pair_truncation: of a model of pairs: `none`, or which text is cut (`longest_first`, `only_first`,
-            `only_second`); `None` for a model of single texts.
+        pair_truncation: the same of a model of pairs; `None` for a model of single texts.
         thresholds: multi-label: probability from which each label is given; `None` means 0.5.
-        label_mean: regression: what the head's outputs are counted from, the mean of the training labels.
-        label_scale: regression: what the head's outputs are multiplied with, their standard deviation.
+        label_mean, label_scale: regression: mean and deviation of the training labels, in which the head computes.
         temperature: divides the logits before probabilities are taken (1.0: raw).
     """
 
@@ -107,35 +89,27 @@ class BertClsConfig(PreTrainedConfig):
         return self.encoder.hidden_size
 
     def validate_head(self):
-        """Runs when a configuration is made and saved.
-
-        Raises:
-            StrictDataclassError: of huggingface_hub, for settings that contradict each other.
-        """
-        if self.class_weights is not None and len(self.class_weights) != self.num_labels:
-            raise ValueError(
-                f"class_weights has {len(self.class_weights)} values, expected {self.num_labels}, one a class."
-            )
+        """Refuses settings that contradict each other, when a configuration is made and saved."""
         if self.class_weights is not None and self.problem_type == REGRESSION:
             raise ValueError("class_weights given for a regression, which has no classes; leave them out.")
         labels = self.num_labels if self.problem_type == MULTI_LABEL else 0
-        if self.thresholds is not None and len(self.thresholds) != labels:
-            raise ValueError(
-                f"thresholds has {len(self.thresholds)} values, expected {labels}, one a label of a multi-label task."
-            )
+        for name, size in (("class_weights", self.num_labels), ("thresholds", labels)):
+            if (values := getattr(self, name)) is not None and len(values) != size:
+                raise ValueError(f"{name} has {len(values)} values, expected {size}, one a label; correct it.")
         if self.label_scale <= 0:
             raise ValueError(f"label_scale is {self.label_scale}, expected a positive number.")
-        if self.window_pooling == "vote" and self.problem_type in (MULTI_LABEL, REGRESSION):
-            raise ValueError(f"window_pooling='vote' found with {self.problem_type}; use 'mean'.")
-        if self.window_pooling == "mean_probs" and self.problem_type == REGRESSION:
-            raise ValueError("window_pooling='mean_probs' found with a regression; use 'mean'.")
+        unfit = {MULTI_LABEL: ("vote",), REGRESSION: ("vote", "mean_probs")}.get(self.problem_type, ())
+        if self.window_pooling in unfit:
+            raise ValueError(f"window_pooling={self.window_pooling!r} found with {self.problem_type}; use 'mean'.")
 
 
 @dataclass
 class WindowClassifierOutput(SequenceClassifierOutput):
-    """The stock output, and `window_logits` `[num_windows, num_labels]` where they were asked for."""
+    """The stock output; `window_logits` `[num_windows, num_labels]` where they were asked for; in training `vectors`
+    `[batch, hidden]`, the means of the documents' window vectors."""
 
     window_logits: torch.Tensor | None = None
+    vectors: torch.Tensor | None = None
 
 
 class BertClsForSequenceClassification(PreTrainedModel):
@@ -158,19 +132,13 @@ class BertClsForSequenceClassification(PreTrainedModel):
     def __init__(self, config: BertClsConfig):
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.encoder = _without_unused_pooler(
-            AutoModel.from_config(config.encoder, trust_remote_code=False), config.pooling
-        )
-        dropout = config.classifier_dropout
-        if dropout is None:
-            dropout = getattr(config.encoder, "hidden_dropout_prob", getattr(config.encoder, "dropout", 0.1))
-        self.dropout = nn.Dropout(dropout)
-        width = config.hidden_size
-        self.dense = None
-        if config.classifier_hidden_size is not None:
-            self.dense = nn.Linear(width, config.classifier_hidden_size)
-            width = config.classifier_hidden_size
-        self.classifier = nn.Linear(width, config.num_labels)
+        encoder = AutoModel.from_config(config.encoder, trust_remote_code=False)
+        self.encoder = _without_unused_pooler(encoder, config.pooling)
+        dropout = getattr(config.encoder, "hidden_dropout_prob", getattr(config.encoder, "dropout", 0.1))
+        self.dropout = nn.Dropout(dropout if config.classifier_dropout is None else config.classifier_dropout)
+        width, inner = config.hidden_size, config.classifier_hidden_size
+        self.dense = None if inner is None else nn.Linear(width, inner)
+        self.classifier = nn.Linear(inner or width, config.num_labels)
         weights = None if config.class_weights is None else torch.tensor(config.class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights)
         self.post_init()
@@ -201,34 +169,26 @@ class BertClsForSequenceClassification(PreTrainedModel):
             window_pooling, max_train_windows, classifier_dropout, classifier_hidden_size: as in `BertClsConfig`.
             from_scratch: build the encoder from its configuration with random weights.
             attention_dropout: dropout of the encoder's attention weights in training; `None` keeps the checkpoint's.
-                torch has no fused attention with dropout on a CPU: with 0 instead of BERT's 0.1 a training step of
-                MiniLM is 1.10 times as fast at 256 tokens and 1.16 times at 512, without `FastOnCpu` 1.65 and 1.91
-                times (measured on two cores, bf16).
+                With 0 a training step on a CPU is 1.1 times as fast at 256 tokens: it has no fused one with dropout.
             attn_implementation: as in `from_pretrained`; `None` takes SDPA.
-            revision: Hub revision.
+            revision: of the Hub.
             **config_kwargs: further fields of `BertClsConfig` (`id2label`, `problem_type`, `class_weights`, ...).
 
         Raises:
             FileNotFoundError: no such model, or a folder without weights.
-            ValueError: `pooling="pooler"` and the checkpoint has no pooler weights, no weight fits the encoder, the
-                encoder knows no attention dropout, or neither or contradicting `num_labels` and `id2label`.
+            ValueError: no pooler weights for `pooling="pooler"`, no weight that fits the encoder, no attention dropout
+                in it, or neither or contradicting `num_labels` and `id2label`.
         """
         encoder, missing = _load_encoder(
-            name_or_path,
-            from_scratch=from_scratch,
-            attention_dropout=attention_dropout,
-            attn_implementation=attn_implementation,
-            revision=revision,
+            name_or_path, from_scratch, attention_dropout, attn_implementation=attn_implementation, revision=revision
         )
-        has_pooler = getattr(encoder, "pooler", None) is not None
+        kind, has_pooler = type(encoder).__name__, getattr(encoder, "pooler", None) is not None
         pooler_found = has_pooler and not from_scratch and not any(key.startswith("pooler.") for key in missing)
         if pooling == "auto":
             pooling = "pooler" if pooler_found else "cls"
         elif pooling == "pooler" and not has_pooler:
-            raise ValueError(
-                f"pooling='pooler' found, but {type(encoder).__name__} has no pooler; use pooling 'cls' or 'mean'."
-            )
-        elif pooling == "pooler" and not pooler_found and not from_scratch:
+            raise ValueError(f"pooling='pooler' found, but {kind} has no pooler; use pooling 'cls' or 'mean'.")
+        elif pooling == "pooler" and not (pooler_found or from_scratch):
             raise ValueError(
                 f"pooling='pooler' found, but {name_or_path} holds no pooler weights (it was probably saved from "
                 "masked language modelling), so the pooler would be random; use pooling 'cls' or 'mean'."
@@ -238,12 +198,12 @@ class BertClsForSequenceClassification(PreTrainedModel):
         if missing:
             logger.warning(
                 f"{len(missing)} encoder weights were not found in {name_or_path} and start at random values: "
-                + ", ".join(missing)
+                f"{', '.join(missing)}"
             )
         if encoder.config.model_type in _MOVED_BY_PADDING:
             logger.warning(
-                f"{type(encoder).__name__} does not leave padding out everywhere: a text's scores move with the "
-                "length of the texts beside it. Where that matters, take another encoder."
+                f"{kind} does not leave padding out everywhere: a text's scores move with the length of the texts "
+                "beside it. Where that matters, take another encoder."
             )
         encoder.config._name_or_path = ""  # a local path would otherwise travel in config.json
         names = config_kwargs.get("id2label")
@@ -251,18 +211,10 @@ class BertClsForSequenceClassification(PreTrainedModel):
             raise ValueError(
                 f"Found num_labels={num_labels} and id2label={names}; expected one of them, or both of one size."
             )
-        if names is None:
-            config_kwargs["num_labels"] = num_labels
-        config = BertClsConfig(
-            encoder=encoder.config,
-            pooling=pooling,
-            window_pooling=window_pooling,
-            max_train_windows=max_train_windows,
-            classifier_dropout=classifier_dropout,
-            classifier_hidden_size=classifier_hidden_size,
-            **config_kwargs,
-        )
-        model = cls(config)
+        config_kwargs |= {"num_labels": num_labels} if names is None else {}
+        config_kwargs |= {"classifier_dropout": classifier_dropout, "classifier_hidden_size": classifier_hidden_size}
+        config_kwargs |= {"window_pooling": window_pooling, "max_train_windows": max_train_windows}
+        model = cls(BertClsConfig(encoder=encoder.config, pooling=pooling, **config_kwargs))
         model.encoder = encoder
         if attn_implementation is not None:  # the head took the default one for itself and the shared configuration
             model.set_attn_implementation(attn_implementation)
@@ -282,9 +234,7 @@ class BertClsForSequenceClassification(PreTrainedModel):
         """Logits, and the loss where labels are given.
 
         Args:
-            input_ids: `[num_windows, seq_len]`.
-            attention_mask: `[num_windows, seq_len]`, 1 for tokens and 0 for padding.
-            token_type_ids: `[num_windows, seq_len]`; of no effect where the encoder has less than two types.
+            input_ids, attention_mask, token_type_ids: `[num_windows, seq_len]`; the mask is 1 for tokens.
             window_example: `[num_windows]`, the row of the batch that each window belongs to, ascending from 0;
                 without it each row is a document of its own.
             labels: `[batch]` int64 for single-label, `[batch, num_labels]` float for multi-label, `[batch]` or
@@ -294,11 +244,9 @@ class BertClsForSequenceClassification(PreTrainedModel):
             return_window_logits: also give what the head says of each window alone.
 
         Returns:
-            `loss` (scalar, with labels), `logits` `[batch, num_labels]` and, where asked, `window_logits`
-            `[num_windows, num_labels]`.
+            `loss` (with labels), `logits` `[batch, num_labels]` and, where asked, `window_logits`.
         """
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
@@ -313,16 +261,17 @@ class BertClsForSequenceClassification(PreTrainedModel):
             window_example = window_example[kept]
 
         step = len(window_example) if self.training else self.config.windows_per_forward
-        vectors = torch.cat(  # [num_windows, hidden]
-            [
-                self.encode_windows({name: tensor[start : start + step] for name, tensor in inputs.items()})
-                for start in range(0, len(window_example), step)
-            ]
-        )
+        parts = [slice(start, start + step) for start in range(0, len(window_example), step)]
+        # [num_windows, hidden]
+        vectors = torch.cat([self.encode_windows({k: tensor[part] for k, tensor in inputs.items()}) for part in parts])
         logits = self._pool_windows(vectors, window_example, batch)  # [batch, num_labels]
         loss = None if labels is None else self._loss(logits, labels, num_items_in_batch)
         window_logits = self.head(vectors) if return_window_logits else None
-        return WindowClassifierOutput(loss=loss, logits=logits, window_logits=window_logits)
+        if self.training and len(vectors) > batch:
+            vectors = _reduce_windows(vectors, window_example, batch, "mean")
+        return WindowClassifierOutput(
+            loss=loss, logits=logits, window_logits=window_logits, vectors=vectors if self.training else None
+        )
 
     def encode_windows(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Window vectors `[num_windows, hidden]`."""
@@ -360,78 +309,63 @@ class BertClsForSequenceClassification(PreTrainedModel):
             if len(vectors) > batch:
                 vectors = _reduce_windows(vectors, window_example, batch, how)
             return self.head(vectors)
-        logits = self.head(vectors).float()  # [num_windows, num_labels]
+        add_up = partial(_reduce_windows, window_example=window_example, batch=batch, how="sum")
+        return self.pool_probabilities(self.head(vectors).float(), add_up)
+
+    def pool_probabilities(self, window_logits: torch.Tensor, add_up: Callable) -> torch.Tensor:
+        """Window logits `[num_windows, num_labels]` to those of documents by `mean_probs` or `vote`.
+
+        `add_up` takes values `[num_windows, width]` to the sums `[batch, width]` over each document's windows.
+        """
         multi_label = self.config.problem_type == MULTI_LABEL
-        probabilities = logits.sigmoid() if multi_label else logits.softmax(-1)
-        mean = _reduce_windows(probabilities, window_example, batch, "mean")
+        probabilities = window_logits.sigmoid() if multi_label else window_logits.softmax(-1)
+        windows = add_up(torch.ones_like(probabilities[:, :1]))  # [batch, 1]
+        mean = add_up(probabilities) / windows
         if multi_label:
             return torch.logit(mean, eps=1e-7)
-        if how == "vote" and not self.training:  # votes have no gradient: training uses the mean of probabilities
-            votes = F.one_hot(probabilities.argmax(-1), self.num_labels).to(mean.dtype)
-            share = _reduce_windows(votes, window_example, batch, "mean")
-            windows = torch.bincount(window_example, minlength=batch).unsqueeze(-1)
-            mean = (share * windows + mean) / (windows + 1)
+        if self.config.window_pooling == "vote" and not self.training:  # votes have no gradient
+            classes = torch.arange(self.num_labels, device=mean.device)
+            votes = (probabilities.argmax(-1, keepdim=True) == classes).to(mean.dtype)
+            mean = (add_up(votes) + mean) / (windows + 1)
         return mean.clamp_min(torch.finfo(mean.dtype).tiny).log()
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch) -> torch.Tensor:
         """`sum(weight * loss) / num_items_in_batch`; without it the mean over this batch."""
         logits = logits.float()
-        kind = self.config.problem_type or SINGLE_LABEL
-        if kind == SINGLE_LABEL:
-            loss = F.cross_entropy(logits, labels, reduction="none")
-            if self.class_weights is not None:
-                loss = loss * self.class_weights[labels]
-        elif kind == MULTI_LABEL:
-            loss = F.binary_cross_entropy_with_logits(
-                logits, labels.float(), pos_weight=self.class_weights, reduction="none"
-            )
-        else:
+        kind, weights = self.config.problem_type, self.class_weights
+        if kind == REGRESSION:
             loss = F.mse_loss(logits.view_as(labels), labels.float(), reduction="none") / self.config.label_scale**2
+        elif kind == MULTI_LABEL:
+            loss = F.binary_cross_entropy_with_logits(logits, labels.float(), pos_weight=weights, reduction="none")
+        else:
+            loss = F.cross_entropy(logits, labels, reduction="none")
+            loss = loss if weights is None else loss * weights[labels]
         return loss.sum() / (loss.numel() if num_items_in_batch is None else num_items_in_batch)
 
 
-def _load_encoder(
-    name_or_path: str,
-    *,
-    from_scratch: bool,
-    attention_dropout: float | None,
-    attn_implementation: str | None,
-    revision: str | None,
-):
+def _load_encoder(name_or_path: str, from_scratch: bool, attention_dropout: float | None, **options):
     """The encoder in fp32, and the names of its weights that the checkpoint does not hold."""
     try:
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name_or_path, revision=options["revision"], trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"No model found at {name_or_path!r}; expected a Hub id or a folder with config.json and "
-            f"model.safetensors. Check the spelling, or download it once where there is a network. "
-            f"({str(error).splitlines()[0]})"
+            f"model.safetensors. Check the spelling, or download it once. ({str(error).splitlines()[0]})"
         ) from error
+    ours = isinstance(config, BertClsConfig)
+    encoder_config = config.encoder if ours else config
     if attention_dropout is not None:
-        set_attention_dropout(config.encoder if isinstance(config, BertClsConfig) else config, attention_dropout)
+        set_attention_dropout(encoder_config, attention_dropout)
     if from_scratch:
-        return AutoModel.from_config(config, attn_implementation=attn_implementation, trust_remote_code=False), []
-    if isinstance(config, BertClsConfig):
-        model, info = BertClsForSequenceClassification.from_pretrained(
-            name_or_path,
-            config=config,
-            dtype=torch.float32,
-            attn_implementation=attn_implementation,
-            revision=revision,
-            output_loading_info=True,
-        )
-        missing = sorted(key for key in info["missing_keys"] if key.startswith("encoder."))
-        return model.encoder, [key.removeprefix("encoder.") for key in missing]
+        attention = options["attn_implementation"]
+        return AutoModel.from_config(encoder_config, attn_implementation=attention, trust_remote_code=False), []
+    options |= {"config": config, "output_loading_info": True}
+    options["dtype"] = torch.float32  # the default is the dtype of the checkpoint, which may be bf16
     try:
-        encoder, info = AutoModel.from_pretrained(
-            name_or_path,
-            config=config,
-            trust_remote_code=False,
-            dtype=torch.float32,  # the default is the dtype of the checkpoint, which may be bf16
-            attn_implementation=attn_implementation,
-            revision=revision,
-            output_loading_info=True,
-        )
+        if ours:
+            model, info = BertClsForSequenceClassification.from_pretrained(name_or_path, **options)
+        else:
+            model, info = AutoModel.from_pretrained(name_or_path, trust_remote_code=False, **options)
     except OSError as error:
         if not os.path.isdir(name_or_path):
             raise
@@ -440,20 +374,18 @@ def _load_encoder(
             "expected model.safetensors. Copy the weights there, or give --from_scratch for random ones."
         ) from error
     missing = sorted(info["missing_keys"])
-    if len(missing) == len(encoder.state_dict()):
+    if ours:
+        return model.encoder, [key.removeprefix("encoder.") for key in missing if key.startswith("encoder.")]
+    if len(missing) == len(model.state_dict()):
         raise ValueError(
-            f"No weight in {name_or_path} fits a {type(encoder).__name__}; expected an encoder checkpoint. Check "
+            f"No weight in {name_or_path} fits a {type(model).__name__}; expected an encoder checkpoint. Check "
             "the model_type in its config.json."
         )
-    return encoder, missing
+    return model, missing
 
 
 def set_attention_dropout(config: PreTrainedConfig, attention_dropout: float) -> None:
-    """Sets the dropout of attention weights of an encoder's configuration, under the name that its family has for it.
-
-    Raises:
-        ValueError: the family has no such setting.
-    """
+    """Sets the dropout of attention weights under the name that the encoder's family has for it, or refuses."""
     names = [name for name in ("attention_probs_dropout_prob", "attention_dropout") if hasattr(config, name)]
     if not names:
         raise ValueError(
@@ -465,22 +397,19 @@ def set_attention_dropout(config: PreTrainedConfig, attention_dropout: float) ->
 
 def _without_unused_pooler(encoder: nn.Module, pooling: str) -> nn.Module:
     """Drops a pooler that is not read: DDP would wait for its gradients."""
-    if pooling != "pooler" and getattr(encoder, "pooler", None) is not None:
-        if "add_pooling_layer" not in inspect.signature(type(encoder).__init__).parameters:
-            raise ValueError(
-                f"{type(encoder).__name__} has a pooler that cannot be switched off; use pooling 'pooler'."
-            )
-        encoder.pooler = None
+    if pooling == "pooler" or getattr(encoder, "pooler", None) is None:
+        return encoder
+    if "add_pooling_layer" not in inspect.signature(type(encoder).__init__).parameters:
+        raise ValueError(f"{type(encoder).__name__} has a pooler that cannot be switched off; use pooling 'pooler'.")
+    encoder.pooler = None
     return encoder
 
 
 def _draw_windows(window_example: torch.Tensor, max_windows: int) -> torch.Tensor:
-    """Indices `[kept]`, ascending, of at most `max_windows` random windows a document.
-
-    Draws from torch's global CPU generator, which Trainer saves in its checkpoints; a document that fits draws none.
-    """
+    """Indices `[kept]`, ascending, of at most `max_windows` random windows a document; one that fits draws none."""
     kept, start = [], 0
     for count in torch.bincount(window_example).tolist():
+        # by torch's global generator, which Trainer saves in its checkpoints
         drawn = torch.arange(count) if count <= max_windows else torch.randperm(count)[:max_windows].sort().values
         kept.append(start + drawn)
         start += count
@@ -488,10 +417,9 @@ def _draw_windows(window_example: torch.Tensor, max_windows: int) -> torch.Tenso
 
 
 def _reduce_windows(values: torch.Tensor, window_example: torch.Tensor, batch: int, how: str) -> torch.Tensor:
-    """`[num_windows, width]` to `[batch, width]` by the `mean` or `max` of each document's windows."""
-    index = window_example.unsqueeze(-1).expand_as(values)
-    reduce = {"mean": "mean", "max": "amax"}[how]
-    return values.new_zeros(batch, values.shape[-1]).scatter_reduce(0, index, values, reduce, include_self=False)
+    """`[num_windows, width]` to `[batch, width]` by the `mean`, `max` or `sum` of each document's windows."""
+    index, how = window_example.unsqueeze(-1).expand_as(values), {"max": "amax"}.get(how, how)
+    return values.new_zeros(batch, values.shape[-1]).scatter_reduce(0, index, values, how, include_self=False)
 
 
 BertClsConfig.register_for_auto_class()

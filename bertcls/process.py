@@ -3,6 +3,7 @@ whole files."""
 
 import contextlib
 import ctypes
+import math
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from transformers.utils import logging
 LOCK = ".lock"  # file in a folder that a process writes to; it stays
 Result = TypeVar("Result")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+logger = logging.get_logger(__name__)
 
 
 def cores_per_process() -> int:
@@ -29,9 +31,8 @@ def cores_per_process() -> int:
     chosen = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]  # OpenMP allows one number per nesting level
     if chosen.isdigit() and int(chosen) > 1:
         return int(chosen)
-    cores = psutil.cpu_count(logical=False) or os.cpu_count()
-    if hasattr(os, "sched_getaffinity"):
-        cores = min(cores, len(os.sched_getaffinity(0)))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else math.inf
+    cores = min(psutil.cpu_count(logical=False) or os.cpu_count(), allowed)
     return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
@@ -40,17 +41,13 @@ def use_cores(threads: int | None = None) -> None:
 
     By default glibc gives a large tensor back to the system as soon as it is freed, and the system clears the pages of
     the next one: a tenth of a training step of short texts, and of a prediction. From here on tensors of up to 1 GiB
-    (32 MiB with an older glibc; some 60 MiB in other threads than the first) take freed memory again. The process
-    stays as large as it was at its peak. With another C library nothing changes.
-
-    Args:
-        threads: of torch; `None` takes the cores by the processes.
+    (32 MiB with an older glibc) take freed memory again, and the process stays as large as at its peak.
     """
     torch.set_num_threads(threads or cores_per_process())
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     # The trim threshold alone would keep the other one at its small default.
     if mallopt is not None and (mallopt(_M_MMAP_THRESHOLD, 2**30) or mallopt(_M_MMAP_THRESHOLD, 2**25)):
-        mallopt(_M_TRIM_THRESHOLD, -1)  # never
+        mallopt(_M_TRIM_THRESHOLD, -1)  # never give memory back
 
 
 def peak_memory() -> int:
@@ -68,27 +65,23 @@ def peak_memory() -> int:
 
 @contextlib.contextmanager
 def one_line_errors(explain: Callable[[Exception], str | None] | None = None) -> Iterator[None]:
-    """Ends a recipe with one line on standard error and exit code 2 where its input was wrong.
+    """Ends a program with one line on standard error and exit code 2 where its input was wrong.
 
-    Every helper raises `ValueError` or an `OSError` for bad input. With `BERTCLS_TRACEBACK=1` in the environment the
-    traceback is shown instead.
-
-    Args:
-        explain: says what another error means for the user; `None` where it means a defect.
+    Every helper raises `ValueError` or an `OSError` for bad input; `explain` says what another error means for the
+    user, and gives `None` for a defect. `BERTCLS_TRACEBACK=1` in the environment shows the traceback instead.
     """
     try:
         yield
     except Exception as error:
         explained = None if explain is None else explain(error)
-        expected = isinstance(error, (ValueError, OSError, StrictDataclassError)) or explained
+        expected = isinstance(error, ValueError | OSError | StrictDataclassError) or explained
         if not expected or os.environ.get("BERTCLS_TRACEBACK") == "1":
             raise
-        rank = os.environ.get("RANK", "0")
-        where = "" if rank == "0" else f" [process {rank}]"
+        where = f" [process {os.environ['RANK']}]" if os.environ.get("RANK", "0") != "0" else ""
         if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
             error = error.__cause__  # what the model's configuration says
-        line = f"error{where}: {' '.join((explained or str(error)).split())} (BERTCLS_TRACEBACK=1 shows where)"
-        print(line, file=sys.stderr, flush=True)
+        line = " ".join((explained or str(error)).split())
+        print(f"error{where}: {line} (BERTCLS_TRACEBACK=1 shows where)", file=sys.stderr, flush=True)
         sys.exit(2)
 
 
@@ -96,6 +89,12 @@ def say(*words) -> None:
     """Prints on the first process of a run."""
     if os.environ.get("RANK", "0") == "0":
         print(*words, flush=True)
+
+
+def warn(message: str) -> None:
+    """Logs a warning on the first process of a run."""
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning(message)
 
 
 def from_rank_0(make: Callable[[], Result]) -> Result:
@@ -115,16 +114,7 @@ def from_rank_0(make: Callable[[], Result]) -> Result:
 
 
 def refuse_inside(output: str | Path, sources: Iterable[str | None], flag: str) -> None:
-    """Refuses an output that is a source, or lies in one, which it would change or remove.
-
-    Args:
-        output: file or folder to be written.
-        sources: files, folders, or names of what does not lie here; `None` is none.
-        flag: that names the output, for the message.
-
-    Raises:
-        ValueError: the source that would be harmed.
-    """
+    """Refuses an `output`, named by `flag`, that is or lies in one of the `sources` here, which it would harm."""
     output = Path(output).expanduser().resolve()
     for source in filter(None, sources):
         place = Path(source).expanduser()
@@ -135,18 +125,7 @@ def refuse_inside(output: str | Path, sources: Iterable[str | None], flag: str) 
 
 
 def lock_folder(folder: Path, flag: str) -> FileLock:
-    """Takes the lock of a folder that this process is to write; the system gives it back when the process ends.
-
-    Args:
-        folder: that is there.
-        flag: that names the folder, for the message.
-
-    Returns:
-        the lock, held until it is released or nobody refers to it.
-
-    Raises:
-        ValueError: another process writes there.
-    """
+    """The lock of a folder, named by `flag`, until it is released, nobody refers to it, or the process ends."""
     lock = FileLock(folder / LOCK, is_singleton=True)  # one for all runs of this process
     try:
         lock.acquire(blocking=False)
@@ -156,6 +135,14 @@ def lock_folder(folder: Path, flag: str) -> FileLock:
             f"{flag}."
         ) from error
     return lock
+
+
+def remove_files(folder: str | Path, names: Iterable[str]) -> None:
+    """Takes files away by name, and the folder where nothing else is in it."""
+    for name in names:
+        Path(folder, name).unlink(missing_ok=True)
+    if Path(folder).is_dir() and not any(Path(folder).iterdir()):
+        Path(folder).rmdir()
 
 
 def open_weights(folder: str | Path) -> None:
@@ -186,12 +173,3 @@ def sync_folder(folder: Path) -> None:
             os.fsync(number)
         finally:
             os.close(number)
-
-
-logger = logging.get_logger(__name__)
-
-
-def warn(message: str) -> None:
-    """Logs a warning on the first process of a run."""
-    if os.environ.get("RANK", "0") == "0":
-        logger.warning(message)

@@ -10,10 +10,11 @@ from itertools import groupby, islice
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _TAG_START = re.compile(r"[/!]?[a-zA-Z]")  # right after "<", so "a < b > c" is no tag
 _AMPERSANDS = re.compile(r"&(?:(?:amp|AMP|#0*38|#[xX]0*26);?)+")  # an ampersand escaped any number of times
-_UNESCAPED_AT_MOST = 4  # times
 _NO_CHARACTER = re.compile(r"(&#[0-9]{100,})")  # int() refuses more digits than sys.get_int_max_str_digits()
 
-# East Asian texts are written without blanks: an address or a name ends where their characters begin
+_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and Chinese characters
+CJK_CHARACTER = re.compile(f"[{_CJK}]")  # counts as a word, since no blanks part words there
+# What East Asian texts are written with: an address or a name ends where it begins.
 _EAST_ASIAN = r"\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff00-\uffef"
 _URL = re.compile(  # the mark that ends a sentence or closes a bracket is no part of the address
     rf"""(?:https?://|(?<![a-z0-9])www\.)[^\s<>"{_EAST_ASIAN}]*[^\s<>"{_EAST_ASIAN}.,;:!?'’”»)\]}}]""", re.IGNORECASE
@@ -38,26 +39,21 @@ _ATTRIBUTION = re.compile(
 
 _MANY_MARKS = re.compile(r"(?:[^\w\x00-\x7f]|[\uff9e\uff9f]){31,}")  # UAX 15: no script stacks more than 30 accents
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
-_PUNCTUATION = re.compile(  # in Unicode's sense, and the symbols of ASCII
-    "["
-    + re.escape(string.punctuation)
-    + "".join(c for c in map(chr, range(128, 0x10000)) if unicodedata.category(c).startswith("P"))
-    + "]"
-)
+_MARKS = "".join(c for c in map(chr, range(128, 0x10000)) if unicodedata.category(c).startswith("P"))
+_PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}{_MARKS}]")  # in Unicode's sense, and ASCII's symbols
 _NO_WORD = re.compile(r"[^\w\s]|_")
-_WORD = re.compile(r"[\u3040-\u9fff]|[^\W\u3040-\u9fff]+(?:['’][^\W\u3040-\u9fff]+)*")
+_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+(?:['’][^\W{_CJK}]+)*")
 _WITHIN_WORDS = "'’-‐‑"  # apostrophes and hyphens
 
 _CHINESE_MARKS = "，．！？：；（）～"  # full-width forms of ASCII that Chinese is written with
 _TO_ASCII = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in _CHINESE_MARKS}
 _TO_ASCII[0x3000] = " "
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _HALF_WIDTH = re.compile(r"[\uff61-\uff9f]+")  # katakana and its punctuation, not the Korean letters behind it
 
 
 def strip_tags(text: str) -> str:
     """Replaces HTML tags and comments by a blank, so that the words on both sides stay apart.
-
-    Takes time in proportion to the text, whatever its nesting.
 
     >>> strip_tags("A fine end.<br />Start again; 3 < 4 and 5 > 2")
     'A fine end. Start again; 3 < 4 and 5 > 2'
@@ -65,7 +61,7 @@ def strip_tags(text: str) -> str:
     end = text.rfind("-->") + 3  # behind it no comment can end
     if end > 2:
         text = _COMMENT.sub(" ", text[:end]) + text[end:]
-    kept, open_at = [], []  # pieces of text, and where among them a "<" waits for its ">"
+    kept, open_at = [], []  # pieces of text, and where among them a "<" waits for its ">": linear in the text
     for piece in re.split("([<>])", text):
         if piece == "<":
             open_at.append(len(kept))
@@ -81,37 +77,25 @@ def strip_tags(text: str) -> str:
 
 
 def unescape_entities(text: str) -> str:
-    """Turns HTML entities into characters, also those escaped more than once.
-
-    Reads a text at most 4 times, so that it takes time in proportion to the text: an ampersand may be escaped any
-    number of times, other entities may stand in one another 4 deep. A number of a hundred digits or more is none of a
-    character and stays as it stands.
+    """Turns HTML entities into characters, also those escaped more than once, but for an ampersand up to 4 times.
 
     >>> unescape_entities("Tom &amp;amp; Jerry&#39;s")
     "Tom & Jerry's"
     """
-    for _ in range(_UNESCAPED_AT_MOST):
+    for _ in range(4):  # a bound keeps the work linear in the text
         parts = _NO_CHARACTER.split(_AMPERSANDS.sub("&", text))  # every second one is such a number
         parts[::2] = map(html.unescape, parts[::2])
-        previous, text = text, "".join(parts)
-        if text == previous:
-            break
+        text = "".join(parts)
     return text
 
 
 def collapse_blanks(text: str) -> str:
-    """Makes one space of every run of white space and strips both ends.
-
-    >>> collapse_blanks("  so\\tfar \\n so  good ")
-    'so far so good'
-    """
+    """Makes one space of every run of white space and strips both ends."""
     return " ".join(text.split())
 
 
 def mask_urls(text: str) -> str:
-    """Web addresses become `http`, the placeholder that Twitter's RoBERTa was pretrained with; few addresses recur.
-
-    The placeholders are those of the model card of cardiffnlp/twitter-roberta-base.
+    """Web addresses become `http`, as cardiffnlp/twitter-roberta-base was pretrained with; few addresses recur.
 
     >>> mask_urls("Read this (https://t.co/a1b2), or www.example.org/?q=1.")
     'Read this (http), or http.'
@@ -129,14 +113,10 @@ def mask_user_names(text: str) -> str:
 
 
 def drop_email_headers(text: str) -> str:
-    """Drops header blocks at the start of a newsgroup post or e-mail: senders give a label away that texts should.
-
-    A block is header lines only, up to a blank line, so it comes before `collapse_blanks`, which joins lines.
+    """Drops header blocks at the start of a newsgroup post or e-mail; before `collapse_blanks`, which joins lines.
 
     >>> drop_email_headers("From: a@b.org (Ann)\\nSubject: Re: long\\n  line\\nLines: 1\\n\\nFrom: me to you.\\n")
     'From: me to you.\\n'
-    >>> drop_email_headers("Note: read this\\n\\nbefore that")
-    'Note: read this\\n\\nbefore that'
     """
     start = 0
     while (block := _HEADER_BLOCK.match(text, start)) and _SURE_HEADER.search(block[0]):
@@ -145,9 +125,9 @@ def drop_email_headers(text: str) -> str:
 
 
 def drop_quoted_lines(text: str) -> str:
-    """Drops lines that start with > or | and the line before them that names their author: others wrote them.
+    """Drops lines that start with > or |, which others wrote, and the line before them that names their author.
 
-    Comes before `collapse_blanks`, which joins lines, and after `unescape_entities`, which makes &gt; a >.
+    After `unescape_entities`, which makes &gt; a >, and before `collapse_blanks`, which joins lines.
 
     >>> drop_quoted_lines("In article <1@b.org> Ann writes:\\n> Is it so?\\n >> Yes.\\nAs I wrote:\\nnever.")
     'As I wrote:\\nnever.'
@@ -156,19 +136,14 @@ def drop_quoted_lines(text: str) -> str:
     for line in reversed(text.split("\n")):
         if line.lstrip().startswith((">", "|")):
             quote_below = True
-        elif not line.strip():
+        elif not (line.strip() and quote_below and _ATTRIBUTION.search(line)):  # one of two lines goes whole
             kept.append(line)
-        elif not (quote_below and _ATTRIBUTION.search(line)):  # one that runs over two lines goes whole
-            kept.append(line)
-            quote_below = False
+            quote_below = quote_below and not line.strip()
     return "\n".join(reversed(kept))
 
 
 def nfkc(text: str) -> str:
     """Unicode's form NFKC: one spelling for what looks alike, such as ligatures, full-width letters and accents.
-
-    Takes time in proportion to the text: `unicodedata` alone is quadratic on long runs of accents, so they are sorted
-    first.
 
     >>> nfkc("ﬁne cafe\u0301 Ｗｉｆｉ ²")
     'fine café Wifi 2'
@@ -177,24 +152,21 @@ def nfkc(text: str) -> str:
 
 
 def _sort_marks(run: re.Match) -> str:
+    """A long run of accents in order; `unicodedata` alone would be quadratic in it."""
     characters = "".join(unicodedata.normalize("NFKD", character) for character in run[0])
     groups = groupby(characters, key=lambda character: unicodedata.combining(character) > 0)
     return "".join("".join(sorted(group, key=unicodedata.combining)) for _, group in groups)
 
 
 def lower_case(text: str) -> str:
-    """Lower case: only where the tokenizer does not do it itself, and never for a cased encoder, which reads it.
-
-    >>> lower_case("A FINE Film")
-    'a fine film'
-    """
+    """Lower case: only where the tokenizer does not do it itself, and never for a cased encoder, which reads it."""
     return text.lower()
 
 
 def remove_punctuation(text: str) -> str:
-    """Makes a blank of every punctuation mark, but keeps apostrophes and hyphens within words, which tell words apart.
+    """Makes a blank of every punctuation mark, but for apostrophes and hyphens within words; symbols such as $ stay.
 
-    Symbols such as $, + and emoji stay. Encoders have read punctuation, so measure before using it.
+    Encoders have read punctuation, so measure before using it.
 
     >>> remove_punctuation("A 'street-smart', don’t-miss film - 9/10!")
     'A  street-smart   don’t-miss film   9 10 '
@@ -203,21 +175,17 @@ def remove_punctuation(text: str) -> str:
 
 
 def _blank_punctuation(found: re.Match) -> str:
-    mark, text, start, end = found[0], found.string, found.start(), found.end()
-    if mark in _WITHIN_WORDS and 0 < start and end < len(text) and _in_word(text[start - 1]) and _in_word(text[end]):
-        return mark
+    mark, start, end = found[0], found.start(), found.end()
+    around = found.string[max(start - 1, 0) : start] + found.string[end : end + 1]
+    if mark in _WITHIN_WORDS and len(around) == 2 and all(unicodedata.category(c)[0] in "LNM" for c in around):
+        return mark  # M: an accent that follows its letter
     return " " if unicodedata.category(mark)[0] == "P" else mark
-
-
-def _in_word(character: str) -> bool:
-    return unicodedata.category(character)[0] in "LNM"  # M: an accent that follows its letter
 
 
 def normalise_width(text: str) -> str:
     """Full-width letters, digits and symbols become ASCII and half-width katakana full-width, as encoders know them.
 
-    For Chinese and Japanese. Full-width ，！？：；（）～ stay: Chinese encoders were pretrained with them. No
-    blank is put between characters.
+    Full-width ，！？：；（）～ stay: Chinese encoders were pretrained with them.
 
     >>> normalise_width("Ｗｉｆｉ１０％，ｶﾞｲﾄﾞ｡")
     'Wifi10%，ガイド。'
@@ -230,34 +198,12 @@ def _full_width(run: re.Match) -> str:
     return composed.replace("\u3099", "゛").replace("\u309a", "゜")  # a lone sound mark must not sit on what is before
 
 
-STEPS = {
-    step.__name__: step
-    for step in (
-        strip_tags,
-        unescape_entities,
-        collapse_blanks,
-        mask_urls,
-        mask_user_names,
-        drop_email_headers,
-        drop_quoted_lines,
-        nfkc,
-        lower_case,
-        remove_punctuation,
-        normalise_width,
-    )
-}
+# The public functions above. A recipe adds its own by name.
+STEPS = {name: step for name, step in vars().items() if getattr(step, "__module__", "") == __name__ and name[0] != "_"}
 
 
 def check_steps(steps: list[str] | None) -> None:
-    """Checks the names of cleaning steps before a long run starts.
-
-    Raises:
-        ValueError: a name that is no cleaning step.
-
-    >>> check_steps(["lower"])  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    ValueError: Found the cleaning step 'lower'; expected one of strip_tags, ...
-    """
+    """Refuses a name that is no cleaning step."""
     for name in steps or ():
         if name not in STEPS:
             raise ValueError(f"Found the cleaning step {name!r}; expected one of {', '.join(STEPS)}.")
@@ -285,38 +231,19 @@ def clean(text: str, steps: list[str] | None) -> str:
 
 
 def clean_all(texts: Iterable[str], steps: list[str] | None, names: Iterable = ()) -> list[str]:
-    """`clean` for the texts of a batch.
-
-    Args:
-        texts: raw.
-        steps: as in `clean`.
-        names: of the texts, for a message; without them they are counted from 0.
-
-    Raises:
-        ValueError: as `clean`, with the text's name.
-
-    >>> clean_all(["a<br>b", " c "], ["strip_tags", "collapse_blanks"])
-    ['a b', 'c']
-    """
+    """`clean` for the texts of a batch; an error names the text, by its place from 0 where it has no name."""
     check_steps(steps)
     cleaned: list[str] = []
-    try:
-        for text in texts:
+    for place, text in enumerate(texts):
+        try:
             cleaned.append(clean(text, steps))
-    except ValueError as error:
-        place = len(cleaned)
-        raise ValueError(f"Text {next(islice(names, place, None), place)}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"Text {next(islice(names, place, None), place)}: {error}") from error
     return cleaned
 
 
 def comparison_key(text: str) -> str:
-    """The form in which texts are compared: tags and punctuation taken out, lower case, single blanks.
-
-    Tags leave no blank, since copies of a text differ in whether they left one. It is no cleaning step.
-
-    >>> comparison_key("<b>It's  street-smart!</b>")
-    'its streetsmart'
-    """
+    """The form in which texts are compared: without tags and punctuation, in lower case, with single blanks."""
     return " ".join(_PUNCTUATION.sub("", _TAG.sub("", text)).lower().split())
 
 
@@ -330,13 +257,5 @@ def words_of(text: str) -> list[str]:
 
 
 def is_whole(text: str) -> bool:
-    r"""Whether all characters of a text are whole: JSON, and a wrong encoding, can leave half of one.
-
-    >>> is_whole("\U0001f600"), is_whole("\ud83d")
-    (True, False)
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
-    return True
+    """Whether all characters of a text are whole: JSON, and a wrong encoding, can leave half of one."""
+    return _SURROGATE.search(text) is None

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 if TYPE_CHECKING:  # a server that labels texts does not import datasets
@@ -17,6 +17,7 @@ from bertcls.text import clean_all
 
 _TRUNCATIONS = ("none", "head", "tail", "head_tail")
 _PAIR_TRUNCATIONS = ("none", "longest_first", "only_first", "only_second")
+_COLUMNS = ("input_ids", "attention_mask", "token_type_ids")  # of windows
 
 
 def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -24,7 +25,7 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
 
     Raises:
         FileNotFoundError: no such model, or a folder without a tokenizer.
-        ValueError: the tokenizer has no fast version, or is a SentencePiece model that cannot be read here.
+        ValueError: no fast version, another vocabulary than the encoder's, or a file that cannot be read here.
     """
     try:
         config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
@@ -38,19 +39,10 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
             ) from error
         raise FileNotFoundError(
             f"No tokenizer found at {name_or_path!r}; expected a Hub id or a folder with config.json and "
-            f"tokenizer.json. Check the spelling, or download it once where there is a network. "
-            f"({str(error).splitlines()[0]})"
+            f"tokenizer.json. Check the spelling, or download it once. ({str(error).splitlines()[0]})"
         ) from error
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} has no fast version; expected one with a tokenizer.json.")
-    _check_vocabulary(tokenizer, config, name_or_path)
-    tokenizer.truncation_side = "right"  # else windows come from the end
-    tokenizer.model_max_length = min(tokenizer.model_max_length, encoder_max_length(config))
-    return tokenizer
-
-
-def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, config, name_or_path: str) -> None:
-    """Refuses a tokenizer of another vocabulary than the embeddings have, which would answer wrongly."""
     rows = getattr(getattr(config, "encoder", config), "vocab_size", None)
     size = max(tokenizer.get_vocab().values(), default=-1) + 1
     if rows is not None and not rows / 2 <= size <= rows:  # some embeddings are filled up to a round number
@@ -58,17 +50,22 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, config, name_or_path: 
             f"The tokenizer in {name_or_path} knows {size:,} tokens and the encoder has embeddings for {rows:,}; "
             "expected as many. Copy the tokenizer.json that belongs to the model there."
         )
+    tokenizer.truncation_side = "right"  # else windows come from the end
+    tokenizer.model_max_length = min(tokenizer.model_max_length, encoder_max_length(config))
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str) -> None:
+    """Saves a tokenizer for others, without what its load, or its last call in training, left in it."""
+    for name in ("is_local", "local_files_only", "max_length", "stride", "truncation_strategy"):
+        tokenizer.init_kwargs.pop(name, None)
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(folder)
 
 
 def encoder_max_length(config) -> int:
-    """Tokens that an encoder can take, special tokens included.
-
-    Read from its position embeddings: RoBERTa, for one, has 514 of them but keeps two for padding, so it takes 512.
-
-    >>> from transformers import BertConfig, RobertaConfig
-    >>> encoder_max_length(BertConfig()), encoder_max_length(RobertaConfig(max_position_embeddings=514))
-    (512, 512)
-    """
+    """Tokens that an encoder can take, special ones included, by its position embeddings without those for padding."""
     config = getattr(config, "encoder", config)
     with torch.device("meta"):
         encoder = AutoModel.from_config(config, trust_remote_code=False)
@@ -82,41 +79,30 @@ def encoder_max_length(config) -> int:
 def check_window(
     tokenizer: PreTrainedTokenizerBase, *, max_length: int, overlap: int | None, pair: bool = False
 ) -> int:
-    """The overlap to use: `overlap`, or 20 % of `max_length` where it is `None`.
-
-    Raises:
-        ValueError: a window longer than the encoder can take, too short to hold a token, or an overlap that leaves no
-            room for new tokens.
-    """
-    special = tokenizer.num_special_tokens_to_add(pair=pair)
-    first = max_length // 2 if pair else 0  # tokens of a pair's first text, at most
+    """The overlap to use, by default 20 % of `max_length`; refuses windows that do not fit or bring no new token."""
+    others = tokenizer.num_special_tokens_to_add(pair=pair)
+    others += max_length // 2 if pair else 0  # tokens of a pair's first text, at most
     if max_length > tokenizer.model_max_length:
         raise ValueError(
             f"Found --max_length {max_length}; the encoder takes at most {tokenizer.model_max_length} tokens. Lower "
             "it: longer texts are read in several windows."
         )
-    if max_length <= special + first:
+    if max_length <= others:
         raise ValueError(
-            f"Found --max_length {max_length}; expected more than the {special + first} tokens that stand in every "
-            "window, special ones and of a pair those of its first text. Raise it."
+            f"Found --max_length {max_length}; expected more than the {others} tokens that stand in every window, "
+            "special ones and of a pair those of its first text. Raise it."
         )
-    if overlap is None:
-        return min(max_length // 5, max_length - special - first - 1)
-    if not 0 <= overlap < max_length - special - first:
+    most = max_length - others - 1
+    if overlap is not None and not 0 <= overlap <= most:
         raise ValueError(
-            f"Found --overlap {overlap} with --max_length {max_length}; expected 0 to "
-            f"{max_length - special - first - 1}, so that a window of {max_length - special - first} tokens (and "
-            f"{special + first} others) brings new tokens. Lower it."
+            f"Found --overlap {overlap} with --max_length {max_length}; expected 0 to {most}, so that a window of "
+            f"{most + 1} tokens (and {others} others) brings new tokens. Lower it."
         )
-    return overlap
+    return min(max_length // 5, most) if overlap is None else overlap
 
 
 def count_windows(tokens: int, *, max_length: int, overlap: int, special: int = 2) -> int:
-    """Windows that a text of so many tokens is read in.
-
-    >>> [count_windows(n, max_length=10, overlap=2) for n in (0, 8, 9, 14, 15)]
-    [1, 1, 2, 2, 3]
-    """
+    """Windows that a text of so many tokens, without special ones, is read in."""
     room = max_length - special
     return 1 + max(math.ceil((tokens - room) / (room - overlap)), 0)
 
@@ -135,40 +121,39 @@ def tokenize_windows(
 ) -> dict[str, list]:
     """Raw texts to windows, for `datasets.map(..., batched=True)`. A document stays one example and loses no token.
 
-    A pair that is longer than a window has its second text read in windows, and before each of them its first text,
-    cut to half a window.
+    Of a pair that is longer than a window the second text is read in windows, each behind the first one, which is cut
+    to half a window.
 
     Args:
         batch: a list of texts under `text` and, for pairs, one under `text_pair`.
-        tokenizer: a fast tokenizer.
+        tokenizer: a fast one.
         max_length: tokens per window, special tokens included.
         overlap: tokens that neighbouring windows share; `None` means 20 % of `max_length`.
         truncation: `none`, or which tokens of a longer text make its only window: those at its `head`, at its `tail`,
             or a quarter from its head and three from its tail (`head_tail`).
-        pair_truncation: of pairs: `none`, or which text is cut so that a pair is one window: `longest_first` (token by
-            token the longer one), `only_first` or `only_second` (where that is not enough, both); `None` for single
-            texts.
+        pair_truncation: of pairs: `none`, or which text is cut to one window: `longest_first` (token by token the
+            longer one), `only_first` or `only_second` (where that is not enough, both); `None` for single texts.
         cleaning: steps of `bertcls.text`, in order.
         max_windows: what a training step uses at most, which caps `length` (it serves length grouping only).
         spans: add `spans`, where in the cleaned text (of a pair, the second) each window begins and ends.
 
     Returns:
         `input_ids`, `attention_mask` and, where the tokenizer has them, `token_type_ids`: per text a list of windows
-        `[windows][seq_len]`, the last one ending where the text ends; `length`, the tokens in all its windows;
-        `tokens`, those of the text (of a pair, of both) without special ones; and `cut`, how many of them no window
-        holds.
+        `[windows][seq_len]`; `length`, the tokens in all its windows; `tokens`, those of the text (of a pair, of both)
+        without special ones; and `cut`, how many of them no window holds.
 
     Raises:
         ValueError: as `check_window`, or an unknown way to cut.
     """
     pairs = "text_pair" in batch
     overlap = check_window(tokenizer, max_length=max_length, overlap=overlap, pair=pairs)
-    if truncation not in _TRUNCATIONS:
-        raise ValueError(f"Found --truncation {truncation}; expected {', '.join(_TRUNCATIONS)}. Correct it.")
-    if pair_truncation not in (None, *_PAIR_TRUNCATIONS):
-        raise ValueError(
-            f"Found --pair_truncation {pair_truncation}; expected {', '.join(_PAIR_TRUNCATIONS)}. Correct it."
-        )
+    ways = {
+        "truncation": (truncation, _TRUNCATIONS),
+        "pair_truncation": (pair_truncation or "none", _PAIR_TRUNCATIONS),
+    }
+    for name, (found, known) in ways.items():
+        if found not in known:
+            raise ValueError(f"Found --{name} {found}; expected {', '.join(known)}. Correct it.")
     if truncation != "none" and pairs or pair_truncation is not None and not pairs:
         raise ValueError(
             f"Found --truncation {truncation} and --pair_truncation {pair_truncation} with "
@@ -183,10 +168,8 @@ def tokenize_windows(
         result = _encode_windows(texts, tokenizer, max_length, overlap, spans)
     else:
         result = _encode_truncated(texts[0], tokenizer, max_length, truncation, spans)
-    cap = None if max_windows is None else max_windows * max_length
-    lengths = [sum(map(len, windows)) for windows in result["input_ids"]]
-    result["length"] = lengths if cap is None else [min(length, cap) for length in lengths]
-    return result
+    cap = math.inf if max_windows is None else max_windows * max_length
+    return result | {"length": [min(sum(map(len, windows)), cap) for windows in result["input_ids"]]}
 
 
 def _encode_windows(
@@ -204,27 +187,15 @@ def _encode_windows(
         max_length=max_length,
         stride=overlap,  # transformers calls the shared tokens stride
         return_overflowing_tokens=True,
-        return_special_tokens_mask=True,
         return_offsets_mapping=spans,
     )
     owner = np.asarray(encoded["overflow_to_sample_mapping"])  # ascending: the text of each window
     bounds = np.searchsorted(owner, np.arange(len(texts[0]) + 1)).tolist()
-    columns = ("input_ids", "attention_mask", "token_type_ids", "special_tokens_mask")
-    result = {
-        name: [encoded[name][start:end] for start, end in zip(bounds, bounds[1:])]
-        for name in columns
-        if name in encoded
-    }
-    masks = result.pop("special_tokens_mask")
-    result["tokens"] = [sum(len(m) - sum(m) for m in windows) - overlap * (len(windows) - 1) for windows in masks]
-    result["cut"] = [0] * len(masks)
-    if spans:
-        found = []
-        for number, offsets in enumerate(encoded["offset_mapping"]):
-            belongs = [i for i, text in enumerate(encoded.sequence_ids(number)) if text == len(texts) - 1]
-            found.append((offsets[belongs[0]][0], offsets[belongs[-1]][1]) if belongs else (0, 0))
-        result["spans"] = [found[start:end] for start, end in zip(bounds, bounds[1:])]
-    return result
+    columns = _columns(encoded, spans, len(texts) - 1)
+    result = {name: [column[a:b] for a, b in zip(bounds, bounds[1:])] for name, column in columns.items()}
+    shared = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2) + overlap
+    tokens = [sum(map(len, windows)) - shared * len(windows) + overlap for windows in result["input_ids"]]
+    return result | {"tokens": tokens, "cut": [0] * len(tokens)}
 
 
 def _encode_truncated(
@@ -232,27 +203,22 @@ def _encode_truncated(
 ) -> dict[str, list]:
     """Texts to one window each: the tokens at the head, at the tail, or some of both."""
     room = max_length - tokenizer.num_special_tokens_to_add()
-    heads = {"head": room, "tail": 0, "head_tail": room // 4}  # a quarter: as Sun et al. (2019) found best
-    head, tail = heads[truncation], room - heads[truncation]
+    head = {"head": room, "tail": 0, "head_tail": room // 4}[truncation]  # a quarter: as Sun et al. (2019) found best
     encoded = tokenizer(texts, return_special_tokens_mask=True, return_offsets_mapping=spans, verbose=False)
-    masks, offsets = encoded.pop("special_tokens_mask"), encoded.pop("offset_mapping", None)
+    masks = encoded["special_tokens_mask"]
     tokens = [len(mask) - sum(mask) for mask in masks]
-    result = {name: [] for name in encoded if name in ("input_ids", "attention_mask", "token_type_ids")}
+    result = {name: [] for name in (*_COLUMNS, "offset_mapping", "special_tokens_mask") if name in encoded}
     for row, (mask, length) in enumerate(zip(masks, tokens)):
         first = mask.index(0) if length else len(mask)  # special tokens stand before and behind the text
-        gap = slice(first + head, first + max(length - tail, head))
+        gap = slice(first + head, first + max(length - (room - head), head))
         for name, column in result.items():
-            ids = list(encoded[name][row])
-            del ids[gap]
-            column.append([ids])
-    if spans:  # from the first token that is kept to the last
-        first = [mask.index(0) if length else 0 for mask, length in zip(masks, tokens)]
-        result["spans"] = [
-            [(row[start + (0 if head else max(n - tail, 0))][0], row[start + (n if tail else min(n, head)) - 1][1])]
-            if n
-            else [(0, 0)]
-            for row, start, n in zip(offsets, first, tokens)
-        ]
+            values = list(encoded[name][row])
+            del values[gap]
+            column.append([values])
+    kept = result.pop("special_tokens_mask")
+    if spans:
+        offsets = result.pop("offset_mapping")
+        result["spans"] = [[_span(places[0], mask[0], 0)] for places, mask in zip(offsets, kept)]
     return result | {"tokens": tokens, "cut": [max(length - room, 0) for length in tokens]}
 
 
@@ -265,14 +231,13 @@ def _encode_pairs(
     spans: bool,
 ) -> dict[str, list]:
     """Pairs to windows, or to one window each where `truncation` says what is cut."""
-    plain = [
-        tokenizer(column, add_special_tokens=False, return_offsets_mapping=True, verbose=False) for column in texts
-    ]
+    alone = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
+    plain = [tokenizer(column, **alone) for column in texts]
     lengths = [[len(ids) for ids in column["input_ids"]] for column in plain]
     tokens = [a + b for a, b in zip(*lengths)]
     special = tokenizer.num_special_tokens_to_add(pair=True)
+    room = max_length - special
     if truncation == "none":
-        room = max_length - special
         limits = [max(max_length // 2, room - second) for second in lengths[1]]  # both whole where they fit
         first, held = list(texts[0]), list(lengths[0])
         keep = [min(limit, length) for limit, length in zip(limits, lengths[0])]
@@ -280,62 +245,50 @@ def _encode_pairs(
             for row in rows:  # cut as a string: its tokens alone may be more than those it had, so look again
                 first[row] = texts[0][row][: plain[0]["offset_mapping"][row][keep[row] - 1][1]] if keep[row] else ""
                 keep[row] -= 1
-            again = tokenizer([first[row] for row in rows], add_special_tokens=False, verbose=False)["input_ids"]
+            again = tokenizer([first[row] for row in rows], **alone)["input_ids"]
             for row, ids in zip(rows, again):
                 held[row] = len(ids)
         result = _encode_windows([first, texts[1]], tokenizer, max_length, overlap, spans, truncation="only_second")
         return result | {"tokens": tokens, "cut": [length - now for length, now in zip(lengths[0], held)]}
-    options = {"max_length": max_length, "return_offsets_mapping": spans}
-    encoded = tokenizer(*texts, truncation="longest_first", **options)
-    seconds = _second_spans(encoded) if spans else None
-    if truncation != "longest_first":  # where the other text alone fills the window, both are cut after all
-        other = lengths[1 if truncation == "only_first" else 0]
-        rows = [row for row, length in enumerate(other) if length < max_length - special]
-        if rows:
-            part = tokenizer(*([text[row] for row in rows] for text in texts), truncation=truncation, **options)
-            for row, span in zip(rows, _second_spans(part) if spans else ()):
-                seconds[row] = span
-            for name in part:
-                for row, ids in zip(rows, part[name]):
-                    encoded[name][row] = ids
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    result = {name: [[ids] for ids in encoded[name]] for name in names if name in encoded}
+    # Where the text that is not to be cut alone fills the window, both are cut after all.
+    other = lengths[1 if truncation == "only_first" else 0]
+    ways = ["longest_first" if length >= room else truncation for length in other]
+    result: dict[str, list] = {}
+    for way in sorted(set(ways)):
+        rows = [row for row, found in enumerate(ways) if found == way]
+        part = [[column[row] for row in rows] for column in texts]
+        encoded = tokenizer(*part, truncation=way, max_length=max_length, return_offsets_mapping=spans)
+        for name, column in _columns(encoded, spans, text=1).items():
+            for row, values in zip(rows, column):
+                result.setdefault(name, [None] * len(tokens))[row] = [values]
+    cut = [length - (len(ids[0]) - special) for length, ids in zip(tokens, result["input_ids"])]
+    return result | {"tokens": tokens, "cut": cut}
+
+
+def _columns(encoded: BatchEncoding, spans: bool, text: int) -> dict[str, list]:
+    """The columns of an encoding, with `spans` also where in a text (of a pair, 0 or 1) its rows begin and end."""
+    columns = {name: encoded[name] for name in _COLUMNS if name in encoded}
     if spans:
-        result["spans"] = [[span] for span in seconds]
-    kept = [len(ids) - special for ids in encoded["input_ids"]]
-    return result | {"tokens": tokens, "cut": [all_of - held for all_of, held in zip(tokens, kept)]}
+        offsets = enumerate(encoded["offset_mapping"])
+        columns["spans"] = [_span(places, encoded.sequence_ids(row), text) for row, places in offsets]
+    return columns
 
 
-def _second_spans(encoded) -> list[tuple[int, int]]:
-    """Where the second text of each pair begins and ends, as far as it was kept."""
-    result = []
-    for row, offsets in enumerate(encoded["offset_mapping"]):
-        kept = [offset for offset, text in zip(offsets, encoded.sequence_ids(row)) if text == 1]
-        result.append((kept[0][0], kept[-1][1]) if kept else (0, 0))
-    return result
+def _span(offsets: list[tuple[int, int]], texts: list[int | None], text: int) -> tuple[int, int]:
+    """From the first token of `text` to its last."""
+    kept = [offset for offset, number in zip(offsets, texts) if number == text]
+    return (kept[0][0], kept[-1][1]) if kept else (0, 0)
 
 
 def describe_windows(dataset: "Dataset", *, max_length: int, special: int = 2) -> str:
-    """How many texts of a tokenized split are longer than one window, what was cut, and what one window would cut.
-
-    Args:
-        dataset: with the columns of `tokenize_windows`, untruncated or not.
-        max_length: tokens per window.
-        special: special tokens among them.
-
-    >>> from datasets import Dataset
-    >>> describe_windows(Dataset.from_dict({"tokens": [10, 300], "cut": [0, 0]}), max_length=128)[:73]
-    '1 of 2 texts are longer than a window of 128 tokens, the longest has 300;'
-    """
+    """How many texts of a tokenized split are longer than one window, what was cut, and what one window would cut."""
     tokens, cut = np.array(dataset["tokens"][:]), np.array(dataset["cut"][:])
     beyond = np.maximum(tokens - (max_length - special), 0)
-    total = max(tokens.sum(), 1)
-    share_cut = 100 * cut.sum() / total
-    lost = f"{(cut > 0).sum():,} are cut, {share_cut:.1f} % of the tokens" if cut.any() else "none is cut"
-    would_cut = 100 * beyond.sum() / total
+    shares = [f"{100 * lost.sum() / max(tokens.sum(), 1):.1f} % of the tokens" for lost in (cut, beyond)]
+    lost = f"{(cut > 0).sum():,} are cut, {shares[0]}" if cut.any() else "none is cut"
     return (
         f"{(beyond > 0).sum():,} of {len(tokens):,} texts are longer than a window of {max_length} tokens, the "
-        f"longest has {tokens.max():,}; {lost}; one window a text would cut {would_cut:.1f} % of the tokens"
+        f"longest has {tokens.max():,}; {lost}; one window a text would cut {shares[1]}"
     )
 
 
@@ -353,41 +306,30 @@ def tokenize_splits(
 ) -> tuple["DatasetDict", dict]:
     """Tokenizes train and validation by cached, batched maps; the other splits stay raw, for `TextClassifier`.
 
-    Says how many texts are longer than a window, and what is cut.
-
     Args:
         splits: with `text`, perhaps `text_pair`, `label` and `example_id`.
-        tokenizer: of the encoder.
-        max_length, overlap, truncation, cleaning: as in `tokenize_windows`; of pairs `pair_truncation` holds in place
-            of `truncation`.
+        tokenizer, max_length, overlap, truncation, cleaning: as in `tokenize_windows`.
+        pair_truncation: the same; of no effect on single texts.
         max_train_windows: windows of a document in a training step, which caps `length` of train.
         train_on: `windows` makes each window of train an example of its own.
 
     Returns:
         train and validation, and the contract: what was done to the raw texts, to be stored with the model.
-
-    Raises:
-        ValueError: as `tokenize_windows`.
     """
     pairs = "text_pair" in splits["train"].column_names
-    contract = {
-        "cleaning": list(cleaning or []),
-        "max_length": max_length,
-        "overlap": check_window(tokenizer, max_length=max_length, overlap=overlap, pair=pairs),
-        "truncation": truncation,
-        "pair_truncation": pair_truncation if pairs else None,
-    }
-    result = {}
+    overlap = check_window(tokenizer, max_length=max_length, overlap=overlap, pair=pairs)
+    contract = {"cleaning": list(cleaning or []), "max_length": max_length, "overlap": overlap}
+    contract |= {"truncation": truncation, "pair_truncation": pair_truncation if pairs else None}
+    result, special = {}, tokenizer.num_special_tokens_to_add(pair=pairs)
     with PartialState().local_main_process_first():  # the others read its cache
         for name, max_windows in (("train", max_train_windows), ("validation", None)):
             result[name] = splits[name].map(
                 tokenize_windows,
                 batched=True,
-                remove_columns=[column for column in ("text", "text_pair") if column in splits[name].column_names],
+                remove_columns=["text", "text_pair"][: 1 + pairs],
                 fn_kwargs={"tokenizer": tokenizer, **contract, "max_windows": max_windows},
                 desc=f"Tokenize {name}",
             )
-            special = tokenizer.num_special_tokens_to_add(pair=pairs)
             say(f"{name}: {describe_windows(result[name], max_length=max_length, special=special)}")
         if train_on == "windows":
             result["train"] = result["train"].map(explode_windows, batched=True)
@@ -395,38 +337,24 @@ def tokenize_splits(
 
 
 def explode_windows(batch: dict[str, list]) -> dict[str, list]:
-    """Each window an example of its own with its document's label, for a batched `map` over a tokenized train split.
-
-    >>> explode_windows({"input_ids": [[[1, 2], [3]]], "label": [7], "length": [3]})
-    {'input_ids': [[[1, 2]], [[3]]], 'label': [7, 7], 'length': [2, 1]}
-    """
-    nested = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch]
-    counts = [len(document) for document in batch["input_ids"]]
-    result = {}
-    for name, column in batch.items():
-        if name in nested:
-            result[name] = [[window] for document in column for window in document]
-        else:
-            result[name] = [value for value, count in zip(column, counts) for _ in range(count)]
-    result["length"] = [len(document[0]) for document in result["input_ids"]]
-    return result
+    """Each window an example of its own with its document's label, for a batched `map` over tokenized rows."""
+    windows = {name: [[w] for document in batch[name] for w in document] for name in _COLUMNS if name in batch}
+    owners = [row for row, document in enumerate(batch["input_ids"]) for _ in document]
+    repeated = {name: [column[row] for row in owners] for name, column in batch.items()}
+    return repeated | windows | {"length": [len(window[0]) for window in windows["input_ids"]]}
 
 
 class WindowCollator:
-    """Examples with lists of windows to one batch.
-
-    Pads to the longest window of the batch, never to `max_length`.
+    """Examples with lists of windows to one batch, padded to its longest window.
 
     Args:
         tokenizer: gives the padding values, and the limit beyond which nothing is rounded up.
-        config: of the model; of a multi-label task lists of class numbers in `label` become 0.0 and 1.0.
-        pad_to_multiple_of: tokens that a window's length is rounded up to; `None`: 8 where there is an accelerator,
-            whose kernels like it, else 1 (to 8 a batch of SST-2 has a quarter more places).
+        config: of the model; for several labels lists of class numbers become 0.0 and 1.0.
+        pad_to_multiple_of: tokens that a window's length is rounded up to; `None`: 8 on an accelerator, else 1 (to 8
+            a batch of SST-2 has a quarter more places).
 
-    The call returns `labels` `[batch]` (int64, or float `[batch]` or `[batch, num_labels]`) and `example_ids`
-    `[batch]` where the examples have them, `input_ids`, `attention_mask` and `token_type_ids`
-    `[num_windows, seq_len]`, and `window_example` `[num_windows]`, the row of the batch that a window belongs to.
-    `counts` adds up the tokens and the places of all batches, for `PaddingShare`.
+    Returns `labels` `[batch]` (int64, or float `[batch]` or `[batch, num_labels]`), `example_ids` `[batch]`, the
+    columns of windows `[num_windows, seq_len]`, and `window_example` `[num_windows]`, the row of a window's text.
     """
 
     def __init__(
@@ -436,11 +364,7 @@ class WindowCollator:
         *,
         pad_to_multiple_of: int | None = None,
     ):
-        self.padding = {
-            "input_ids": tokenizer.pad_token_id,
-            "attention_mask": 0,
-            "token_type_ids": tokenizer.pad_token_type_id,
-        }
+        self.padding = dict(zip(_COLUMNS, (tokenizer.pad_token_id, 0, tokenizer.pad_token_type_id)))
         self.max_length = tokenizer.model_max_length
         self.pad_to_multiple_of = pad_to_multiple_of or (8 if torch.accelerator.is_available() else 1)
         multi_label = config is not None and config.problem_type == "multi_label_classification"

@@ -32,6 +32,7 @@ from bertcls import (
     load_splits,
     load_tokenizer,
     make_compute_metrics,
+    prepare_training,
     run_recipe,
     tokenize_splits,
     training_callbacks,
@@ -45,7 +46,6 @@ DEFAULTS = dict(
     max_length=256,  # tokens, about as many characters; the audit says how many texts are longer
     max_train_windows=2,  # of a longer review, in a training step
     learning_rate=3e-5,  # 2e-5 to 5e-5 for BERT; the head starts at random, so warm up
-    num_train_epochs=3,
     per_device_train_batch_size=32,
     per_device_eval_batch_size=64,
     warmup_steps=0.06,  # share of all steps
@@ -88,15 +88,17 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         **contract,
     )
     freeze(model, **args.of(freeze))
+    collator = WindowCollator(tokenizer, model.config)
+    prepare_training(model, tokenized, collator, training_args, **args.of(prepare_training))
 
     # 4. The Trainer; the best model by validation is loaded at the end
     trainer = Trainer(
         model=model,
         args=training_args,
         train_dataset=tokenized["train"],
-        eval_dataset=tokenized["validation"],
+        eval_dataset=tokenized.get("validation"),
         processing_class=tokenizer,
-        data_collator=WindowCollator(tokenizer, model.config),
+        data_collator=collator,
         compute_metrics=make_compute_metrics(model.config, training_args),
         callbacks=training_callbacks(training_args, **args.of(training_callbacks)),
         optimizer_cls_and_kwargs=layerwise_optimizer(training_args, **args.of(layerwise_optimizer)),
@@ -104,7 +106,8 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
     # 5. Train and evaluate
     results = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
-    results |= trainer.evaluate()
+    if "validation" in tokenized:
+        results |= trainer.evaluate()
 
     # 6. Calibrate, save, load afresh, score the reported rows once from raw text in fp32, report
     return finish_run(trainer, splits, results, reported_split=reported_split, **args.of(finish_run))

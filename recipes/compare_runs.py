@@ -10,16 +10,13 @@ import argparse
 import json
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
 from bertcls.process import one_line_errors
-from bertcls.report.compare import compare_arms, load_arms, verdict
+from bertcls.report.compare import compare_arms, describe_differences, load_arms
+from bertcls.report.figures import draw_arm_curves, draw_arms
 from bertcls.report.formats import format_p
 from bertcls.report.statistics import accuracy_interval, wilson_interval
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (after the choice of a backend that needs no screen)
 
 
 def main(folders: list[str], output_dir: str | None = None) -> list[dict]:
@@ -42,8 +39,8 @@ def main(folders: list[str], output_dir: str | None = None) -> list[dict]:
         found.append(
             {
                 "name": arm.name,
-                "accuracies": accuracies.tolist(),
-                "accuracy": float(accuracies.mean()),
+                "values": accuracies.tolist(),
+                "mean": float(accuracies.mean()),
                 "sd": spread,
                 "low": low,
                 "high": high,
@@ -62,70 +59,21 @@ def main(folders: list[str], output_dir: str | None = None) -> list[dict]:
     for row in rows:
         if row["p_value"] is not None:
             print(f"McNemar, {row['name']} and {arms[0].name}: p {format_p(row['p_value'], '= ')}")
-    print(verdict(arms, rows))
+    print(describe_differences(arms, rows))
 
     # 3. Figures and numbers
     if output_dir is not None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        facts = {"runs": found, "differences": rows, "verdict": verdict(arms, rows)}
+        facts = {"runs": found, "differences": rows, "verdict": describe_differences(arms, rows)}
         Path(output_dir, "comparison.json").write_text(json.dumps(facts, indent=2) + "\n")
-        draw_scores(found, Path(output_dir, "scores.png"))
-        draw_curves({arm.name: folder for arm, folder in zip(arms, folders)}, Path(output_dir, "curves.png"))
+        draw_arms(found, "accuracy", Path(output_dir, "scores.png"))
+        draw_arm_curves({arm.name: arm.logs for arm in arms}, Path(output_dir, "curves.png"))
     return rows
 
 
 def peak(records: list[dict], where: str) -> float | None:
     """GiB that the largest of the runs used of the process's memory or the accelerator's."""
     return max((record["peak_memory_gib"].get(where) or 0 for record in records if record), default=0) or None
-
-
-def draw_scores(found: list[dict], path: Path) -> None:
-    """The mean of each arm with its 95 % interval, beside its runs."""
-    figure, axes = plt.subplots(figsize=(2 + 1.4 * len(found), 4), layout="constrained")
-    for place, arm in enumerate(found):
-        ends = [[arm["accuracy"] - arm["low"]], [arm["high"] - arm["accuracy"]]]
-        axes.errorbar(
-            place,
-            arm["accuracy"],
-            ends,
-            fmt="s",
-            color="#08519c",
-            capsize=6,
-            label="_" * bool(place) + "mean, 95 % interval",
-        )
-        axes.plot(
-            [place + 0.15] * len(arm["accuracies"]),
-            arm["accuracies"],
-            "o",
-            color="#9ecae1",
-            label="_" * bool(place) + "a run",
-        )
-    axes.legend()  # whose labels begin with _ but for the first arm's
-    axes.set(ylabel="accuracy on the reported split", xlim=(-0.5, len(found) - 0.5))
-    axes.set_xticks(range(len(found)), [arm["name"] for arm in found])
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def draw_curves(folders: dict[str, str], path: Path) -> None:
-    """Loss of training and accuracy of validation over the epochs, a colour for the runs of each folder."""
-    figure, (losses, scores) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for number, (label, folder) in enumerate(folders.items()):
-        for run in [Path(folder), *sorted(Path(folder).glob("*/"))]:  # of several seeds a line each
-            states = list(run.glob("checkpoints/checkpoint-*/trainer_state.json"))
-            if not states:
-                continue
-            history = json.loads(max(states, key=lambda state: state.stat().st_mtime).read_text())["log_history"]
-            for axes, key in ((losses, "loss"), (scores, "eval_accuracy")):
-                points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
-                axes.plot(*zip(*points) if points else ([], []), ".-", color=f"C{number}", alpha=0.6, label=label)
-            label = None
-    losses.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
-    scores.set(xlabel="epoch", ylabel="validation accuracy")
-    if scores.lines:
-        scores.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -19,42 +19,38 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from bertcls import TextClassifier
-from bertcls.backends import on_cpu_only
 from bertcls.data.streams import stream_rows
 from bertcls.process import from_rank_0, one_line_errors
 from bertcls.serve.bulk import (
+    Survey,
     check_output,
     check_pairs,
     describe_prediction,
     digest_of,
     merge_parts,
     open_parts,
-    parts_folder,
     predict_parts,
     start_processes,
-    survey,
 )
 from bertcls.training.launch import parse_options
+
+SOURCE = ("split", "text_column", "text_pair_column", "id_column", "encoding", "delimiter", "streaming")  # of the data
 
 
 @dataclass
 class Arguments:
     model_name_or_path: str = field(metadata={"help": "Folder that a recipe saved, or its copy on the Hub."})
     backend: str = field(default="torch", metadata={"help": "torch, or onnx for a folder that export_onnx.py wrote."})
-    dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or int8; the last two change answers."})
+    dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or (onnx) int8, which change answers."})
     dataset_name: str | None = field(default=None, metadata={"help": "File, folder or Hub id; it needs no labels."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     split: str | None = field(default=None, metadata={"help": "Of the data set; none: its only one."})
-    text_column: str | None = field(
-        default=None, metadata={"help": "Column with the texts; none: text, sentence, content or review."}
-    )
+    text_column: str | None = field(default=None, metadata={"help": "None: text, sentence, content or review."})
     text_pair_column: str | None = field(default=None, metadata={"help": "Column with the second texts of pairs."})
     id_column: str | None = field(default=None, metadata={"help": "Becomes id; none: rows are counted from 0."})
     encoding: str | None = field(default=None, metadata={"help": "Of the file, such as gb18030; none: detected."})
     delimiter: str | None = field(default=None, metadata={"help": "Between the cells of a csv; none: detected."})
-    streaming: bool = field(
-        default=False, metadata={"help": "Read a data set of the Hub without a copy on disk, its rows uncounted."}
-    )
+    streaming: bool = field(default=False, metadata={"help": "No copy of a data set of the Hub; rows uncounted."})
     output_file: str | None = field(default=None, metadata={"help": "A .parquet or .jsonl file."})
     overwrite_output: bool = field(default=False, metadata={"help": "Remove what is there, and start anew."})
     abstain_below: float | None = field(
@@ -86,7 +82,7 @@ def main(args: Arguments) -> None:
     output_file = Path(args.output_file or "").expanduser()
     if args.text is None:
         check_output(output_file, source=args.dataset_name, overwrite=args.overwrite_output)
-    state = start_processes(args.cpu_threads, cpu=on_cpu_only(args.backend, args.dtype))
+    state = start_processes(args.cpu_threads, cpu=args.backend == "onnx")
     engine = {"backend": args.backend, "dtype": args.dtype}
     classifier = TextClassifier.from_pretrained(args.model_name_or_path, device=state.device, **engine)
     classifier.predict([], abstain_below=args.abstain_below)  # refuses what the model cannot do
@@ -95,43 +91,28 @@ def main(args: Arguments) -> None:
 
     # 2. The data, read once to find what is wrong with it before any row is labelled
     check_pairs(classifier, given=args.text_pair_column is not None, flag="--text_pair_column")
-    rows = stream_rows(
-        args.dataset_name,
-        args.dataset_config_name,
-        split=args.split,
-        text_column=args.text_column,
-        text_pair_column=args.text_pair_column,
-        id_column=args.id_column,
-        encoding=args.encoding,
-        delimiter=args.delimiter,
-        streaming=args.streaming,
-        rows=args.rows_per_part,
-    )
+    options = {name: getattr(args, name) for name in SOURCE}
+    rows = stream_rows(args.dataset_name, args.dataset_config_name, rows=args.rows_per_part, **options)
     locks = []  # held by the first process, until all is labelled
 
     def begin() -> int | None:
-        found = survey(islice(rows(), 1) if args.streaming else rows())
+        survey = Survey()
+        for _ in survey.read(islice(rows(), 1) if args.streaming else rows()):
+            pass
 
         # 3. The parts that a killed run left are gone on with, if they are of this model, data and options
-        manifest = {"model": digest_of(classifier), "data": found["digest"]}
+        manifest = {"model": digest_of(classifier), "data": survey.digest}
         manifest |= {name: getattr(args, name) for name in ("abstain_below", "rows_per_part", "streaming", *engine)}
         locks.append(open_parts(output_file, manifest, overwrite=args.overwrite_output))
-        return None if args.streaming else found["rows"]
+        return None if args.streaming else survey.counts["rows"]
 
     total = from_rank_0(begin)
 
     # 4. Label: a part a process at a time
     shown = {} if state.is_main_process else {"disable": True}  # of all processes' rows, which go on abreast
     with tqdm(total=total, desc="Labelling", unit=" rows", smoothing=0, **shown) as bar:
-        parts, counts = predict_parts(
-            classifier,
-            rows(),
-            parts_folder(output_file),
-            suffix=output_file.suffix,
-            state=state,
-            abstain_below=args.abstain_below,
-            bar=bar,
-        )
+        options = {"state": state, "abstain_below": args.abstain_below, "bar": bar}
+        parts, counts = predict_parts(classifier, rows(), output_file, **options)
     state.wait_for_everyone()
 
     # 5. One file, in the order of the data

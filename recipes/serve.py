@@ -28,7 +28,7 @@ from bertcls import TextClassifier
 from bertcls.process import one_line_errors, use_cores
 from bertcls.serve.app import Server, make_app
 from bertcls.serve.middleware import LOGGING
-from bertcls.serve.service import Limits
+from bertcls.serve.schemas import Limits
 
 BACKLOG = 2048  # connections that wait to be accepted
 SWITCH_SECONDS = 0.0005  # Python's 0.005 makes each operation of the model wait for the event loop
@@ -111,7 +111,9 @@ if __name__ == "__main__":
     defaults = Limits()
     parser.add_argument("--model_name_or_path", required=True, help="folder that a recipe saved, or its Hub id")
     parser.add_argument("--backend", default="torch", help="or onnx, for a folder that export_onnx.py wrote")
-    parser.add_argument("--dtype", default="float32", help="or bfloat16 or int8, which change answers (%(default)s)")
+    parser.add_argument(
+        "--dtype", default="float32", help="or bfloat16 or (onnx) int8, which change answers (%(default)s)"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--api_key", help="that requests must bring; other users of this machine can see it in ps")

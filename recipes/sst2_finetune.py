@@ -32,6 +32,7 @@ from bertcls import (
     load_splits,
     load_tokenizer,
     make_compute_metrics,
+    prepare_training,
     run_recipe,
     tokenize_splits,
     training_callbacks,
@@ -45,7 +46,6 @@ DEFAULTS = dict(
     phrases=True,  # training rows are cut out of sentences: hold out whole ones
     max_length=128,  # tokens; the longest sentence has 66
     learning_rate=5e-5,  # 2e-5 to 5e-5 for BERT; the head starts at random, so warm up
-    num_train_epochs=3,
     per_device_train_batch_size=32,
     warmup_steps=0.06,  # share of all steps
     weight_decay=0.01,
@@ -87,15 +87,17 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         **contract,
     )
     freeze(model, **args.of(freeze))
+    collator = WindowCollator(tokenizer, model.config)
+    prepare_training(model, tokenized, collator, training_args, **args.of(prepare_training))
 
     # 4. The Trainer; the best model by validation is loaded at the end
     trainer = Trainer(
         model=model,
         args=training_args,
         train_dataset=tokenized["train"],
-        eval_dataset=tokenized["validation"],
+        eval_dataset=tokenized.get("validation"),
         processing_class=tokenizer,
-        data_collator=WindowCollator(tokenizer, model.config),
+        data_collator=collator,
         compute_metrics=make_compute_metrics(model.config, training_args),
         callbacks=training_callbacks(training_args, **args.of(training_callbacks)),
         optimizer_cls_and_kwargs=layerwise_optimizer(training_args, **args.of(layerwise_optimizer)),
@@ -103,7 +105,8 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
     # 5. Train and evaluate
     results = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
-    results |= trainer.evaluate()
+    if "validation" in tokenized:
+        results |= trainer.evaluate()
 
     # 6. Calibrate, save, load afresh, score the reported rows once from raw text in fp32, report
     return finish_run(trainer, splits, results, reported_split=reported_split, **args.of(finish_run))

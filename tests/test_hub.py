@@ -278,16 +278,13 @@ def test_a_lost_connection_leaves_the_folder_whole(how, hub, folder, tmp_path):
 STEPS = """
 import json, resource, sys
 from pathlib import Path
-from bertcls import TextClassifier, push_folder
-from bertcls.hub import verify_saved
+from bertcls import push_folder
 from bertcls.process import one_line_errors
 from bertcls.report.card import write_card
 from bertcls.export.stock import export_stock
 folder, texts = sys.argv[1], ["A text."]
-classifier = TextClassifier.from_pretrained(folder, device="cpu")
 facts = json.loads(Path(folder, "report/metrics.json").read_text())
 steps = {  # and the bytes that a file may have: a disk that is full
-    64: lambda: verify_saved(folder, classifier, texts),
     2_000: lambda: write_card(facts, folder),
     100_000: lambda: export_stock(folder, folder + "/stock", texts),
 }
@@ -307,15 +304,13 @@ print(codes)
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
 def test_a_full_disk_ends_a_run_before_the_push_and_leaves_the_folder_whole(hub, folder, tmp_path):
     server, url = hub
-    (folder / "training_args.bin").unlink()
     before = content_of(folder)
     command = [sys.executable, "-c", STEPS, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(url, tmp_path), timeout=300)
-    assert done.stdout.strip() == "[2, 2, 2]", done.stderr
+    assert done.stdout.strip() == "[2, 2]", done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert "does not answer in a new process (OSError: " in errors[0]
-    assert "The model card cannot be written to " in errors[1]
-    assert "The stock export cannot be written to " in errors[2]
+    assert "The model card cannot be written to " in errors[0]
+    assert "The stock export cannot be written to " in errors[1]
     assert server.calls == []
     copy = {name for name in PUBLIC_FILES if name.startswith("stock/")}  # which is whole or not there
     assert len(copy) == 4
@@ -367,8 +362,8 @@ def test_a_model_of_another_kind_is_refused(folder, encoder_folder):
 def test_a_saved_model_is_compared_in_a_new_process(finished, monkeypatch):
     classifier = TextClassifier.from_pretrained(str(finished), device="cpu")
     assert verify_saved(str(finished), classifier, TEXTS * 5).label_names == ["bad", "good"]
-    reverse = lambda texts, steps, names: [text[::-1] for text in texts]  # noqa: E731  (in this process alone)
-    monkeypatch.setattr("bertcls.tokenization.clean_all", reverse)
+    reverse = lambda texts, *_: [text[::-1] for text in texts]  # noqa: E731
+    monkeypatch.setattr("bertcls.tokenization.clean_all", reverse)  # in this process alone
     with pytest.raises(ValueError, match="differs from the trained one by .* in a logit in a new process"):
         verify_saved(str(finished), classifier, TEXTS)
 

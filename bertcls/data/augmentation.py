@@ -8,7 +8,7 @@ import re
 import numpy as np
 from datasets import DatasetDict, concatenate_datasets
 
-from bertcls.data.splits import MIN_WORDS, containers
+from bertcls.data.splits import MIN_WORDS, containing_texts
 from bertcls.text import comparison_key
 
 SHARE = 0.1  # of the words: the share that did best over the data sets of EDA (Wei and Zou, 2019)
@@ -191,7 +191,7 @@ def augment(splits: DatasetDict, methods: list[str] | None, *, seed: int) -> Dat
                 copies.append(copy)
     others = {comparison_key(text) for name in splits.keys() - {"train"} for text in splits[name]["text"][:]} - {""}
     long = sorted(text for text in others if text.count(" ") >= MIN_WORDS - 1)
-    leaking = others.union(*containers(long, [comparison_key(copy) for copy in copies]))
+    leaking = others.union(*containing_texts(long, [comparison_key(copy) for copy in copies]))
     kept = [at for at, copy in enumerate(copies) if comparison_key(copy) not in leaking]
     if not kept:
         return splits

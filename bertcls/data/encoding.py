@@ -1,4 +1,4 @@
-"""Bytes of a file, unpacked and decoded, whatever its encoding."""
+"""Text of a file, unpacked and decoded, whatever its encoding."""
 
 import bz2
 import codecs
@@ -7,7 +7,8 @@ import io
 import lzma
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
@@ -16,151 +17,101 @@ from charset_normalizer import from_bytes
 from bertcls.process import warn
 
 _BYTES_AT_A_TIME = 1 << 20
-UNPACK = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_SAMPLE = 1_000_000  # bytes by which an encoding is told
 _ENCODINGS = ["gb18030", "big5", "shift_jis", "euc_kr", "cp1251", "cp1252"]  # told apart by the letters they give
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))  # of byte order
-
-
-def empty_file(path: Path) -> ValueError:
-    return ValueError(f"{path} is empty; expected at least one row. Check the file.")
-
-
-def decode(content: bytes, path: Path, encoding: str | None = None) -> str:
-    """Bytes to text.
-
-    Raises:
-        ValueError: an unknown encoding, bytes that are not text in it, or null bytes, the sign of a binary file.
-
-    >>> decode("naïve".encode("utf-8-sig"), Path("a.csv"))
-    'naïve'
-    """
-    if encoding is None:
-        encoding = _encoding(content, path)
-    try:
-        text = content.decode(encoding)
-    except LookupError as error:
-        raise _unknown_encoding(encoding) from error
-    except UnicodeDecodeError as error:
-        raise _not_decoded(path, encoding, error, line=1) from error
-    if "\0" in text:
-        raise _null_byte(path, text, line=1)
-    return text
-
-
-def _unknown_encoding(encoding: str) -> ValueError:
-    return ValueError(
-        f"Found --encoding {encoding}; expected one that Python knows, such as utf-8, gb18030 or latin-1. Correct it."
-    )
-
-
-def _not_decoded(path: Path, encoding: str, error: UnicodeDecodeError, *, line: int) -> ValueError:
-    """`line` is the one that the bytes of `error` start in."""
-    line += error.object[: error.start].count(b"\n")
-    return ValueError(
-        f"{path} is not {encoding}: byte {error.object[error.start : error.start + 1].hex()} in line {line} has "
-        "no meaning there; expected text. Name another --encoding."
-    )
-
-
-def _null_byte(path: Path, text: str, *, line: int) -> ValueError:
-    line += text[: text.index("\0")].count("\n")
-    return ValueError(
-        f"{path} holds a null byte in line {line}; expected text. It may be a binary file, or UTF-16 without a "
-        "byte order mark (--encoding utf-16-le)."
-    )
-
-
-def checked_encoding(path: Path, encoding: str | None) -> str:
-    """What `decode` would read a whole file as, found block by block; refuses what it refuses."""
-    head = next(_blocks(path))
-    marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
-    name = encoding or marked or "utf-8"
-    try:
-        decoder = codecs.getincrementaldecoder(name)()
-    except LookupError as error:
-        raise _unknown_encoding(name) from error
-    line, blank, before, decoded = 1, True, b"", 0
-    blocks = _blocks(path)
-    for block in blocks:
-        try:
-            text = decoder.decode(block, final=not block)
-        except UnicodeDecodeError as error:
-            if encoding or marked or decoded > 9:  # so many characters beyond ASCII are UTF-8 by no chance
-                raise _not_decoded(path, name, error, line=line) from error
-            sample = before[before.find(b"\n") + 1 :] + block + next(blocks, b"")
-            return checked_encoding(path, _encoding(sample, path))
-        if "\0" in text:
-            raise _null_byte(path, text, line=line)
-        decoded += 0 if text.isascii() else sum(character > "\x7f" for character in text)
-        line, blank, before = line + text.count("\n"), blank and not text.strip(), block
-    if blank:
-        raise empty_file(path)
-    return name
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    """The content of a file, unpacked, and an empty block that ends it."""
-    try:
-        with _open(path) as file:
-            while block := file.read(_BYTES_AT_A_TIME):
-                yield block
-    except _BROKEN as error:
-        raise _not_unpacked(path, error) from error
-    yield b""
-
-
-def _encoding(content: bytes, path: Path) -> str:
-    for mark, name in _MARKS:
-        if content.startswith(mark):
-            return name
-    try:
-        content.decode("utf-8")
-        return "utf-8"
-    except UnicodeDecodeError as error:
-        if b"\0" in content:
-            return "latin-1"  # binary, which `decode` refuses
-        text = content.decode("utf-8", errors="replace")
-        if text.count("\ufffd") * 10 < sum(ord(character) > 127 for character in text):
-            return "utf-8"  # but for a few bytes, which `decode` reports
-        start = content.rfind(b"\n", 0, error.start) + 1
-        part = content[start : start + 1_000_000]  # from the first line that is not UTF-8
-        part = part[: part.rfind(b"\n") + 1] or part  # whole lines: half a character fits no encoding
-    found = from_bytes(part, cp_isolation=_ENCODINGS, enable_fallback=False).best()
-    name = "latin-1" if found is None else found.encoding
-    warn(f"{path} is not UTF-8; it is read as {name}, which its bytes look like (--encoding overrules).")
-    return name
-
-
 _BROKEN = (OSError, EOFError, ValueError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error)
 
 
-def _open(path: Path) -> BinaryIO:
-    """A file, unpacked as it is read."""
-    suffix = path.suffix.lower()
-    if suffix != ".zip":
-        return UNPACK.get(suffix, open)(path, "rb")
+def checked_text(path: Path, encoding: str | None = None) -> Callable[[], TextIO]:
+    """A function that opens a file as text, line ends kept; it is read through here, and what is no text refused."""
+    head = next(blocks_of(path))
+    name = encoding or next((name for mark, name in _MARKS if head.startswith(mark)), None)
+    fault = _fault(path, name or "utf-8")
+    if fault and name is None and (name := _guess(path)):
+        warn(f"{path} is not UTF-8; it is read as {name}, which its bytes look like (--encoding overrules).")
+        fault = _fault(path, name)
+    if fault:
+        raise ValueError(fault)
+    return lambda: io.TextIOWrapper(_open(path), name or "utf-8", newline="")
+
+
+def _fault(path: Path, encoding: str) -> str | None:
+    """Why a file is no text in an encoding."""
     try:
-        archive = zipfile.ZipFile(path)
-        names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX/" not in name]
-        if len(names) != 1:
-            raise ValueError(f"it holds {len(names)} files")
-        return archive.open(names[0])
+        b" ".decode(encoding, "replace")  # not all codecs of Python give text
+        decoder = codecs.getincrementaldecoder(encoding)()
+    except LookupError:
+        return f"Found --encoding {encoding}; expected one that Python knows, such as utf-8 or gb18030. Correct it."
+    line = 1
+    try:
+        for block in blocks_of(path):
+            text = decoder.decode(block, final=not block)
+            if "\0" in text:
+                return (
+                    f"{path} holds a null byte in line {line + text[: text.index(chr(0))].count(chr(10))}; expected "
+                    "text. It may be a binary file, or UTF-16 without a byte order mark (--encoding utf-16-le)."
+                )
+            line += text.count("\n")
+    except UnicodeDecodeError as error:
+        return (
+            f"{path} is not {encoding}: byte {error.object[error.start]:02x} in line "
+            f"{line + error.object[: error.start].count(10)} has no meaning there. Name another --encoding."
+        )
+
+
+def _guess(path: Path) -> str | None:
+    """What the lines that are not UTF-8 look like; `None` where others say that it is UTF-8 with a fault."""
+    utf_8, sample = 0, b""
+    with _checked(path) as file:
+        for line in file:
+            try:
+                utf_8 += 0 if line.isascii() else sum(character > "\x7f" for character in line.decode())
+            except UnicodeDecodeError:
+                sample += line
+                if len(sample) > _SAMPLE:
+                    break
+    if not sample or utf_8 > 9 and 20 * utf_8 > sum(byte > 127 for byte in sample):  # more than by chance
+        return None
+    if b"\0" in sample:
+        return "latin-1"  # in which the null byte is found
+    sample = sample[: sample.rfind(b"\n", 0, _SAMPLE) + 1] or sample
+    found = from_bytes(sample, cp_isolation=_ENCODINGS, enable_fallback=False).best()
+    return "latin-1" if found is None else found.encoding
+
+
+def blocks_of(path: Path) -> Iterator[bytes]:
+    """The content of a file, unpacked, and an empty block that ends it."""
+    with _checked(path) as file:
+        while block := file.read(_BYTES_AT_A_TIME):
+            yield block
+    yield b""
+
+
+@contextmanager
+def _checked(path: Path) -> Iterator[BinaryIO]:
+    """A file that is unpacked as it is read; in one line what is wrong with its packing."""
+    try:
+        with _open(path) as file:
+            yield file
     except _BROKEN as error:
-        raise _not_unpacked(path, error) from error
+        if (suffix := path.suffix.lower()) not in UNPACK:
+            raise
+        raise ValueError(
+            f"{path} cannot be unpacked ({error}); expected a whole {suffix} file with one file in it. Get it anew."
+        ) from error
 
 
-def open_text(path: Path, encoding: str) -> TextIO:
-    return io.TextIOWrapper(_open(path), encoding, newline="")
+def _open(path: Path) -> BinaryIO:
+    return UNPACK.get(path.suffix.lower(), open)(path, "rb")
 
 
-def unpacked(path: Path) -> bytes:
-    return b"".join(_blocks(path))
+def _open_zip(path: Path, mode: str) -> BinaryIO:
+    archive = zipfile.ZipFile(path)
+    names = [name for name in archive.namelist() if not name.endswith("/") and "__MACOSX/" not in name]
+    if len(names) != 1:
+        raise ValueError(f"it holds {len(names)} files")
+    return archive.open(names[0])
 
 
-def _not_unpacked(path: Path, error: Exception) -> Exception:
-    if path.suffix.lower() not in (*UNPACK, ".zip"):
-        return error  # the disk's
-    return ValueError(
-        f"{path} cannot be unpacked ({error}); expected a whole {path.suffix.lower()} file with one file in it, "
-        "without a password. Unpack it, or get it anew."
-    )
+UNPACK = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zip": _open_zip}

@@ -1,17 +1,16 @@
 """A copy of a model that the stock classes of transformers load: for pipelines and servers without remote code."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from bertcls.inference import Text, TextClassifier
 from bertcls.layout import STOCK_FILES
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL, BertClsConfig
-from bertcls.process import open_weights
+from bertcls.process import open_weights, remove_files
 from bertcls.text import clean_all
+from bertcls.tokenization import save_tokenizer
 
 TOLERANCE = 1e-6  # of a probability
 _BATCH = 16  # texts
@@ -20,25 +19,13 @@ _BATCH = 16  # texts
 def export_stock(run_dir: str, folder: str, texts: list[Text]) -> dict:
     """Writes a model as `BertForSequenceClassification` where that class can hold it, and checks its probabilities.
 
-    The temperature is divided into the classifier, and the tokenizer cuts where the model's windows end.
+    The temperature is divided into the classifier, and the tokenizer cuts where the model's windows end. `folder`,
+    `<run_dir>/stock`, is written anew; of `texts` those are compared that the stock class reads whole.
 
-    Args:
-        run_dir: folder of a run, with its model.
-        folder: for the copy, `<run_dir>/stock`; what an earlier run left there is replaced.
-        texts: raw texts to compare on; those are used that the stock class reads whole, as `TextClassifier` does.
-
-    Returns:
-        `{"exported": True, "not_carried": [...]}` with what `TextClassifier` does and the copy does not, or
-        `{"exported": False, "reason": "..."}`, without a folder.
-
-    Raises:
-        ValueError: a probability of the copy differs by more than 1e-6, or no text to compare on.
-        OSError: the copy cannot be written. After an error there is no folder.
-
-    >>> export_stock("runs/sst2", "runs/sst2/stock", ["A film that ends well."])   # doctest: +SKIP
-    {'exported': True, 'not_carried': ['cleaning: collapse_blanks; apply bertcls.clean to a text first', ...]}
+    Returns `{"exported": True, "not_carried": [...]}` with what `TextClassifier` does and the copy does not, or
+    `{"exported": False, "reason": "..."}`. Without a copy, and after an error, there is no folder.
     """
-    _remove(folder)
+    remove_files(folder, STOCK_FILES)
     classifier = TextClassifier.from_pretrained(run_dir, device="cpu")
     config = classifier.model.config
     if reason := _obstacle(config):
@@ -47,41 +34,35 @@ def export_stock(run_dir: str, folder: str, texts: list[Text]) -> dict:
     try:
         _write(classifier, run_dir, folder, max_length)
         _check(classifier, folder, _whole_texts(classifier, texts, max_length))
-    except (OSError, SafetensorError) as error:
-        _remove(folder)
+    except BaseException as error:
+        remove_files(folder, STOCK_FILES)
+        if not isinstance(error, OSError | SafetensorError):
+            raise
         raise OSError(
             f"The stock export cannot be written to {folder} ({error}); expected a folder of yours with room for a "
-            f"second copy of the model. The model in {run_dir} is whole; make room and call bertcls.export_stock."
+            f"second copy of the model. The model in {run_dir} is whole; make room, and call "
+            "bertcls.export.stock.export_stock."
         ) from error
-    except BaseException:
-        _remove(folder)
-        raise
     return {"exported": True, "not_carried": _not_carried(config, max_length)}
 
 
 def _obstacle(config: BertClsConfig) -> str | None:
     """Why the stock class cannot hold a model, in a sentence."""
-    if config.encoder.model_type != "bert":
-        return f"Its encoder is of type {config.encoder.model_type!r}, and BertForSequenceClassification holds a BERT."
-    if config.pooling != "pooler":
-        return f"Its pooling is {config.pooling!r}, and BertForSequenceClassification reads the pooler of BERT."
-    if config.classifier_hidden_size is not None:
-        return "Its head has a hidden layer, and that of BertForSequenceClassification has none."
-    if config.problem_type == REGRESSION:
-        return "It gives numbers, and the export is for labels."
-    if config.window_pooling == "vote":
-        return "Its windows vote, which also changes the probabilities of a text of one window."
-    return None
+    stock, kind = "BertForSequenceClassification", config.encoder.model_type
+    reasons = {
+        f"Its encoder is of type {kind!r}, and {stock} holds a BERT.": kind != "bert",
+        f"Its pooling is {config.pooling!r}, and {stock} reads the pooler of BERT.": config.pooling != "pooler",
+        f"Its head has a hidden layer, and that of {stock} has none.": config.classifier_hidden_size is not None,
+        "It gives numbers, and the export is for labels.": config.problem_type == REGRESSION,
+        "Its windows vote, which changes the probabilities of one window, too.": config.window_pooling == "vote",
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def _write(classifier: TextClassifier, run_dir: str, folder: str, max_length: int) -> None:
     model, config = classifier.model, classifier.model.config
-    own = {
-        "id2label": config.id2label,
-        "label2id": config.label2id,
-        "problem_type": config.problem_type or SINGLE_LABEL,
-        "classifier_dropout": config.classifier_dropout,
-    }
+    own = {name: getattr(config, name) for name in ("id2label", "label2id", "classifier_dropout")}
+    own["problem_type"] = config.problem_type or SINGLE_LABEL
     stock = BertForSequenceClassification(BertConfig.from_dict(config.encoder.to_dict() | own))
     stock.bert.load_state_dict(model.encoder.state_dict())
     with torch.no_grad():
@@ -94,11 +75,7 @@ def _write(classifier: TextClassifier, run_dir: str, folder: str, max_length: in
     tokenizer = AutoTokenizer.from_pretrained(
         run_dir, model_max_length=max_length, truncation_side=side, trust_remote_code=False
     )
-    for name in ("is_local", "local_files_only", "max_length", "stride", "truncation_strategy"):
-        tokenizer.init_kwargs.pop(name, None)  # of this load, or of the last call in training
-    tokenizer.backend_tokenizer.no_truncation()
-    tokenizer.backend_tokenizer.no_padding()
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
 
 
 @torch.inference_mode()
@@ -107,9 +84,7 @@ def _check(classifier: TextClassifier, folder: str, texts: list[Text]) -> None:
     config = classifier.model.config
     classifier.model.double()
     expected = classifier.probabilities(texts)
-    stock = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float64, trust_remote_code=False
-    ).eval()
+    stock = BertForSequenceClassification.from_pretrained(folder, dtype=torch.float64)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     found = []
     for start in range(0, len(texts), _BATCH):
@@ -134,12 +109,8 @@ def _whole_texts(classifier: TextClassifier, texts: list[Text], max_length: int)
     short = [text[:size] if isinstance(text, str) else tuple(part[:size] for part in text) for text in texts]
     for candidates in (texts, short):
         tokenized = classifier.tokenize(candidates, spans=False) if candidates else {"input_ids": [], "cut": []}
-        kept = [
-            text
-            for text, windows, cut in zip(candidates, tokenized["input_ids"], tokenized["cut"])
-            if len(windows) == 1 and (cut_alike or not cut)
-        ]
-        if kept:
+        read = zip(candidates, tokenized["input_ids"], tokenized["cut"])
+        if kept := [text for text, windows, cut in read if len(windows) == 1 and (cut_alike or not cut)]:
             return kept
     raise ValueError(
         f"Found {len(texts)} texts, none of one window of {max_length} tokens; expected at least one to compare the "
@@ -149,39 +120,19 @@ def _whole_texts(classifier: TextClassifier, texts: list[Text], max_length: int)
 
 def _not_carried(config: BertClsConfig, max_length: int) -> list[str]:
     """What `TextClassifier` does with a text and the stock classes do not."""
-    found = []
-    if config.cleaning:
-        found.append(f"cleaning: {', '.join(config.cleaning)}; apply bertcls.clean to a text first")
-    if config.pair_truncation == "none":
-        found.append(
-            f"windows: pairs longer than {max_length} tokens are cut, token by token from the longer text, where "
-            "TextClassifier reads all of the second text"
-        )
-    elif config.pair_truncation in ("only_first", "only_second"):
-        which = config.pair_truncation.removeprefix("only_")
-        found.append(
-            f"truncation: pairs longer than {max_length} tokens are cut token by token from the longer text, where "
-            f"TextClassifier cuts the {which} one"
-        )
-    elif config.pair_truncation is None and config.truncation == "none":
-        found.append(
-            f"windows: texts longer than {max_length} tokens are cut behind them, where TextClassifier reads all"
-        )
-    elif config.truncation == "head_tail":
-        found.append(
-            f"truncation: texts longer than {max_length} tokens are cut behind them, where TextClassifier reads their "
-            "head and their tail"
-        )
+    texts, pairs = (f"{kind} longer than {max_length} tokens are cut" for kind in ("texts", "pairs"))
+    longer = f"{pairs} token by token from the longer text, where TextClassifier"
+    beyond = {  # by what the model does with long texts, or pairs
+        (None, "none"): f"windows: {texts} behind them, where TextClassifier reads all",
+        (None, "head_tail"): f"truncation: {texts} behind them, where TextClassifier reads their head and their tail",
+        "none": f"windows: {longer} reads all of the second one",
+        "only_first": f"truncation: {longer} cuts the first one",
+        "only_second": f"truncation: {longer} cuts the second one",
+    }
+    found = [f"cleaning: {', '.join(config.cleaning)}; apply bertcls.clean to a text first"] if config.cleaning else []
+    found += filter(None, [beyond.get(config.pair_truncation or (None, config.truncation))])
     if config.problem_type == MULTI_LABEL:
         numbers = config.thresholds or [0.5] * config.num_labels
         given = ", ".join(f"{config.id2label[label]} {number:.4g}" for label, number in enumerate(numbers))
         found.append(f"thresholds: a label is given from its own probability on ({given}); top_k=None shows all")
     return found
-
-
-def _remove(folder: str) -> None:
-    """Takes away what an export writes, by name, and the folder where nothing else is in it."""
-    for name in STOCK_FILES:
-        Path(folder, name).unlink(missing_ok=True)
-    if Path(folder).is_dir() and not any(Path(folder).iterdir()):
-        Path(folder).rmdir()

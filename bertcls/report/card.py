@@ -3,49 +3,27 @@
 import os
 import re
 import tempfile
-from collections import defaultdict
 from pathlib import Path, PurePath, PureWindowsPath
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from jinja2 import Environment, StrictUndefined
+from jinja2 import ChainableUndefined
 
 from bertcls.data.tables import file_format
 from bertcls.layout import CARD, DRAWN
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from bertcls.report.formats import format_p
+from bertcls.process import whole_file
+from bertcls.report.formats import SCORES, format_duration, format_p, score_names
+from bertcls.report.page import load_template
 
-TEMPLATE = Path(__file__).parent / "templates" / "card.md.jinja"
 _KINDS = {
     SINGLE_LABEL: "gives a text one of {} labels",
     MULTI_LABEL: "gives a text any number of {} labels",
     REGRESSION: "gives a text a number",
 }
-_METRICS = {  # score: (type in the metadata, name)
-    "pearson": ("pearsonr", "Pearson correlation"),
-    "accuracy": ("accuracy", "accuracy"),
-    "f1_micro": ("f1", "F1 micro"),
-    "f1_macro": ("f1", "F1 macro"),
-    "rmse": ("rmse", "RMSE"),
-    "mae": ("mae", "mean absolute error"),
-    "window_accuracy": ("accuracy", "accuracy per window"),
-    "vote_accuracy": ("accuracy", "accuracy per document by vote"),
-}
-_SHOWN = (  # of the facts, apart from the task; the others hold texts of the data
-    "headline",
-    "scores",
-    "source",
-    "model",
-    "arguments",
-    "run",
-    "audit",
-    "baselines",
-    "calibration",
-    "slices",
-    "measure",
-    "stock",
-)
+# What the card shows of the facts; the others hold texts of the data
+_SHOWN = "task headline scores source model arguments run audit baselines calibration slices measure stock".split()
 _FEW_ROWS = 30  # of a label: its own score says little
 _SHOWN_LABELS = 50
 _TOKEN = re.compile(r"\bhf_\w{6,}")
@@ -53,33 +31,22 @@ _PATH = re.compile(r"(?<![\w./:~-])~?(?:/[^\s/'\"`|,;()]+){2,}/?|\b[A-Za-z]:\\[^
 _WHOLE_PATH = re.compile(r"(?:~?/|\.\.?/|[A-Za-z]:[\\/])(?:(?!\s[-~/])[^\n\t])*")  # no command line
 
 
-def write_card(
-    facts: dict, run_dir: str, *, repo_id: str | None = None, language: str | None = None, license: str | None = None
-) -> Path:
-    """Writes the model card, `README.md`, from what a run found. It holds no text of the data, token or local path.
+def write_card(facts: dict, run_dir: str, *, language: str | None = None, license: str | None = None) -> Path:
+    """Writes the model card, `README.md`, from the content of `metrics.json`; what is missing there is left out.
 
-    Args:
-        facts: of `write_report`, with `stock` as `export_stock` returns it; what is missing is left out.
-        run_dir: where the file goes.
-        repo_id: name in the snippets; `None` takes the name of the folder, and `push_folder` puts in the repository's.
-        language: of the texts, for the metadata: an ISO code such as `en`, or `multilingual`.
-        license: of the model, for the metadata, in the Hub's words; `None` states none.
-
-    Returns:
-        path of the card.
-
-    Raises:
-        OSError: it cannot be written; the former card is whole.
+    It holds no text of the data, token or local path. Its snippets name the folder, for which `push_folder` puts in
+    the repository's name. Language and licence are written as the Hub writes them.
     """
-    repo_id = repo_id or Path(run_dir).resolve().name
+    name = Path(run_dir).resolve().name
+    named = {key: (facts.get(place) or {}).get(key) for place, key in (("source", "dataset"), ("model", "encoder"))}
+    hub_dataset = named["dataset"] if _is_hub_id(named["dataset"], owner=True) else None
+    hub_encoder = named["encoder"] if _is_hub_id(named["encoder"]) else None
+    facts = {"measure": "accuracy"} | {name: _public(facts[name], run_dir) for name in _SHOWN if name in facts}
     task, source, model = facts["task"], facts.get("source") or {}, facts.get("model") or {}
-    hub_dataset = source.get("dataset") if _is_hub_id(source.get("dataset"), owner=True) else None
-    hub_encoder = model.get("encoder") if _is_hub_id(model.get("encoder")) else None
-    facts = {"task": task} | {name: _public(facts[name], run_dir) for name in _SHOWN if name in facts}
-    source, model, arguments = (facts.get(name) or {} for name in ("source", "model", "arguments"))
     data_name = source.get("dataset") or ", ".join(source.get("files") or []) or "data of its own"
-    from_scratch = str(arguments.get("from_scratch", False)).lower() == "true"
+    from_scratch = str((facts.get("arguments") or {}).get("from_scratch", False)).lower() == "true"
     drawn = task.get("reported_split") == DRAWN
+    names = score_names(task["problem_type"])
     results = [
         EvalResult(
             task_type="text-classification",
@@ -89,10 +56,10 @@ def write_card(
             dataset_split=None if drawn else task.get("reported_split"),
             dataset_revision=source.get("revision"),
             metric_type=kind,
-            metric_name=name,
+            metric_name=names[score],
             metric_value=float(facts["scores"][f"test_{score}"]),
         )
-        for score, (kind, name) in _metrics(task["problem_type"]).items()
+        for score, (_, kind) in SCORES.items()
         if f"test_{score}" in facts["scores"]
     ]
     data = ModelCardData(
@@ -103,55 +70,36 @@ def write_card(
         tags=["bertcls", task["problem_type"].replace("_", "-")],
         base_model=None if from_scratch else hub_encoder,
         datasets=None if hub_dataset is None else [hub_dataset],
-        model_name=repo_id.split("/")[-1],
+        model_name=name,
         eval_results=results,
     )
-    contract = model.get("contract") or {}
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
-    environment.filters |= {"cell": _cell, "number": _number, "minutes": _minutes, "p": format_p}
-    environment.filters["interval"] = lambda row: (
-        "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
-    )
-    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        repo_id=repo_id,
-        name=repo_id.split("/")[-1],
-        headline=(facts.get("headline") or "").strip().split("\n")[0],
+    filters = {"cell": _cell, "number": _number, "duration": format_duration, "p": format_p, "interval": _interval}
+    template = load_template("card.md.jinja", filters, autoescape=False, undefined=ChainableUndefined)
+    text = template.render(
+        facts,
+        name=name,
         kind=task["problem_type"],
         does=_KINDS[task["problem_type"]].format(len(task["labels"])),
         data_name=data_name,
-        encoder=model.get("encoder"),
         from_scratch=from_scratch,
-        parameters=model.get("parameters"),
-        pooling=model.get("pooling"),
-        pairs=contract.get("pair_truncation") is not None,
-        max_length=contract.get("max_length"),
-        contract={name: value for name, value in contract.items() if value is not None and value != []},
+        pairs=(model.get("contract") or {}).get("pair_truncation") is not None,
         labels=_label_rows(task),
         more_labels=max(len(task["labels"]) - _SHOWN_LABELS, 0),
-        task=_with_gaps(task),
         drawn=drawn,
-        source=_with_gaps(source),
-        scores=_with_gaps(facts["scores"]),
-        score_rows=_score_rows(facts["scores"], task["problem_type"]),
-        baselines=facts.get("baselines") or [],
-        calibration=_with_gaps(facts.get("calibration") or {}),
-        slices=facts.get("slices") or [],
-        measure=facts.get("measure", "accuracy"),
-        audit=[line.replace("```", "'''") for line in (facts.get("audit") or {}).get("lines", [])],
-        arguments={
-            name: value for name, value in arguments.items() if not name.endswith("token") and value is not None
-        },
-        run=_with_gaps(facts.get("run") or {}),
-        limits=_limits(facts, data_name, from_scratch),
-        stock=_with_gaps(facts.get("stock") or {}),
+        score_rows=_score_rows(facts["scores"], names),
+        limits=_limits(facts, data_name, from_scratch, names),
     )
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")  # which parses the metadata
-    return _write_whole(Path(run_dir, CARD), str(card))
-
-
-def _with_gaps(values: dict) -> dict:
-    """Values of which the template may find some missing."""
-    return defaultdict(type(None), values)
+    path = Path(run_dir, CARD)
+    try:
+        with whole_file(path) as draft:
+            draft.write_text(str(card), encoding="utf-8")
+    except OSError as error:
+        raise type(error)(
+            f"The model card cannot be written to {path} ({error.strerror}); expected a folder of yours with room for "
+            "some KiB. Make room and call write_card of bertcls.report.card; the model beside it is whole."
+        ) from error
+    return path
 
 
 def _is_hub_id(name: str | None, *, owner: bool = False) -> bool:
@@ -171,9 +119,7 @@ def _public(value, run_dir: str):
         return {name: _public(part, run_dir) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [_public(part, run_dir) for part in value]
-    if isinstance(value, str | PurePath):
-        return _public_text(str(value), run_dir)
-    return value
+    return _public_text(str(value), run_dir) if isinstance(value, str | PurePath) else value
 
 
 def _public_text(text: str, run_dir: str) -> str:
@@ -186,8 +132,7 @@ def _public_text(text: str, run_dir: str) -> str:
     text = _TOKEN.sub("***", text)
     if token := get_token():
         text = text.replace(token, "***")
-    parted = "/" in text or "\\" in text
-    if parted and (_WHOLE_PATH.fullmatch(text) or os.path.exists(text)):
+    if ("/" in text or "\\" in text) and (_WHOLE_PATH.fullmatch(text) or os.path.exists(text)):
         return _last_part(text)
     text = _PATH.sub(lambda found: _last_part(found[0]), text)
     places = [Path(run_dir).resolve(), run_dir, Path.home(), Path(tempfile.gettempdir()), Path.cwd()]
@@ -203,47 +148,39 @@ def _last_part(path: str) -> str:
 
 def _label_rows(task: dict) -> list[tuple[str, list[str]]]:
     """Each label with its share of every split."""
-    shares = task.get("label_shares") or {}
+    shares = (task.get("label_shares") or {}).values()
     return [
-        (label, [f"{part[label]:.1%}" if label in part else "" for part in shares.values()])
+        (label, [f"{part[label]:.1%}" if label in part else "" for part in shares])
         for label in task["labels"][:_SHOWN_LABELS]
     ]
 
 
-def _metrics(kind: str) -> dict[str, tuple[str, str]]:
-    sets = {"accuracy": ("accuracy", "accuracy of whole label sets")} if kind == MULTI_LABEL else {}
-    return _METRICS | sets
-
-
-def _score_rows(scores: dict, kind: str) -> list[tuple[str, str, float, str]]:
+def _score_rows(scores: dict, names: dict[str, str]) -> list[tuple[str, str, float, str]]:
     """Which rows, which score, its value, and its 95 % interval where there is one."""
     rows = []
     for prefix, which in (("test", "reported"), ("eval", "selection"), ("before", "selection, before training")):
-        for score, (_, name) in _metrics(kind).items():
-            if (value := scores.get(f"{prefix}_{score}")) is not None:
-                low, high = scores.get(f"{prefix}_{score}_low"), scores.get(f"{prefix}_{score}_high")
-                rows.append((which, name, value, "" if low is None else f"{low:.4f} to {high:.4f}"))
+        for score, name in names.items():
+            key = f"{prefix}_{score}"
+            if scores.get(key) is not None:
+                ends = {end: scores.get(f"{key}_{end}") for end in ("low", "high")}
+                rows.append((which, name, scores[key], _interval(ends)))
     return rows
 
 
-def _limits(facts: dict, data_name: str, from_scratch: bool) -> list[str]:
+def _limits(facts: dict, data_name: str, from_scratch: bool, names: dict[str, str]) -> list[str]:
     """What this model was not shown to do, in sentences made from the facts."""
-    task, scores, kind = facts["task"], facts["scores"], facts["task"]["problem_type"]
+    task, scores, model = facts["task"], facts["scores"], facts.get("model") or {}
     tested, trained = scores.get("test_samples"), scores.get("train_samples", (task.get("rows") or {}).get("train"))
     found = [
         f"It was trained on {_count(trained)} and tested on {_count(tested)} of {data_name}. Texts of another kind, "
         "time or language were not tried."
     ]
-    main = next((name for name in ("pearson", "accuracy") if f"test_{name}_low" in scores), None)
-    if main is not None:
-        low, high, name = scores[f"test_{main}_low"], scores[f"test_{main}_high"], _metrics(kind)[main][1]
-        found.append(
-            f"{_count(tested).capitalize()} leave its {name} on rows of this kind between {low:.4f} and {high:.4f} "
-            "(95 % interval)."
-        )
+    main = "pearson" if task["problem_type"] == REGRESSION else "accuracy"
+    if f"test_{main}_low" in scores:
+        ends = f"{scores[f'test_{main}_low']:.4f} and {scores[f'test_{main}_high']:.4f} (95 % interval)"
+        found.append(f"{_count(tested).capitalize()} leave its {names[main]} on rows of this kind between {ends}.")
     baselines = facts.get("baselines") or []
-    unbeaten = [row["name"] for row in baselines if not row["beaten"]]
-    if unbeaten:
+    if unbeaten := [row["name"] for row in baselines if not row["beaten"]]:
         found.append(f"On these rows it does not beat {' and '.join(unbeaten)} beyond noise.")
     elif not baselines:
         found.append("It was not compared with a simple model.")
@@ -251,58 +188,52 @@ def _limits(facts: dict, data_name: str, from_scratch: bool) -> list[str]:
         found.append(f"Labels with few tested rows, whose own scores say little: {few}.")
     if weak := [row for row in facts.get("slices") or [] if row["differs"]]:
         groups = "; ".join(f"{row['slice']}, {row['group']}: {row['score']:.4f} of {row['rows']}" for row in weak)
-        found.append(f"Its {facts.get('measure', 'accuracy')} differs beyond noise between groups of rows: {groups}.")
+        found.append(f"Its {facts['measure']} differs beyond noise between groups of rows: {groups}.")
     if facts.get("calibration"):
         found.append(
             "Its probabilities are calibrated on held-out rows of this data alone; on other texts it may be surer "
             "than it is right."
         )
-    elif kind != REGRESSION:
-        found.append(
-            "Its probabilities are not calibrated: of answers with 0.9, more or fewer than 9 in 10 are right."
-        )
-    found += _reading_limits((facts.get("model") or {}).get("contract") or {})
+    elif task["problem_type"] != REGRESSION:
+        found.append("Its probabilities are not calibrated: of answers at 0.9 more or fewer than 9 in 10 are right.")
+    found += _reading_limits(model.get("contract") or {})
     if facts.get("audit") is None:
         found.append("Its data was not looked through for duplicates and for test texts in train.")
     elif facts["audit"].get("leaked"):
         found.append("The audit found texts of one split in another (see Data), which can raise the score.")
-    encoder = (facts.get("model") or {}).get("encoder")
     if from_scratch:
         found.append("Its encoder was not pretrained: it knows no words beyond those of its training rows.")
-    elif encoder is not None:
+    elif encoder := model.get("encoder"):
         found.append(f"What {encoder} learnt from its own texts, prejudice included, is in this model, too.")
     return found
 
 
 def _reading_limits(contract: dict) -> list[str]:
-    length, overlap, pairs = contract.get("max_length"), contract.get("overlap"), contract.get("pair_truncation")
-    if length is None:
-        return []
-    if pairs == "none":
-        text = (
-            f"A pair longer than {length} tokens is read in windows of its second text, each behind the first one, "
-            f"which is cut to half a window; what the windows say is pooled ({contract.get('window_pooling')})."
-        )
-    elif pairs is not None:
-        which = {"only_first": "the first text", "only_second": "the second text"}.get(pairs, "the longer text")
-        text = f"Of a pair longer than {length} tokens, the end of {which} is not read."
-    elif contract.get("truncation", "none") == "none":
-        text = (
-            f"A text longer than {length} tokens is read in windows of {length} that share {overlap}; what they say "
-            f"is pooled ({contract.get('window_pooling')}), so nothing that spans two windows is seen as a whole."
-        )
-    else:
-        part = {"head": "first", "tail": "last", "head_tail": "first and last"}[contract["truncation"]]
-        text = f"Of a text longer than {length} tokens only the {part} ones are read."
-    return [text]
+    """What of a long text or pair is not read, or not seen as a whole."""
+    length, pooled = contract.get("max_length"), f"what they say is pooled ({contract.get('window_pooling')})"
+    cut, pair_cut = contract.get("truncation", "none"), contract.get("pair_truncation")
+    parts = {
+        "head": "only the first ones are read",
+        "tail": "only the last ones are read",
+        "head_tail": "only the first and last ones are read",
+        "only_first": "the end of the first text is not read",
+        "only_second": "the end of the second text is not read",
+        "longest_first": "the end of the longer text is not read",
+    }
+    what, how = ("text", cut) if pair_cut is None else ("pair", pair_cut)
+    if how != "none":
+        return [f"Of a {what} longer than {length} tokens {parts[how]}."] if length else []
+    read = f"of {length} that share {contract.get('overlap')}; {pooled}, so no part that spans two is seen as a whole"
+    if pair_cut is not None:
+        read = f"of its second text, each behind the first one, which is cut to half a window; {pooled}"
+    return [f"A {what} longer than {length} tokens is read in windows {read}."] if length else []
 
 
 def _rare_labels(task: dict, tested: int | None) -> str:
     """Labels of which few rows were tested, with how many; empty where there are none."""
-    shares = task.get("label_shares") or {}
-    reported = shares.get("test") or shares.get(task.get("reported_split")) or {}
-    rows = {label: round(share * tested) for label, share in reported.items()} if tested else {}
-    few = [f"{label} ({count})" for label, count in rows.items() if count < _FEW_ROWS]
+    reported = (task.get("label_shares") or {}).get("test") or {}
+    rows = {label: round(share * (tested or 0)) for label, share in reported.items()}
+    few = [f"{label} ({count})" for label, count in rows.items() if tested and count < _FEW_ROWS]
     return ", ".join(few[:10]) + (f" and {len(few) - 10} more" if len(few) > 10 else "")
 
 
@@ -311,11 +242,7 @@ def _count(rows: int | None) -> str:
 
 
 def _cell(value) -> str:
-    """A value in a table of Markdown.
-
-    >>> _cell("a|b\\n<c>"), _cell(["x", "y"]), _cell(5e-5)
-    ('a\\\\|b &lt;c>', 'x, y', '5e-05')
-    """
+    """A value in a table of Markdown."""
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
@@ -324,27 +251,5 @@ def _number(value: float) -> str:
     return f"{value:.4f}"
 
 
-def _minutes(seconds: float) -> str:
-    """
-    >>> _minutes(42.4), _minutes(250), _minutes(9000)
-    ('42 seconds', '4.2 minutes', '2.5 hours')
-    """
-    for size, unit in ((3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
-
-
-def _write_whole(path: Path, text: str) -> Path:
-    """Writes a file whole or not at all: a full disk leaves the former one."""
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise type(error)(
-            f"The model card cannot be written to {path} ({error.strerror}); expected a folder of yours with room for "
-            "some KiB. Make room and call bertcls.write_card; the model beside it is whole."
-        ) from error
-    return path
+def _interval(row: dict) -> str:
+    return "" if row["low"] is None else f"{_number(row['low'])} to {_number(row['high'])}"

@@ -7,27 +7,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bertcls.layout import PREDICTIONS, RECORD, RESULTS
-from bertcls.report.statistics import accuracy_interval, mcnemar
+from bertcls.layout import CHECKPOINTS, PREDICTIONS, RECORD, RESULTS
+from bertcls.report.scores import as_key, row_values
+from bertcls.report.statistics import accuracy_interval, paired_p_value
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of training: a run, or the runs of several seeds.
+    """One way of training: a run, or the runs of several seeds."""
 
-    Args:
-        name: that tells it from others.
-        results: the scores of each run's `metrics.json`.
-        records: `run.json` of each run, empty where it has none.
-        table: `example_id`, `text` and `label` of the reported examples, the same in all runs.
-        right: `[runs, examples]`, 1.0 where the prediction is the label (of several labels: all of them).
-    """
-
-    name: str
-    results: list[dict]
-    records: list[dict]
-    table: pd.DataFrame
-    right: np.ndarray
+    name: str  # that tells it from others
+    results: list[dict]  # the scores of each run's metrics.json
+    records: list[dict]  # run.json of each run, empty where it has none
+    logs: list[list[dict]]  # of the Trainer of each run, empty where its checkpoints are gone
+    table: pd.DataFrame  # example_id, text and label of the reported examples, the same in all runs
+    right: np.ndarray  # [runs, examples], 1.0 where the prediction is right
 
 
 def load_arms(folders: list[str]) -> list[Arm]:
@@ -43,10 +37,6 @@ def load_arms(folders: list[str]) -> list[Arm]:
 def load_arm(folder: str, name: str | None = None) -> Arm:
     """Reads a run, or a folder with the runs of several seeds.
 
-    Args:
-        folder: of the run, or with their folders.
-        name: of the arm; `None`: that of the folder.
-
     Raises:
         FileNotFoundError: no prediction file in it.
         ValueError: runs on different examples, or of numbers.
@@ -56,25 +46,24 @@ def load_arm(folder: str, name: str | None = None) -> Arm:
         raise FileNotFoundError(
             f"No {PREDICTIONS} in {folder} or the folders in it; expected a finished run. Check the path."
         )
-    tables = [pd.read_parquet(path) for path in found]
-    for path, table in zip(found[1:], tables[1:]):
-        check_same_examples(tables[0], table, str(found[0].parents[1]), str(path.parents[1]))
+    runs, tables = [path.parents[1] for path in found], [pd.read_parquet(path) for path in found]
+    for run, table in zip(runs[1:], tables[1:]):
+        check_same_examples(tables[0], table, str(runs[0]), str(run))
     if pd.api.types.is_float_dtype(tables[0]["label"]):
         raise ValueError(f"{folder} holds a regression; expected classes, whose predictions are right or wrong.")
     order = tables[0]["example_id"]
     tables = [table.set_index("example_id").loc[order] for table in tables]
-    right = [[_key(a) == _key(b) for a, b in zip(table["label"], table["prediction"])] for table in tables]
-    folders = [path.parents[1] for path in found]
-    results = [json.loads((folder / RESULTS).read_text())["scores"] for folder in folders]
-    records = [folder / RECORD for folder in folders]
-    records = [json.loads(path.read_text()) if path.is_file() else {} for path in records]
-    columns = [name for name in ("text", "text_pair", "label") if name in tables[0]]
-    table, right = tables[0][columns].reset_index(), np.array(right, dtype=np.float64)
-    return Arm(name or Path(folder).resolve().name, results, records, table, right)
+    right = [row_values(table).astype(float) for table in tables]
+    results = [json.loads((run / RESULTS).read_text(encoding="utf-8"))["scores"] for run in runs]
+    records = [json.loads(path.read_text()) if (path := run / RECORD).is_file() else {} for run in runs]
+    table = tables[0].filter(["text", "text_pair", "label"]).reset_index()
+    logs = [_log_of(run) for run in runs]
+    return Arm(name or Path(folder).resolve().name, results, records, logs, table, np.array(right))
 
 
-def _key(label) -> str | tuple:
-    return label if isinstance(label, str) else tuple(label)
+def _log_of(run: Path) -> list[dict]:
+    states = sorted(run.glob(f"{CHECKPOINTS}/checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
+    return json.loads(states[-1].read_text())["log_history"] if states else []
 
 
 def check_same_examples(one: pd.DataFrame, other: pd.DataFrame, name: str, other_name: str) -> None:
@@ -83,26 +72,17 @@ def check_same_examples(one: pd.DataFrame, other: pd.DataFrame, name: str, other
     Raises:
         ValueError: other ids, texts or labels.
     """
-    one, other = (table.sort_values("example_id", ignore_index=True) for table in (one, other))
-    same_ids = one["example_id"].equals(other["example_id"])
-    differing = None
-    if same_ids:
-        texts, others = (table.get("text_pair", table["text"]) for table in (one, other))
-        differing = next(
-            (
-                row
-                for row in range(len(one))
-                if one["text"][row] != other["text"][row]
-                or texts[row] != others[row]
-                or _key(one["label"][row]) != _key(other["label"][row])
-            ),
-            None,
-        )
-    if not same_ids or differing is not None:
-        common = len({*one["example_id"]} & {*other["example_id"]})
-        what = f"{len(one)} and {len(other)} examples, {common} in common"
-        if same_ids:
-            what = f"example {one['example_id'][differing]} has another text or label"
+    one, other = (
+        table.sort_values("example_id", ignore_index=True).filter(["example_id", "text", "text_pair", "label"])
+        for table in (one, other)
+    )
+    what = f"{len(one)} and {len(other)} examples, {one['example_id'].isin(other['example_id']).sum()} in common"
+    same = one["example_id"].equals(other["example_id"])
+    if same:
+        one, other = (table.assign(label=table["label"].map(as_key)) for table in (one, other))
+        differs = (one != other.reindex(columns=one.columns)).any(axis=1)
+        what, same = f"example {one['example_id'][differs.argmax()]} has another text or label", not differs.any()
+    if not same:
         raise ValueError(
             f"Found runs on different examples in {name} and {other_name} ({what}); expected the same reported split. "
             "Run both on the same data with the same --split."
@@ -121,29 +101,19 @@ def compare_arms(arms: list[Arm]) -> list[dict]:
     """
     if len(arms) < 2:
         raise ValueError(f"Found {len(arms)} run; expected at least two to compare. Name another folder.")
-    first, level = arms[0], 0.05 / (len(arms) - 1)
-    rows = []
+    first, level, rows = arms[0], 0.05 / (len(arms) - 1), []
     for arm in arms[1:]:
         check_same_examples(first.table, arm.table, first.name, arm.name)
-        order = pd.Index(arm.table["example_id"]).get_indexer(first.table["example_id"])
-        right = arm.right[:, order]
+        right = arm.right[:, pd.Index(arm.table["example_id"]).get_indexer(first.table["example_id"])]
         low, high = accuracy_interval(right, minus=first.right, confidence=1 - level)
-        p_value = mcnemar(first.right[0], right[0]) if len(first.right) == len(right) == 1 else None
-        differs = p_value < level if p_value is not None else not low <= 0 <= high
-        rows.append(
-            {
-                "name": arm.name,
-                "difference": float(right.mean() - first.right.mean()),
-                "low": low,
-                "high": high,
-                "p_value": p_value,
-                "differs": bool(differs),
-            }
-        )
+        lone = len(first.right) == len(right) == 1
+        p_value = paired_p_value(first.right[0] == 1, right[0] == 1) if lone else None
+        row = {"name": arm.name, "difference": float(right.mean() - first.right.mean()), "low": low, "high": high}
+        rows.append(row | {"p_value": p_value, "differs": p_value < level if lone else not low <= 0 <= high})
     return rows
 
 
-def verdict(arms: list[Arm], rows: list[dict]) -> str:
+def describe_differences(arms: list[Arm], rows: list[dict]) -> str:
     """One sentence for each arm beside the first."""
     sentences = []
     for row in rows:

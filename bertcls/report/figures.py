@@ -1,67 +1,67 @@
-"""Figures of a run, each from plain data to a PNG; drawn without a screen and without pyplot's global state."""
+"""Figures of runs, each from plain data to a PNG; drawn without a screen and without pyplot's global state."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.style
 import numpy as np
+from cycler import cycler
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from bertcls.report.formats import SCORES
 from bertcls.report.statistics import wilson_interval
 
 # Okabe and Ito (2008), told apart also by people who are colour-blind; the order keeps their brightness apart in print
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-_MARKERS = "osD^vPX"
-_DASHES = ("-", "--", ":", "-.")  # lines that lie on each other are both seen
+_BLUE, _ORANGE, _GREEN, _PINK, _SKY, _RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
+_COLOURS = (_BLUE, _ORANGE, _GREEN, _PINK, _SKY, _RED, "#000000")
 _GREY = "#6b7280"
+_LINES = ("-", "--", ":", "-.", "-", "--", ":")  # lines that lie on each other are both seen
 _CJK_FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans SC",
-    "Source Han Sans SC",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "Microsoft YaHei",
-    "SimHei",
-    "PingFang SC",
-    "Hiragino Sans GB",
-    "Heiti SC",
-    "Noto Sans CJK JP",
-    "Arial Unicode MS",
-)
+    "Noto Sans CJK SC, Noto Sans SC, Source Han Sans SC, WenQuanYi Micro Hei, WenQuanYi Zen Hei, Microsoft YaHei, "
+    "SimHei, PingFang SC, Hiragino Sans GB, Heiti SC, Noto Sans CJK JP, Arial Unicode MS"
+).split(", ")
+_LOOKS = {
+    "font.size": 12,
+    "legend.fontsize": 11,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a class may be called "$100 to $200"
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": cycler(color=_COLOURS, linestyle=_LINES, marker="osD^vPX"),
+    "lines.markersize": 5,
+    "figure.constrained_layout.w_pad": 0.1,
+    "figure.constrained_layout.h_pad": 0.1,
+}
 _NAME_LENGTH = 28  # characters of a class name on an axis
 _LARGEST_SIDE = 20.0  # inches, 2,400 pixels
-_SHOWN_LABELS = 40  # in the figure of shares; a longer one is a table
+_SHOWN_BARS = 40  # of a figure; a longer one is a table
+_BARS = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "pearson", "spearman", "r2")  # before and after
 _WIDTH = 6.0  # inches: 720 pixels, so that 12 points are 10 pixels on a telephone of 400
 
 
-def draw_curves(log_history: list[dict], path: Path) -> None:
-    """Losses of training and validation, and the scores of validation, over the epochs.
+def draw_curves(log_history: list[dict], path: Path, *, best_step: int | None = None) -> None:
+    """Losses of training and validation, and the scores of validation, over the epochs of a Trainer's log.
 
-    A second evaluation at one epoch is that of the chosen model, loaded again after the last step: it marks the
-    epoch that it was chosen from, and is no point of the curve.
-
-    Args:
-        log_history: of the Trainer's state.
-        path: the PNG.
+    A second evaluation at one epoch is that of the chosen model, loaded again after the last step, and no point of the
+    curve; `best_step`, which it was saved at, is marked.
     """
-    evaluations, chosen = _evaluations(log_history)
+    by_epoch = {entry["epoch"]: entry for entry in reversed(log_history) if "eval_loss" in entry}  # the first of each
+    evaluations = list(by_epoch.values())[::-1]
+    chosen = next((entry["epoch"] for entry in evaluations if best_step and entry["step"] == best_step), None)
     names = _score_names(evaluations)
     with _figure(path, _WIDTH, 6.2) as figure:
         losses, scores = figure.subplots(2, 1, sharex=True)
-        training = [entry for entry in log_history if "loss" in entry]
-        kinds = (training, "loss", "training"), (evaluations, "eval_loss", "validation")
-        for number, (entries, key, label) in enumerate(kinds):
-            if entries:
-                _line(losses, entries, key, label, number=number)
-        for number, name in enumerate(names):
-            entries = [entry for entry in evaluations if name in entry]
-            _line(scores, entries, name, name.removeprefix("eval_").replace("_", " "), number=number)
+        _line(losses, log_history, "loss", "training")
+        _line(losses, evaluations, "eval_loss", "validation")
+        for name in names:
+            _line(scores, evaluations, name, name.removeprefix("eval_").replace("_", " "))
         regression = any("eval_rmse" in entry for entry in evaluations)
         losses.set(ylabel="loss (mean squared error)" if regression else "loss (nats)")
         scores.set(xlabel="epoch (passes over the training rows)", ylabel="score on validation")
@@ -72,7 +72,7 @@ def draw_curves(log_history: list[dict], path: Path) -> None:
             if axes.lines:
                 axes.legend()
             else:
-                _note(axes, "nothing was logged")
+                axes.text(0.5, 0.5, "nothing was logged", ha="center", color=_GREY, transform=axes.transAxes)
         lowest = min((entry[name] for name in names for entry in evaluations if name in entry), default=0)
         if lowest < -1:  # R squared of an untrained model can be as low as one likes
             scores.set_ylim(bottom=-1)
@@ -80,47 +80,18 @@ def draw_curves(log_history: list[dict], path: Path) -> None:
 
 
 def draw_before_after(scores: dict, path: Path) -> None:
-    """Scores on the rows that the model was chosen by, before the first step and after the last, as bars.
-
-    Args:
-        scores: with `before_*` and `eval_*`: accuracy, precision, recall and F1; of a regression the correlations and
-            R squared, whose bar ends at -1.
-        path: the PNG.
-    """
-    names = ("accuracy", "precision_macro", "recall_macro", "f1_macro")
-    if not any(f"{when}_{name}" in scores for name in names for when in ("before", "eval")):
-        names = ("pearson", "spearman", "r2")
-    names = [name for name in names if f"before_{name}" in scores or f"eval_{name}" in scores]
-    with _figure(path, _WIDTH, 4.2) as figure:
-        axes = figure.subplots()
-        for number, (prefix, label, hatch) in enumerate(
-            (("before", "before training", "//"), ("eval", "after", None))
-        ):
-            values = [scores.get(f"{prefix}_{name}", np.nan) for name in names]
-            places = np.arange(len(names)) + 0.4 * (number - 0.5)
-            colour = ("#b9c3cf", _COLOURS[0])[number]
-            bars = axes.bar(places, np.maximum(values, -1), 0.38, color=colour, hatch=hatch, ec="white", label=label)
-            axes.bar_label(bars, ["" if np.isnan(v) else f"{v:.3f}" for v in values], padding=2, fontsize=10.5)
-        axes.set_xticks(range(len(names)), [name.replace("_", "\n").replace("r2", "R²") for name in names])
-        axes.set(ylabel="score on validation")
-        if names:
-            lowest = np.nanmin([*(bar.get_height() for bar in axes.patches), 0])
-            axes.set_ylim(0 if lowest >= 0 else max(-1.15, lowest - 0.15), 1.12)
-            axes.axhline(0, color="black", linewidth=0.8)
-            figure.legend(loc="outside upper center", ncols=2)
-        else:
-            _note(axes, "no score was logged")
+    """Bars of `before_*` and `eval_*`, the scores on the rows that the model was chosen by; R squared ends at -1."""
+    groups = {
+        label: {SCORES[key][0]: max(scores[f"{prefix}_{key}"], -1.0) for key in _BARS if f"{prefix}_{key}" in scores}
+        for prefix, label in (("before", "before training"), ("eval", "after"))
+    }
+    _draw_bars(groups, path, "{:.3f}", xlabel="score on validation", ylabel="")
 
 
 def draw_confusion(matrix: list[list[int]], names: list[str], path: Path) -> None:
-    """Counts of each true and predicted class; the colour is the share of the true class's rows.
+    """Counts `[true, predicted]` of named classes; the colour is the share of the true class's rows.
 
     The colours follow the square root of the share, so that a rare confusion is seen beside a full diagonal.
-
-    Args:
-        matrix: `[true, predicted]`, rows.
-        names: of the classes, in the order of their numbers.
-        path: the PNG.
     """
     counts = np.asarray(matrix, dtype=np.int64)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -152,29 +123,28 @@ def draw_confusion(matrix: list[list[int]], names: list[str], path: Path) -> Non
 def draw_reliability(bins: list[dict], path: Path, *, decisions: bool = False) -> None:
     """How often answers of a confidence are right, with 95 % intervals, beside how often they should be; rows below.
 
-    Args:
-        bins: `low`, `high`, `rows`, `confidence` (mean) and `accuracy`; empty ones may be there or not.
-        path: the PNG.
-        decisions: the bins are of probabilities of labels, each label of each text, and not of answers.
+    The bins are those of `calibration_error`; with `decisions` of probabilities of labels, each label of each text,
+    and not of answers.
     """
     bins = [row for row in bins if row["rows"]]
+    start = min((row["low"] for row in bins), default=0)
+    lows, accuracies, rows, means = ([row[key] for row in bins] for key in ("low", "accuracy", "rows", "confidence"))
+    widths = [row["high"] - row["low"] for row in bins]
     with _figure(path, _WIDTH, 6.2) as figure:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        start = min((row["low"] for row in bins), default=0)
-        lows, accuracies = [row["low"] for row in bins], [row["accuracy"] for row in bins]
-        widths = [row["high"] - row["low"] for row in bins]
         found, ideal = ("share", "as often as it says") if decisions else ("accuracy", "as right as it is sure")
-        label = f"{found} of a bin"
-        bars = upper.bar(lows, accuracies, widths, align="edge", color="#cfe3f1", ec="white", label=label)
-        (diagonal,) = upper.plot([start, 1], [start, 1], "--", color=_GREY, label=ideal)
-        for row in bins:
-            low, high = wilson_interval(round(row["accuracy"] * row["rows"]), row["rows"])
-            upper.plot([row["confidence"]] * 2, [low, high], color=_COLOURS[0], linewidth=1.2)
+        bars = upper.bar(
+            lows, accuracies, widths, align="edge", color="#cfe3f1", ec="white", label=f"{found} of a bin"
+        )
+        (diagonal,) = upper.plot([start, 1], [start, 1], "--", color=_GREY, marker="", label=ideal)
+        for mean, accuracy, count in zip(means, accuracies, rows):
+            upper.plot(
+                [mean] * 2, wilson_interval(round(accuracy * count), count), "-", color=_BLUE, marker="", lw=1.2
+            )
         label = f"its 95 % interval, at the mean {'probability' if decisions else 'confidence'}"
-        (points,) = upper.plot([row["confidence"] for row in bins], accuracies, "o", color=_COLOURS[0], label=label)
-        counts = lower.bar(lows, [row["rows"] for row in bins], widths, align="edge", color=_COLOURS[0], ec="white")
-        size = 9.5 if len(bins) <= 8 else 8
-        lower.bar_label(counts, [f"{row['rows']:,}" for row in bins], padding=1, fontsize=size)
+        (points,) = upper.plot(means, accuracies, "o", color=_BLUE, label=label)
+        counts = lower.bar(lows, rows, widths, align="edge", color=_BLUE, ec="white")
+        lower.bar_label(counts, [f"{count:,}" for count in rows], padding=1, fontsize=9.5 if len(bins) <= 8 else 8)
         lower.margins(y=0.25)
         called = "share that has the label" if decisions else "accuracy"
         upper.set(ylabel=called, ylim=(0, 1.02), xlim=(start, 1))
@@ -185,26 +155,20 @@ def draw_reliability(bins: list[dict], path: Path, *, decisions: bool = False) -
 
 
 def draw_coverage(points: list[dict], path: Path) -> None:
-    """Accuracy of a model that answers only its most confident rows, over the share of rows that it answers.
-
-    Args:
-        points: `threshold`, `coverage`, `accuracy`, and its interval `low` to `high`.
-        path: the PNG.
-    """
+    """Accuracy of a model that answers only its most confident rows, over the share of rows that it answers."""
     distinct = {point["coverage"]: point for point in points if point["accuracy"] is not None}
     points = [distinct[share] for share in sorted(distinct)]
+    shares, accuracies, lows, highs = ([p[key] for p in points] for key in ("coverage", "accuracy", "low", "high"))
+    left = min([*shares, 0.95])
     with _figure(path, _WIDTH, 4.4) as figure:
         axes = figure.subplots()
-        shares = [point["coverage"] for point in points]
-        lows, highs = ([point[side] for point in points] for side in ("low", "high"))
-        axes.fill_between(shares, lows, highs, color=_COLOURS[4], alpha=0.35, linewidth=0, label="95 % interval")
-        axes.plot(shares, [point["accuracy"] for point in points], "o-", color=_COLOURS[0], label="accuracy")
+        axes.fill_between(shares, lows, highs, color=_SKY, alpha=0.35, linewidth=0, label="95 % interval")
+        axes.plot(shares, accuracies, label="accuracy")
         axes.set(xlabel="coverage: share of rows that are answered", ylabel="accuracy on the answered rows")
         axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
-        bottom, top = min([*lows, 0.95]), 1.0
-        axes.set(xlim=(min([*shares, 0.95]) - 0.03, 1.03), ylim=(max(0, bottom - 0.02), top + 0.005))
+        axes.set(xlim=(left - 0.03, 1.03), ylim=(max(0, min([*lows, 0.95]) - 0.02), 1.005))
         axes.legend(loc="lower left")
-        shown = _apart(shares, 0.11 * (1.06 - min([*shares, 0.95])))
+        shown = _apart(shares, 0.11 * (1.06 - left))
         above = axes.secondary_xaxis("top")
         above.set_xticks([shares[place] for place in shown], [f"{points[place]['threshold']:.3f}" for place in shown])
         above.set_xlabel("confidence to ask for (lowest that is answered)")
@@ -213,10 +177,7 @@ def draw_coverage(points: list[dict], path: Path) -> None:
 def draw_lengths(lengths: dict[str, list[int]], max_length: int | None, path: Path) -> None:
     """Histogram of tokens a text for each split, and where `max_length` cuts a text or begins its second window.
 
-    Args:
-        lengths: for each split the tokens of its texts. The longest 0.5 % stand in the last bar.
-        max_length: tokens; `None` draws no line.
-        path: the PNG.
+    The longest 0.5 % stand in the last bar.
     """
     splits = {name: np.asarray(values) for name, values in lengths.items() if len(values)}
     with _figure(path, _WIDTH, 4.4) as figure:
@@ -224,25 +185,15 @@ def draw_lengths(lengths: dict[str, list[int]], max_length: int | None, path: Pa
         top = max((int(np.quantile(values, 0.995, method="higher")) for values in splits.values()), default=1)
         width = max(1, -(-top // 40))
         edges = np.arange(0, top + 2 * width, width)
-        for number, (name, values) in enumerate(splits.items()):
-            weights = np.full(len(values), 1 / len(values))
-            inside = np.minimum(values, edges[-1] - 0.5)
+        for (name, values), dashes in zip(splits.items(), _LINES):
             label = f"{name}: {len(values):,} texts, median {np.median(values):.0f}"
             if max_length is not None:
                 label += f", {np.mean(values > max_length):.1%} over {max_length:,}"
-            axes.hist(
-                inside,
-                edges,
-                weights=weights,
-                histtype="step",
-                linewidth=1.8,
-                linestyle=_DASHES[number % len(_DASHES)],
-                color=_COLOURS[number % len(_COLOURS)],
-                label=label,
-            )
+            weights, inside = np.full(len(values), 1 / len(values)), np.minimum(values, edges[-1] - 0.5)
+            axes.hist(inside, edges, weights=weights, histtype="step", linewidth=1.8, linestyle=dashes, label=label)
         right = edges[-1]
         if max_length is not None and max_length <= 4 * top:
-            axes.axvline(max_length, color=_COLOURS[5], linewidth=1.5, label=f"max_length {max_length:,}")
+            axes.axvline(max_length, color=_RED, linewidth=1.5, label=f"max_length {max_length:,}")
             right = max(right, max_length * 1.04)
         elif max_length is not None:
             axes.plot([], [], " ", label=f"max_length {max_length:,}, far to the right")
@@ -254,53 +205,73 @@ def draw_lengths(lengths: dict[str, list[int]], max_length: int | None, path: Pa
 
 
 def draw_shares(shares: dict[str, dict[str, float]], path: Path) -> None:
-    """Share of each label in each split; of more than 40 labels the most frequent.
+    """Share, from 0 to 1, of each label in each split; of more than 40 labels the most frequent."""
+    _draw_bars(shares, path, "{:.1%}", xlabel="share of the split's rows", ylabel="label")
 
-    Args:
-        shares: for each split the shares by label, from 0 to 1; those of several labels a text add up to more.
-        path: the PNG.
-    """
-    splits = list(shares)
-    labels = list(dict.fromkeys(label for by_label in shares.values() for label in by_label))
-    written = dict(zip(labels, _written(labels)))
-    shown = sorted(labels, key=lambda label: -max(shares[split].get(label, 0) for split in splits))[:_SHOWN_LABELS]
-    shown = [label for label in labels if label in set(shown)]
-    thick = 0.8 / max(len(splits), 1)
-    with _figure(path, _WIDTH, 1.5 + max(len(shown), 1) * (0.55 if len(shown) <= 6 else 0.42)) as figure:
+
+def _draw_bars(groups: dict[str, dict[str, float]], path: Path, number: str, *, xlabel: str, ylabel: str) -> None:
+    """A bar for each name in each group, with its number where there are few names."""
+    names = list(dict.fromkeys(name for values in groups.values() for name in values))
+    longest = sorted(names, key=lambda name: -max(values.get(name, 0) for values in groups.values()))
+    shown = [place for place, name in enumerate(names) if name in set(longest[:_SHOWN_BARS])]
+    few, thick = len(shown) <= 7, 0.8 / max(len(groups), 1)
+    with _figure(path, _WIDTH, 1.5 + max(len(shown), 2) * (0.55 if few else 0.42)) as figure:
         axes = figure.subplots()
-        for number, split in enumerate(splits):
-            places = np.arange(len(shown)) + thick * (number - (len(splits) - 1) / 2)
-            values = [shares[split].get(label, 0) for label in shown]
-            colour, hatch = _COLOURS[number % len(_COLOURS)], (None, "//", "..")[number % 3]
-            bars = axes.barh(places, values, thick, color=colour, hatch=hatch, ec="white", label=split)
-            if len(shown) <= 6:
-                axes.bar_label(bars, [f"{value:.1%}" for value in values], padding=3, fontsize=10.5)
-        axes.set_yticks(range(len(shown)), [written[label] for label in shown])
+        for place, (group, values) in enumerate(groups.items()):
+            places = np.arange(len(shown)) + thick * (place - (len(groups) - 1) / 2)
+            lengths = [values.get(names[place], 0) for place in shown]
+            bars = axes.barh(places, lengths, thick, hatch=(None, "//", "..")[place % 3], ec="white", label=group)
+            if few:
+                axes.bar_label(bars, [number.format(length) for length in lengths], padding=3, fontsize=10.5)
+        written = _written(names)
+        axes.set_yticks(range(len(shown)), [written[place] for place in shown])
         axes.invert_yaxis()
         axes.margins(x=0.12, y=0.02)
-        what = "label" if len(shown) == len(labels) else f"label, the {len(shown)} most frequent of {len(labels)}"
-        axes.set(xlabel="share of the split's rows", ylabel=what, xlim=(0, None))
-        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        if len(shown) < len(names):
+            axes.set_ylabel(f"{ylabel}, the {len(shown)} most frequent of {len(names)}")
+        if min((bar.get_width() for bar in axes.patches), default=0) >= 0:
+            axes.set_xlim(left=0)
+        if "%" in number:
+            axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        if splits:
-            figure.legend(loc="outside upper center", ncols=len(splits))
+        if groups:
+            figure.legend(loc="outside upper center", ncols=len(groups))
+
+
+def draw_arms(arms: list[dict], measure: str, path: Path) -> None:
+    """The `mean` of each arm with its interval `low` to `high`, beside the `values` of its runs."""
+    with _figure(path, 2 + 1.4 * len(arms), 4) as figure:
+        axes = figure.subplots()
+        means, lows, highs = (np.array([arm[key] for arm in arms]) for key in ("mean", "low", "high"))
+        places, ends = range(len(arms)), [means - lows, highs - means]
+        axes.errorbar(places, means, ends, fmt="s", color=_BLUE, capsize=6, label="mean, 95 % interval")
+        runs = [(place + 0.15, value) for place, arm in enumerate(arms) for value in arm["values"]]
+        axes.plot(*zip(*runs), "o", color=_SKY, label="a run")
+        axes.set(ylabel=f"{measure} on the reported split", xlim=(-0.5, len(arms) - 0.5))
+        axes.set_xticks(places, _written([arm["name"] for arm in arms]))
+        axes.legend()
+
+
+def draw_arm_curves(histories: dict[str, list[list[dict]]], path: Path) -> None:
+    """Loss of training and score of validation over the epochs, a colour for the runs (logs of Trainer) of an arm."""
+    with _figure(path, 11, 4) as figure:
+        losses, scores = figure.subplots(1, 2)
+        for (name, logs), colour in zip(histories.items(), cycle(_COLOURS)):
+            for number, log in enumerate(logs):
+                label = name if number == 0 else None
+                for axes, key in ((losses, "loss"), (scores, "eval_accuracy"), (scores, "eval_pearson")):
+                    _line(axes, log, key, label, color=colour)
+        losses.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+        scores.set(xlabel="epoch", ylabel="score on validation")
+        if scores.lines:
+            scores.legend()
 
 
 @contextmanager
 def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
     """A figure in inches that is saved at the end; pyplot does not know it, so there is nothing to close."""
-    looks = {
-        "font.family": list(_fonts()),
-        "font.size": 12,
-        "legend.fontsize": 11,
-        "legend.frameon": False,
-        "text.parse_math": False,  # a class may be called "$100 to $200"
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "figure.constrained_layout.w_pad": 0.1,
-        "figure.constrained_layout.h_pad": 0.1,
-    }
-    with matplotlib.style.context(["default", looks]):
+    with matplotlib.style.context(["default", _LOOKS | {"font.family": list(_fonts())}]):
         figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
         yield figure
         figure.savefig(path)
@@ -315,10 +286,8 @@ def _fonts() -> tuple[str, ...]:
 
 @cache
 def _characters() -> frozenset[int]:
-    found = set()
-    for name in _fonts():
-        found |= set(font_manager.get_font(font_manager.findfont(name)).get_charmap())
-    return frozenset(found)
+    fonts = (font_manager.get_font(font_manager.findfont(name)) for name in _fonts())
+    return frozenset().union(*(font.get_charmap() for font in fonts))
 
 
 def _written(names: list[str]) -> list[str]:
@@ -336,53 +305,20 @@ def _written(names: list[str]) -> list[str]:
     return written
 
 
-def _evaluations(log_history: list[dict]) -> tuple[list[dict], float | None]:
-    """The evaluations on the way, and the epoch of the chosen model where it was evaluated once more at the end.
-
-    >>> first, second = {"eval_loss": 0.4, "epoch": 1.0}, {"eval_loss": 0.5, "epoch": 2.0}
-    >>> _evaluations([first, second, first | {"epoch": 2.0}])[1]
-    1.0
-    """
-    first, again = {}, None
-    for entry in log_history:
-        if "eval_loss" in entry:
-            if entry["epoch"] in first:
-                again = entry
-            else:
-                first[entry["epoch"]] = entry
-    if again is None:
-        return list(first.values()), None
-    apart = {epoch: abs(entry["eval_loss"] - again["eval_loss"]) for epoch, entry in first.items()}
-    nearest = min(apart, key=apart.get)
-    return list(first.values()), nearest if apart[nearest] <= 1e-3 * abs(again["eval_loss"]) else None
-
-
 def _score_names(evaluations: list[dict]) -> list[str]:
     """The scores to draw of evaluations: the usual ones, or whatever there is."""
     found = list(dict.fromkeys(name for entry in evaluations for name in entry if name.startswith("eval_")))
     usual = [f"eval_{name}" for name in ("accuracy", "f1_macro", "f1_micro", "pearson", "spearman", "r2")]
-    shown = [name for name in usual if name in found]
     apart = ("_loss", "_runtime", "_per_second", "_tokens", "_perplexity")
-    return shown or [name for name in found if not name.endswith(apart)][: len(_COLOURS)]
+    others = [name for name in found if not name.endswith(apart)][: len(_COLOURS)]
+    return [name for name in usual if name in found] or others
 
 
-def _line(axes: Axes, entries: list[dict], key: str, label: str, *, number: int) -> None:
+def _line(axes: Axes, entries: list[dict], key: str, label: str | None, **looks) -> None:
     """A line over the epochs; with markers where there are few points, so that a single one is seen."""
-    epochs, values = [entry["epoch"] for entry in entries], [entry[key] for entry in entries]
-    marker = _MARKERS[number % len(_MARKERS)] if len(entries) <= 40 else None
-    axes.plot(
-        epochs,
-        values,
-        _DASHES[number % len(_DASHES)],
-        color=_COLOURS[number % len(_COLOURS)],
-        marker=marker,
-        markersize=5,
-        label=label,
-    )
-
-
-def _note(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, ha="center", va="center", color=_GREY, transform=axes.transAxes)
+    points = [(entry["epoch"], entry[key]) for entry in entries if key in entry]
+    if points:
+        axes.plot(*zip(*points), label=label, **({} if len(points) <= 40 else {"marker": ""}), **looks)
 
 
 def _apart(values: list[float], distance: float) -> list[int]:

@@ -2,25 +2,21 @@
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from scipy.special import expit, logit
 
 from bertcls.data.labels import label_array, label_names_of
 from bertcls.data.splits import draw_rows
-from bertcls.inference import TextClassifier, reaches, texts_of
+from bertcls.inference import TextClassifier, texts_of
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.process import warn
 from bertcls.report.baseline import TfidfClassifier, cleaned_texts
-from bertcls.report.formats import format_p, format_value
+from bertcls.report.formats import MEASURES, format_p, format_value
+from bertcls.report.scores import predict_rows, row_values
 from bertcls.report.slices import confident_errors, confused_pairs, slice_scores, slices_of
-from bertcls.report.statistics import calibration, coverage, mcnemar, paired_permutation, score_with_interval
+from bertcls.report.statistics import accuracy_by_coverage, calibration_error, paired_p_value, score_with_interval
 from bertcls.tokenization import count_windows
 
-_MEASURES = {  # of a row, of which baselines and slices show the mean
-    SINGLE_LABEL: "accuracy",
-    MULTI_LABEL: "share of texts with exactly the right labels",
-    REGRESSION: "mean absolute error",
-}
 _TFIDF_ROWS = 100_000  # of train at most, shared among the labels that have a regression each: beyond it takes minutes
 _TFIDF_FEWEST_ROWS = 2_000
 
@@ -30,66 +26,49 @@ def gather_findings(
 ) -> dict:
     """Where the classifier stands beside simple models, and where it fails.
 
-    Args:
-        classifier: that made the predictions.
-        splits: train, validation and test with raw `text` and `label`.
-        table: predictions of test, as in `report/predictions.parquet`.
-        texts: of test, cleaned.
-        tokens: of each of them.
-
-    Returns:
-        `measure` (its name), `baselines`, `slices` and `errors`; `calibration` and `confusions` of classes.
+    From the table of its predictions of test, the cleaned texts of test, and the tokens of each: `measure` (its name),
+    `baselines`, `slices` and `errors`; of classes also `confusions` and `calibration`.
     """
-    config, names = classifier.model.config, label_names_of(splits["test"])
-    kind, labels = config.problem_type, label_array(splits["test"])
+    config, names, train = classifier.model.config, label_names_of(splits["test"]), splits["train"]
+    kind, labels, values = config.problem_type, label_array(splits["test"]), row_values(table)
+    answer, simple = _constant(label_array(train), labels, names, kind)
+    baselines = [_beside(f"always answering {answer}", simple, values)]
     fits = len(names) if kind == MULTI_LABEL else 1
-    train = draw_rows(splits["train"], max(_TFIDF_ROWS // fits, _TFIDF_FEWEST_ROWS), seed=0)
-    if kind == REGRESSION:
-        values = np.abs(table["prediction"].to_numpy() - labels)
-    else:
-        probabilities = table[[f"probability_{name}" for name in names]].to_numpy()
-        values = _right(probabilities, labels, config.thresholds)
-    baselines = [_constant(label_array(splits["train"]), labels, names, kind)]
+    drawn = draw_rows(train, max(_TFIDF_ROWS // fits, _TFIDF_FEWEST_ROWS), seed=0)
+    tfidf = TfidfClassifier(len(names), problem_type=kind, cleaning=config.cleaning)
     try:
-        tfidf = TfidfClassifier(len(names), problem_type=kind, cleaning=config.cleaning)
-        tfidf.fit(texts_of(train), label_array(train))
+        tfidf.fit(texts_of(drawn), label_array(drawn))
+        tfidf.tune(texts_of(splits["validation"]), label_array(splits["validation"]))  # as the encoder is
     except ValueError as error:
         warn(f"No TF-IDF beside the encoder: {error}")
         tfidf = None
     else:
-        cut = f" ({len(train):,} of {len(splits['train']):,} rows)" if len(train) < len(splits["train"]) else ""
-        what = "ridge" if kind == REGRESSION else "logistic"
-        baselines.append((f"TF-IDF with {what} regression{cut}", _tfidf_values(tfidf, splits, labels)))
+        cut = f" ({len(drawn):,} of {len(train):,} rows)" if len(drawn) < len(train) else ""
+        name = f"TF-IDF with {'ridge' if kind == REGRESSION else 'logistic'} regression{cut}"
+        baselines.append(_beside(name, row_values(predict_rows(tfidf, splits["test"])[0]), values))
     one_window = config.truncation != "none" or config.pair_truncation is not None
-    windows = [
-        1 if one_window else count_windows(n, max_length=config.max_length, overlap=config.overlap) for n in tokens
-    ]
-    train_texts = cleaned_texts(texts_of(splits["train"]), config.cleaning)
+    size = {"max_length": config.max_length, "overlap": config.overlap}
+    windows = [1 if one_window else count_windows(count, **size) for count in tokens]
+    slices = slices_of(texts, tokens, windows, cleaned_texts(texts_of(train), config.cleaning))
     found = {
-        "measure": _MEASURES[kind],
-        "baselines": [_beside(name, other, values) for name, other in baselines],
-        "slices": slice_scores(values, slices_of(texts, tokens, windows, train_texts)),
-        "errors": confident_errors(table, classifier, tfidf, _shown(train)),
+        "measure": MEASURES[kind],
+        "baselines": baselines,
+        "slices": slice_scores(values, slices),
+        "errors": confident_errors(table, classifier, tfidf, drawn),
     }
     if kind != REGRESSION:
         found["confusions"] = confused_pairs(table)
-        found["calibration"] = _calibration(probabilities, labels, kind, config.temperature)
+        probabilities = table[[f"probability_{name}" for name in names]].to_numpy()
+        found["calibration"] = _calibration(probabilities, labels, config.temperature)
     return found
 
 
 def _beside(name: str, simple: np.ndarray, values: np.ndarray) -> dict:
-    """A simple model beside the encoder on the same rows.
+    """A simple model beside the encoder, by their values of the same rows: right or not (bool), or how far off.
 
-    Args:
-        name: of the simple model.
-        simple: its value of each row: right or not (bool), or how far off.
-        values: those of the encoder.
-
-    Returns:
-        `name`, `score` with its interval `low` to `high`, `p_value` (McNemar's exact test, or a permutation of pairs)
-        and `beaten`: whether the encoder is better beyond noise.
+    Its `score` with its interval `low` to `high`, `p_value`, and `beaten`: whether the encoder is better beyond noise.
     """
-    p_value = mcnemar(simple, values) if values.dtype == bool else paired_permutation(simple, values)
+    p_value = paired_p_value(simple, values)
     better = values.mean() > simple.mean() if values.dtype == bool else values.mean() < simple.mean()
     return {
         "name": name,
@@ -117,65 +96,28 @@ def headline(score: float, findings: dict) -> str:
     return f"Warning: {encoder} does not beat {others} beyond noise."
 
 
-def _right(probabilities: np.ndarray, labels: np.ndarray, thresholds: list[float] | None) -> np.ndarray:
-    """Whether each row is right; of several labels, whether all of them are."""
-    if labels.ndim == 1:
-        return probabilities.argmax(-1) == labels
-    return (reaches(probabilities, thresholds) == labels).all(-1)
-
-
-def _tfidf_values(tfidf: TfidfClassifier, splits: DatasetDict, labels: np.ndarray) -> np.ndarray:
-    """Its value of each row of test; of several labels with thresholds tuned on validation, as the encoder has."""
-    probabilities = tfidf.probabilities(texts_of(splits["test"]))
-    if tfidf.problem_type == REGRESSION:
-        return np.abs(probabilities[:, 0] - labels)
-    tfidf.tune(texts_of(splits["validation"]), label_array(splits["validation"]))
-    return _right(probabilities, labels, tfidf.thresholds)
-
-
 def _constant(train: np.ndarray, labels: np.ndarray, names: list[str], kind: str) -> tuple[str, np.ndarray]:
-    """The answer that is best without reading a text: its name, and its value of each row."""
+    """The answer that is best without reading a text, in words, and its value of each row of test."""
     if kind == REGRESSION:
-        return f"always answering {format_value(float(np.median(train)))}, the median", np.abs(
-            labels - np.median(train)
-        )
+        median = float(np.median(train))
+        return f"{format_value(median)}, the median", np.abs(labels - median)
     answers, counts = np.unique(train, axis=0, return_counts=True)
     answer = answers[counts.argmax()]
     if kind == SINGLE_LABEL:
-        return f"always answering {names[answer]}", labels == answer
-    given = ", ".join(names[number] for number in np.flatnonzero(answer)) or "no label"
-    return f"always answering {given}", (labels == answer).all(-1)
+        return names[answer], labels == answer
+    return ", ".join(names[number] for number in np.flatnonzero(answer)) or "no label", (labels == answer).all(-1)
 
 
-def _calibration(probabilities: np.ndarray, labels: np.ndarray, kind: str, temperature: float) -> dict:
+def _calibration(probabilities: np.ndarray, labels: np.ndarray, temperature: float) -> dict:
     """Of the most probable class; of several labels, of every decision on a label."""
-    if kind == MULTI_LABEL:
-        raw, truth = expit(temperature * logit(probabilities)), labels == 1  # raw: as without the temperature
-        error, bins = calibration(probabilities.ravel(), truth.ravel())
-        return {
-            "temperature": temperature,
-            "ece_before": calibration(raw.ravel(), truth.ravel())[0],
-            "ece": error,
-            "bins": bins,
-        }
-    raw = probabilities**temperature  # as without it, up to a factor
-    right = probabilities.argmax(-1) == labels
-    error, bins = calibration(probabilities.max(-1), right)
-    return {
-        "temperature": temperature,
-        "ece_before": calibration((raw / raw.sum(-1, keepdims=True)).max(-1), right)[0],
-        "ece": error,
-        "bins": bins,
-        "coverage": coverage(probabilities.max(-1), right),
-    }
-
-
-def _shown(train: Dataset) -> pd.DataFrame:
-    """`text`, of a pair both in one, and `label` as people read it."""
-    names, labels = label_names_of(train), train["label"][:]
-    texts = ["\n".join(text) if isinstance(text, tuple) else text for text in texts_of(train)]
-    if labels and isinstance(labels[0], list):
-        labels = [[names[number] for number in row] for row in labels]
-    elif labels and isinstance(labels[0], int):
-        labels = [names[number] for number in labels]
-    return pd.DataFrame({"text": texts, "label": labels})
+    several = labels.ndim == 2
+    if several:
+        confidence, right = probabilities.ravel(), labels.ravel() == 1
+        raw = expit(temperature * logit(confidence))  # as without the temperature
+    else:
+        confidence, right = probabilities.max(-1), probabilities.argmax(-1) == labels
+        powers = probabilities**temperature  # as without it, up to a factor
+        raw = powers.max(-1) / powers.sum(-1)
+    error, bins = calibration_error(confidence, right)
+    found = {"temperature": temperature, "ece_before": calibration_error(raw, right)[0], "ece": error, "bins": bins}
+    return found if several else found | {"coverage": accuracy_by_coverage(confidence, right)}

@@ -22,29 +22,20 @@ _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "tokenizers", "n
 
 def revision_of(dataset: Dataset) -> str | None:
     """The commit on the Hub that a data set was loaded from, where it says so."""
-    for address in dataset.info.download_checksums or {}:
-        if found := re.search(r"@([0-9a-f]{40})(?:/|$)", address):
-            return found[1]
-    return None
+    addresses = " ".join(dataset.info.download_checksums or {})
+    found = re.search(r"@([0-9a-f]{40})(?:[/ ]|$)", addresses)
+    return found and found[1]
 
 
 def write_record(trainer: Trainer | None, *, run_dir: str, started: float, seed: int | None = None) -> dict:
     """Writes how a run was made to `run.json`, as this process saw it; not pushed, since it may hold local paths.
 
-    Args:
-        trainer: that trained; `None` for a model that no Trainer trained.
-        run_dir: where the file goes.
-        started: when the run began, in seconds of `time.time()`.
-        seed: `None` takes the Trainer's.
-
-    Returns:
-        `command` (without tokens of the Hub), `git_commit` of the recipe's repository (with `-dirty` where its files
-        were changed; `None` outside of one), `seed`, `versions`, `wall_seconds`, and `peak_memory_gib` of the process
-        since it began (earlier ones of `--seeds` included) and of its accelerator in this run. Of a Trainer also
-        `device`, `processes`, `cpu_threads` of each and `precision`; `train_seconds`, with evaluations, and over
-        these `train_examples_per_second` and `train_tokens_per_second` (tokens of windows without padding; `None`
-        for a resumed run); and `padding_share` of the training batches.
+    A model that no Trainer trained has `None` and a seed. `started` is in seconds of `time.time()`. Memory of the
+    process is that since it began, earlier runs of `--seeds` included. `train_seconds` hold evaluations; what is done
+    a second is counted over them, in tokens of windows without padding, and `None` of a resumed run.
     """
+    on_cpu = trainer is None or trainer.args.device.type == "cpu"
+    peaks = {"process": peak_memory(), "accelerator": None if on_cpu else torch.accelerator.max_memory_allocated()}
     record = {
         "command": _without_tokens(sys.argv),
         "git_commit": _git_commit(Path(sys.argv[0]).resolve().parent),
@@ -52,12 +43,7 @@ def write_record(trainer: Trainer | None, *, run_dir: str, started: float, seed:
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         "wall_seconds": round(time.time() - started, 1),
         **({} if trainer is None else _training_record(trainer)),
-        "peak_memory_gib": {
-            "process": round(peak_memory() / 2**30, 2),
-            "accelerator": None
-            if trainer is None or trainer.args.device.type == "cpu"
-            else round(torch.accelerator.max_memory_allocated() / 2**30, 2),
-        },
+        "peak_memory_gib": {where: size and round(size / 2**30, 2) for where, size in peaks.items()},
     }
     Path(run_dir, RECORD).write_text(json.dumps(record, indent=2) + "\n")
     return record
@@ -65,23 +51,18 @@ def write_record(trainer: Trainer | None, *, run_dir: str, started: float, seed:
 
 def _training_record(trainer: Trainer) -> dict:
     args, state, dataset = trainer.args, trainer.state, trainer.train_dataset
-    summary = next((entry for entry in reversed(state.log_history) if "train_runtime" in entry), {})
-    seconds = summary.get("train_runtime")
-    rates = {"train_examples_per_second": None, "train_tokens_per_second": None}
-    if seconds and not args.resume_from_checkpoint:
-        per_second = state.epoch / seconds
-        rates = {
-            "train_examples_per_second": round(len(dataset) * per_second, 2),
-            "train_tokens_per_second": round(int(np.sum(dataset["length"][:])) * per_second, 1),
-        }
+    seconds = next((entry["train_runtime"] for entry in reversed(state.log_history) if "train_runtime" in entry), None)
+    per_second = state.epoch / seconds if seconds and not args.resume_from_checkpoint else None
     padding = [entry["padding_share"] for entry in state.log_history if "padding_share" in entry]
+    tokens = int(np.sum(dataset["length"][:]))
     return {
         "device": torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type,
         "processes": args.world_size,
         "cpu_threads": torch.get_num_threads(),
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
         "train_seconds": seconds,
-        **rates,
+        "train_examples_per_second": per_second and round(len(dataset) * per_second, 2),
+        "train_tokens_per_second": per_second and round(tokens * per_second, 1),
         "padding_share": round(float(np.mean(padding)), 4) if padding else None,
     }
 
@@ -92,19 +73,17 @@ def _without_tokens(words: list[str]) -> list[str]:
     >>> _without_tokens(["x.py", "--hub_token", "hf_1", "--hub_token=hf_2", "--seed", "1"])
     ['x.py', '--hub_token', '***', '--hub_token=***', '--seed', '1']
     """
-    hidden = [re.sub(r"^(--hub[-_]token=).*", r"\1***", word) for word in words]
-    return [
-        "***" if place and re.fullmatch(r"--hub[-_]token", hidden[place - 1]) else word
-        for place, word in enumerate(hidden)
-    ]
+    joined = "\0".join(words)  # no word of a command line holds a zero
+    return re.sub(r"(--hub[-_]token[=\0])[^\0]*", r"\1***", joined).split("\0")
 
 
 def _git_commit(folder: Path) -> str | None:
-    git = ["git", "-C", str(folder)]
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changes = [*git, "status", "--porcelain", "--untracked-files=no"]
-        dirty = subprocess.run(changes, capture_output=True, text=True, check=True).stdout.strip()
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):  # no git, or no repository
         return None
-    return f"{commit}-dirty" if dirty else commit

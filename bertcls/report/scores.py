@@ -4,15 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset
 
 from bertcls.data.labels import label_array, label_names_of, problem_type_of
 from bertcls.inference import TextClassifier, reaches, texts_of
 from bertcls.layout import PREDICTIONS, REPORT
-from bertcls.metrics import ClassificationMetric, MultiLabelMetric, RegressionMetric, own_scores
+from bertcls.metrics import own_scores, task_metric
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.report.baseline import TfidfClassifier
-from bertcls.report.statistics import correlation_interval, score_with_interval, wilson_interval
+from bertcls.report.formats import SCORES
+from bertcls.report.statistics import correlation_interval, score_with_interval
+
+_CONSOLE = ("rmse", "f1_micro", "f1_macro", "window_accuracy", "vote_accuracy")  # beside the main score
 
 
 def score_reported(
@@ -23,23 +27,35 @@ def score_reported(
     own: dict[str, Callable] | None = None,
     progress: bool = False,
 ) -> dict:
-    """Scores the reported rows from their raw text, and writes `report/predictions.parquet`, the source of them.
+    """Scores the reported rows from their raw text, `test_*`, and writes `report/predictions.parquet`, their source.
 
-    The file has the columns `example_id`, `text`, for pairs `text_pair`, `label` and `prediction` (names, lists of
-    names, or numbers), and for every class `probability_<name>`.
+    Where texts were read in several windows, also what is often reported in place of a score per document:
+    `test_window_accuracy`, each window judged by its document's label, and `test_vote_accuracy`, documents by the
+    label that most of their windows have.
+    """
+    names, labels, kind = label_names_of(dataset), label_array(dataset), problem_type_of(dataset)
+    table, predictions, windows_of = predict_rows(classifier, dataset, progress=progress)
+    Path(run_dir, REPORT).mkdir(exist_ok=True)
+    table.to_parquet(Path(run_dir, PREDICTIONS), index=False)
+    scores = task_metric(kind, names)[0].compute(predictions=predictions, references=labels)
+    if kind == REGRESSION:
+        scores["pearson_low"], scores["pearson_high"] = correlation_interval(scores["pearson"], len(labels))
+    measured, interval = "mae" if kind == REGRESSION else "accuracy", score_with_interval(row_values(table))
+    scores |= {f"{measured}_{end}": interval[end] for end in ("low", "high")}
+    if any(len(rows) > 1 for rows in windows_of):
+        scores |= _window_scores(labels, windows_of)
+    scores |= own_scores(own, labels, predictions)
+    scores["samples"] = len(labels)
+    return {f"test_{name}": value for name, value in scores.items()}
 
-    Args:
-        classifier: a `TextClassifier` that was loaded from the saved folder, or a simple model.
-        dataset: rows with raw `text`, `label` and `example_id`.
-        run_dir: where the file goes.
-        own: further metrics by name, as in `make_compute_metrics`.
-        progress: show a progress bar.
 
-    Returns:
-        `test_*`: the scores of the task's metric, and the 95 % interval of the accuracy, or of Pearson's correlation
-        and the mean absolute error. Where texts of one label were read in several windows, also what is often reported
-        in place of a score per document: `test_window_accuracy`, each window judged by its document's label, and
-        `test_vote_accuracy`, documents by the label that most of their windows have.
+def predict_rows(
+    classifier: TextClassifier | TfidfClassifier, dataset: Dataset, *, progress: bool = False
+) -> tuple[pd.DataFrame, np.ndarray, list[np.ndarray]]:
+    """Answers to the raw texts: a table, the predictions as `label_array` gives labels, and those of windows.
+
+    Its columns: `example_id`, `text`, for pairs `text_pair`, `label` and `prediction` (names, lists of names, or
+    numbers), and for every class `probability_<name>`.
     """
     names, labels, kind = label_names_of(dataset), label_array(dataset), problem_type_of(dataset)
     windows_of: list[np.ndarray] = []
@@ -50,34 +66,29 @@ def score_reported(
     columns = [name for name in ("example_id", "text", "text_pair") if name in dataset.column_names]
     table = dataset.select_columns(columns).to_pandas()
     if kind == REGRESSION:
-        predictions, metric = probabilities[:, 0], RegressionMetric()
-        table["label"], table["prediction"] = labels, predictions
-    elif kind == MULTI_LABEL:
+        predictions = probabilities[:, 0]
+        return table.assign(label=labels, prediction=predictions), predictions, windows_of
+    if kind == MULTI_LABEL:
         predictions = reaches(probabilities, classifier.thresholds).astype(np.int64)
-        metric = MultiLabelMetric(names)
         for column, rows in (("label", labels), ("prediction", predictions)):
             table[column] = [[names[number] for number in np.flatnonzero(row)] for row in rows]
     else:
-        predictions, metric = probabilities.argmax(-1), ClassificationMetric(names)
+        predictions = probabilities.argmax(-1)
         table["label"], table["prediction"] = np.array(names)[labels], np.array(names)[predictions]
-    if kind != REGRESSION:
-        for number, name in enumerate(names):
-            table[f"probability_{name}"] = probabilities[:, number]
-    Path(run_dir, REPORT).mkdir(exist_ok=True)
-    table.to_parquet(Path(run_dir, PREDICTIONS), index=False)
-    scores = metric.compute(predictions=predictions, references=labels)
-    if kind == REGRESSION:
-        scores["pearson_low"], scores["pearson_high"] = correlation_interval(scores["pearson"], len(labels))
-        found = score_with_interval(np.abs(predictions - labels))
-        scores["mae_low"], scores["mae_high"] = found["low"], found["high"]
-    else:
-        right = round(scores["accuracy"] * len(labels))
-        scores["accuracy_low"], scores["accuracy_high"] = wilson_interval(right, len(labels))
-    if any(len(rows) > 1 for rows in windows_of):
-        scores |= _window_scores(labels, windows_of)
-    scores |= own_scores(own, labels, predictions)
-    scores["samples"] = len(labels)
-    return {f"test_{name}": value for name, value in scores.items()}
+    added = pd.DataFrame(probabilities, columns=[f"probability_{name}" for name in names])
+    return pd.concat([table, added], axis=1), predictions, windows_of
+
+
+def row_values(table: pd.DataFrame) -> np.ndarray:
+    """Of each row of a table of predictions whether it is right (of several labels all), or how far off its number."""
+    if pd.api.types.is_float_dtype(table["label"]):
+        return (table["prediction"] - table["label"]).abs().to_numpy()
+    return (table["label"].map(as_key) == table["prediction"].map(as_key)).to_numpy(bool)
+
+
+def as_key(label: str | list[str] | np.ndarray) -> str | tuple[str, ...]:
+    """A label, or several, as it can be compared."""
+    return label if isinstance(label, str) else tuple(label)
 
 
 def _window_scores(labels: np.ndarray, windows_of: list[np.ndarray]) -> dict:
@@ -103,14 +114,10 @@ def scores_before(log_history: list[dict]) -> dict:
 def describe_scores(scores: dict) -> str:
     """One line: the reported score with its interval, and those beside it."""
     main = "pearson" if "test_pearson" in scores else "accuracy"
-    called = {"pearson": "Pearson correlation", "accuracy": "accuracy"}[main]
-    beside = {"test_rmse": "RMSE", "test_f1_micro": "F1 micro", "test_f1_macro": "F1 macro"}
-    beside |= {"test_window_accuracy": "accuracy per window", "test_vote_accuracy": "per document by vote"}
-    if "test_confusion_matrix" in scores:
-        del beside["test_f1_micro"]  # of one label a text this would be a class of that name
-    others = ", ".join(f"{name} {scores[key]:.4f}" for key, name in beside.items() if key in scores)
-    return (
-        f"{scores['reported_split']} {called} {scores[f'test_{main}']:.4f} (95 % interval "
-        f"{scores[f'test_{main}_low']:.4f} to {scores[f'test_{main}_high']:.4f}, {scores['test_samples']} rows), "
-        f"{others}"
-    )
+    low, high, rows = scores[f"test_{main}_low"], scores[f"test_{main}_high"], scores["test_samples"]
+    beside = [key for key in _CONSOLE if f"test_{key}" in scores]
+    if "test_confusion_matrix" in scores and "f1_micro" in beside:
+        beside.remove("f1_micro")  # of one label a text this would be a class of that name
+    parts = [f"{SCORES[main][0]} {scores[f'test_{main}']:.4f} (95 % interval {low:.4f} to {high:.4f}, {rows} rows)"]
+    parts += [f"{SCORES[key][0]} {scores[f'test_{key}']:.4f}" for key in beside]
+    return f"{scores['reported_split']} {', '.join(parts)}"

@@ -2,17 +2,20 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import fisher_exact, ttest_ind_from_stats
+from datasets import Dataset
+from scipy.stats import fisher_exact, ttest_ind
 
+from bertcls.data.labels import label_names_of
 from bertcls.inference import TextClassifier, reaches
 from bertcls.report.baseline import TfidfClassifier
+from bertcls.report.scores import row_values
 from bertcls.report.statistics import score_with_interval
-from bertcls.text import clean, words_of
+from bertcls.text import clean_all, words_of
 
 _NEGATION = re.compile(
     r"\b(?:not|no|never|none|nobody|nothing|neither|nor|nowhere|hardly|without|cannot|(?:do|does|did|wo|ca|is|was|are|"
@@ -27,32 +30,20 @@ _SHOWN_PIECES = 80  # of an error's text
 
 
 def slice_scores(values: np.ndarray, groups: dict[str, pd.Categorical]) -> list[dict]:
-    """The mean of every group of every slice, and whether it differs from that of the other rows beyond noise.
+    """The mean of every group of every slice (a name for each row), of the `values` that `row_values` gives.
 
-    Args:
-        values: `[rows]`, whether the prediction is right (bool: the mean is an accuracy), or how far off it is.
-        groups: for each slice a group name for each row; the categories are in the order to be shown.
-
-    Returns:
-        `slice`, `group`, `rows`, `score` (the mean), its 95 % interval `low` to `high`, and `differs`: Fisher's exact
-        test, or Welch's, against the rest at 5 % over all groups together (Bonferroni).
+    Each with its 95 % interval, and `differs`: Fisher's exact test, or Welch's, against the other rows at 5 % over all
+    groups together (Bonferroni).
     """
     rows = []
     groups = {slice_name: names.remove_unused_categories() for slice_name, names in groups.items()}
-    tests = sum(len(names.categories) for names in groups.values())
+    level = 0.05 / max(sum(len(names.categories) for names in groups.values()), 1)
     for slice_name, names in groups.items():
         for group in names.categories:
             inside = np.asarray(names == group)
             own, rest = values[inside], values[~inside]
-            rows.append(
-                {
-                    "slice": slice_name,
-                    "group": group,
-                    "rows": len(own),
-                    **score_with_interval(own),
-                    "differs": bool(_p_value(own, rest) < 0.05 / tests),
-                }
-            )
+            row = {"slice": slice_name, "group": group, "rows": len(own), **score_with_interval(own)}
+            rows.append(row | {"differs": bool(_p_value(own, rest) < level)})
     return rows
 
 
@@ -63,59 +54,46 @@ def _p_value(own: np.ndarray, rest: np.ndarray) -> float:
         return float(fisher_exact(table).pvalue) if len(rest) else 1.0
     if min(len(own), len(rest)) < 2 or not (own.std() or rest.std()):
         return 1.0
-    sizes = [(part.mean(), part.std(ddof=1), len(part)) for part in (own, rest)]
-    return float(ttest_ind_from_stats(*sizes[0], *sizes[1], equal_var=False).pvalue)
+    return float(ttest_ind(own, rest, equal_var=False).pvalue)
 
 
 def slices_of(
     texts: list[str], tokens: list[int], windows: list[int], train_texts: list[str]
 ) -> dict[str, pd.Categorical]:
-    """Groups for `slice_scores`: length, word pieces a word, negation, contrast, windows and unseen words.
-
-    Args:
-        texts: cleaned, `[rows]`.
-        tokens: of each text.
-        windows: of each text.
-        train_texts: cleaned, for the words that training had.
-    """
+    """Groups for `slice_scores`, of cleaned texts `[rows]`, the tokens and windows of each, and the texts of train."""
     words = [words_of(text) for text in texts]
     lengths = np.array([len(row) for row in words])
-    known: set[str] = set()
-    for text in train_texts:
-        known.update(words_of(text))
+    known = set().union(*map(words_of, train_texts))
     unseen = np.array([sum(word not in known for word in row) for row in words])
-    negated = np.array([bool(_NEGATION.search(text)) for text in texts])
-    contrasted = np.array([bool(_CONTRAST.search(text)) for text in texts])
-    counts = np.array(windows)
     found = {
         "words": _quartiles(lengths, "words"),
         "word pieces a word": _quartiles(np.array(tokens) / np.maximum(lengths, 1), "pieces a word"),
-        "negation": _named(negated, ["without negation", "with negation"]),
-        "contrast": _named(contrasted, ["without a contrast word", "with a contrast word"]),
-        "words that train does not have": _named(np.minimum(unseen, 2), ["none", "one", "two or more"]),
-        "windows": _named(np.digitize(counts, [2, 5]), ["one", "2 to 4", "5 and more"]),
+        "negation": _named([bool(_NEGATION.search(text)) for text in texts], "without negation", "with negation"),
+        "contrast": _named(
+            [bool(_CONTRAST.search(text)) for text in texts], "without a contrast word", "with a contrast word"
+        ),
+        "words that train does not have": _named(np.minimum(unseen, 2), "none", "one", "two or more"),
+        "windows": _named(np.digitize(windows, [2, 5]), "one", "2 to 4", "5 and more"),
     }
     return {name: groups for name, groups in found.items() if len(groups.unique()) > 1}
 
 
-def _named(numbers: np.ndarray, names: list[str]) -> pd.Categorical:
-    return pd.Categorical.from_codes(numbers.astype(int), names)
+def _named(numbers: np.ndarray | list[bool], *names: str) -> pd.Categorical:
+    return pd.Categorical.from_codes(np.asarray(numbers, dtype=int), names)
 
 
 def _quartiles(values: np.ndarray, unit: str) -> pd.Categorical:
     """A name such as `3 to 4 words` for each value, of up to four groups of like size.
 
-    >>> list(_quartiles(np.array([8, 7, 6, 5, 4, 3, 2, 1]), "words").categories)
-    ['1 to 2 words', '3 to 4 words', '5 to 6 words', '7 to 8 words']
     >>> list(_quartiles(np.array([0.125, 1.0625, 1040, 1041]), "pieces a word").categories)
     ['0.125 pieces a word', '1.06 pieces a word', '1,040 pieces a word', '1,041 pieces a word']
     """
     edges = np.unique(np.quantile(values, [0.25, 0.5, 0.75], method="lower"))
-    place, names = np.searchsorted(edges, values), []
-    numbers, place = np.unique(place, return_inverse=True)
+    numbers, place = np.unique(np.searchsorted(edges, values), return_inverse=True)
+    names = []
     for number in range(len(numbers)):
-        ends = (values[place == number].min(), values[place == number].max())
-        low, high = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in ends)
+        inside = values[place == number]
+        low, high = (f"{end:,.0f}" if end >= 100 else f"{end:.3g}" for end in (inside.min(), inside.max()))
         names.append(f"{low} {unit}" if low == high else f"{low} to {high} {unit}")
     return pd.Categorical([names[number] for number in place], list(dict.fromkeys(names)))
 
@@ -123,14 +101,15 @@ def _quartiles(values: np.ndarray, unit: str) -> pd.Categorical:
 def confused_pairs(table: pd.DataFrame, count: int = 10) -> list[dict]:
     """The most frequent wrong predictions: `label`, `prediction`, `rows`, and their `share` of the label's rows.
 
-    Of several labels a text a pair is one that was missed beside one that was given in its text without right; `None`
-    stands where there is no such one. The share of what was given where nothing was missed is that of all rows.
+    Of several labels one that was missed beside one given without right in the same text; `None` where there is no
+    such one. The share of what was given where nothing was missed is that of all rows.
     """
     wrong, sizes = Counter(), Counter()
-    for label, prediction in zip(map(_as_set, table["label"]), map(_as_set, table["prediction"])):
+    for row in zip(table["label"], table["prediction"]):
+        label, prediction = ({names} if isinstance(names, str) else {*names} for names in row)
         sizes.update(label)
         if label != prediction:
-            wrong.update((a, b) for a in label - prediction or {None} for b in prediction - label or {None})
+            wrong.update(product(label - prediction or {None}, prediction - label or {None}))
     ranked = sorted(wrong.items(), key=lambda item: (-item[1], str(item[0])))
     return [
         {"label": label, "prediction": prediction, "rows": rows, "share": rows / (sizes[label] or len(table))}
@@ -138,89 +117,70 @@ def confused_pairs(table: pd.DataFrame, count: int = 10) -> list[dict]:
     ]
 
 
-def _as_set(label: str | Iterable[str]) -> set[str]:
-    return {label} if isinstance(label, str) else set(label)
-
-
 def sure_errors(table: pd.DataFrame, thresholds: list[float] | None = None) -> pd.DataFrame:
     """The wrong rows of a table of predictions, the surest first, with columns that say how sure.
 
-    Args:
-        table: predictions, with `label`, `prediction` and for classes `probability_*`.
-        thresholds: of a multi-label model.
-
-    Returns:
-        rows with `probability`: of the wrong class; of several labels that of the wrong decision that is furthest from
-        its label, which `decision` names; `None` of a regression, whose rows are those furthest off.
+    `probability` is that of the wrong class, or of the wrong decision that is furthest from its label, which
+    `decision` names; `None` of a regression, whose rows are those furthest off.
     """
-    columns = [name for name in table.columns if name.startswith("probability_")]
-    if not columns:
-        off = (table["label"] - table["prediction"]).abs()
-        order = off[off > 0].sort_values(ascending=False, kind="stable").index
-        return table.loc[order].assign(probability=None)
-    wrong = table[[_as_set(a) != _as_set(b) for a, b in zip(table["label"], table["prediction"])]]
-    probabilities, names = wrong[columns].to_numpy(), [name.removeprefix("probability_") for name in columns]
-    if isinstance(table["label"].iloc[0], str):
-        wrong, sure = wrong.assign(probability=probabilities.max(-1)), probabilities.max(-1)
+    names, values = class_names(table), row_values(table)
+    wrong = table[~values if names else values > 0]
+    probabilities = wrong[[f"probability_{name}" for name in names]].to_numpy()
+    if not names:
+        wrong, sure = wrong.assign(probability=None), values[values > 0]
+    elif isinstance(table["label"].iloc[0], str):
+        sure = probabilities.max(-1, initial=0)
+        wrong = wrong.assign(probability=sure)
     else:
         has = np.array([[name in label for name in names] for label in wrong["label"]]).reshape(-1, len(names))
         off = np.where(reaches(probabilities, thresholds) != has, np.abs(probabilities - has), -1.0)
-        place = off.argmax(-1)
+        place, sure = off.argmax(-1), off.max(-1)
         chosen = probabilities[np.arange(len(wrong)), place]
-        wrong, sure = wrong.assign(probability=chosen, decision=[names[number] for number in place]), off.max(-1)
+        wrong = wrong.assign(probability=chosen, decision=[names[number] for number in place])
     return wrong.iloc[np.argsort(-sure, kind="stable")]
 
 
+def class_names(table: pd.DataFrame) -> list[str]:
+    """The classes of a table of predictions, in order; none of a regression."""
+    return [name.removeprefix("probability_") for name in table if name.startswith("probability_")]
+
+
 def confident_errors(
-    table: pd.DataFrame,
-    classifier: TextClassifier,
-    baseline: TfidfClassifier | None,
-    train: pd.DataFrame,
-    count: int = 20,
+    table: pd.DataFrame, classifier: TextClassifier, baseline: TfidfClassifier | None, train: Dataset, count: int = 20
 ) -> list[dict]:
     """The errors that the model is surest of, which is where wrong labels are found, with what may explain them.
 
-    Args:
-        table: predictions, with `text`, perhaps `text_pair`, `label`, `prediction` and `probability_*`.
-        classifier: that made them.
-        baseline: trained on the rows of `train`; `None` leaves out similar texts.
-        train: `text` (of a pair both) and `label` (a name, names or a number).
-        count: errors.
-
-    Returns:
-        `example_id`, `text` (of a pair with the second behind a line), `label`, `prediction`, `probability` and
-        `decision` as in `sure_errors`, `pieces` (the first 80 tokens), all `probabilities`, and the `similar` training
-        texts with their labels.
+    Each has columns of `sure_errors` (the text of a pair with the second behind a line), `pieces` (the first 80
+    tokens), the `probabilities` of all classes, and the `similar` rows of `train`, which the baseline learned from.
     """
-    columns = [name for name in table.columns if name.startswith("probability_")]
-    wrong = sure_errors(table, classifier.model.config.thresholds).head(count)
-    pairs = "text_pair" in table
-    texts = list(zip(wrong["text"], wrong["text_pair"])) if pairs else wrong["text"].tolist()
-    neighbours = baseline.similar(texts) if baseline is not None and texts else [[]] * len(texts)
+    config, names = classifier.model.config, class_names(table)
+    wrong = sure_errors(table, config.thresholds).head(count)
+    texts = list(zip(*(wrong[name] for name in ("text", "text_pair") if name in wrong)))
+    joined = ["\n".join(parts) for parts in texts]
+    neighbours = baseline.similar(joined) if baseline is not None and texts else [[]] * len(texts)
     errors = []
-    for (_, row), text, similar in zip(wrong.iterrows(), texts, neighbours):
-        cleaned = [clean(part, classifier.model.config.cleaning) for part in (text if pairs else (text,))]
-        errors.append(
-            {
-                "example_id": int(row["example_id"]),
-                "text": "\n".join(text) if pairs else text,
-                "label": _listed(row["label"]),
-                "prediction": _listed(row["prediction"]),
-                "probability": None if row["probability"] is None else float(row["probability"]),
-                **({"decision": row["decision"]} if "decision" in wrong else {}),
-                "pieces": classifier.tokenizer.tokenize(" ".join(cleaned))[:_SHOWN_PIECES],
-                "probabilities": {name.removeprefix("probability_"): float(row[name]) for name in columns},
-                "similar": [
-                    {"text": train["text"].iloc[number], "label": train["label"].iloc[number], "similarity": cosine}
-                    for number, cosine in similar
-                ],
-            }
-        )
+    for row, parts, text, similar in zip(wrong.to_dict("records"), texts, joined, neighbours):
+        pieces = classifier.tokenizer.tokenize(" ".join(clean_all(parts, config.cleaning)))[:_SHOWN_PIECES]
+        known = ("example_id", "label", "prediction", "probability", "decision")
+        error = {key: _plain(row[key]) for key in known if key in row}
+        error |= {"text": text, "pieces": pieces}
+        error["probabilities"] = {name: row[f"probability_{name}"] for name in names}
+        error["similar"] = [_shown(train, number) | {"similarity": cosine} for number, cosine in similar]
+        errors.append(error)
     return errors
 
 
-def _listed(label: str | float | Iterable[str]) -> str | float | list[str]:
-    return label if isinstance(label, str | float) else list(label)
+def _plain(value):
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _shown(train: Dataset, number: int) -> dict:
+    """`text`, of a pair both in one, and `label` of a row as people read it."""
+    row, names = train[number], label_names_of(train)
+    label, parts = row["label"], [row[name] for name in ("text", "text_pair") if name in row]
+    if isinstance(label, list):
+        label = [names[number] for number in label]
+    return {"text": "\n".join(parts), "label": names[label] if isinstance(label, int) else label}
 
 
 def run_probes(path: str, classifier: TextClassifier) -> list[dict]:
@@ -229,10 +189,6 @@ def run_probes(path: str, classifier: TextClassifier) -> list[dict]:
     A line is a text, or a label of the model, which one expects, a tab and the text; an empty line begins a new group,
     within which texts should get the same answer; a line that begins with `#` is a comment.
 
-    Returns:
-        `group`, `text`, `prediction`, `probability`, `expected` (a label or `None`) and `right`: whether that is the
-        prediction, or one of several labels; `None` where none was expected.
-
     Raises:
         FileNotFoundError: no such file.
     """
@@ -240,16 +196,14 @@ def run_probes(path: str, classifier: TextClassifier) -> list[dict]:
         raise FileNotFoundError(f"No probes found at {path}; expected a text file with a text a line. Check --probes.")
     group, probes, fresh = 0, [], True
     for line in Path(path).read_text(encoding="utf-8").splitlines():
-        if line.startswith("#"):
-            continue
         if not line.strip():
             fresh = True
-            continue
-        group, fresh = group + fresh, False
-        expected, tab, text = line.partition("\t")
-        if not tab or expected not in classifier.label_names:
-            expected, text = None, line
-        probes.append({"group": group, "text": text, "expected": expected})
+        elif not line.startswith("#"):
+            group, fresh = group + fresh, False
+            expected, tab, text = line.partition("\t")
+            if not tab or expected not in classifier.label_names:
+                expected, text = None, line
+            probes.append({"group": group, "text": text, "expected": expected})
     for probe, answer in zip(probes, classifier.predict([probe["text"] for probe in probes])):
         given = answer.label if isinstance(answer.label, tuple) else (answer.label,)
         right = None if probe["expected"] is None else probe["expected"] in given

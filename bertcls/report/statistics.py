@@ -1,49 +1,57 @@
 """Intervals, tests and calibration: how far the scores of a run can be relied on."""
 
 import math
-from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import binom, t
+import pandas as pd
+from scipy.stats import binomtest, norm, permutation_test, t, ttest_1samp
+
+_PERMUTED_ROWS = 1_000  # beyond, permutations take minutes, and Student's test says the same
+_PERMUTED_NUMBERS = 2_000_000  # of a batch, which bounds memory
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson, 1927)."""
+    low, high = binomtest(successes, trials).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def score_with_interval(values: np.ndarray) -> dict:
-    """`score`, the mean, and its 95 % interval `low` to `high`: Wilson's of bools, Student's of distances.
-
-    One distance has no interval: `None`.
+    """`score`, the mean, and its 95 % interval `low` to `high`: Wilson's of bools, Student's of two or more distances.
 
     >>> score_with_interval(np.array([True, True]))["low"].__round__(3)
     0.342
     """
-    low, high = None, None
+    low, high, mean = None, None, float(values.mean())
     if values.dtype == bool:
         low, high = wilson_interval(int(values.sum()), len(values))
     elif len(values) > 1:
-        low, high = mean_interval(values)
-        low = max(low, 0.0)  # of a distance
-    return {"score": float(values.mean()), "low": low, "high": high}
+        half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+        low, high = max(mean - half, 0.0), mean + half  # a distance is never below 0
+    return {"score": mean, "low": low, "high": high}
+
+
+def correlation_interval(correlation: float, trials: int) -> tuple[float, float]:
+    """95 % interval of a Pearson correlation by Fisher's transformation; -1 to 1 for fewer than 4 trials.
+
+    >>> [round(bound, 3) for bound in correlation_interval(0.8, 103)]
+    [0.718, 0.86]
+    """
+    if trials < 4:
+        return -1.0, 1.0
+    centre = np.arctanh(np.clip(correlation, -1 + 1e-12, 1 - 1e-12))
+    low, high = np.tanh(norm.interval(0.95, centre, 1 / math.sqrt(trials - 3)))
+    return float(low), float(high)
 
 
 def accuracy_interval(
     right: np.ndarray, *, minus: np.ndarray | None = None, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of an arm's accuracy, or of how much it is above another's.
+    """Interval of an arm's accuracy, or of how much it is above another's; both `[runs, examples]`, 1.0 where right.
 
-    Holds for other examples, the same ones for both arms (paired), and for other seeds, where an arm has several runs;
-    runs of both arms are taken to vary alike. The variances of both add up, with Satterthwaite's degrees of freedom:
-    where seeds are most of the noise, it is Student's t interval of the runs. Of lone runs it says nothing about other
-    seeds.
-
-    Args:
-        right: `[runs, examples]`, 1.0 where a run is right.
-        minus: of the other arm, `[its runs, examples]`.
-        confidence: of the interval.
-
-    Raises:
-        ValueError: a single example.
-
-    >>> accuracy_interval(np.ones((1, 50)), minus=np.zeros((1, 50)))
-    (1.0, 1.0)
+    Holds for other examples (paired), and for other seeds, where an arm has several runs, taken to vary alike in both.
+    The two variances add up, with Satterthwaite's degrees of freedom: where seeds are most of the noise, it is
+    Student's t interval of the runs. Of lone runs it says nothing about other seeds.
     """
     if right.shape[1] < 2:
         raise ValueError(f"Found {right.shape[1]} example; expected at least 2 for an interval. Report more rows.")
@@ -67,133 +75,52 @@ def accuracy_interval(
     return max(middle - width, 0.0 if minus is None else -1.0), min(middle + width, 1.0)
 
 
-def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a share such as an accuracy (Wilson, 1927), right also near 0 and 1 and for few trials.
+def paired_p_value(one: np.ndarray, other: np.ndarray) -> float:
+    """How often the means of two models' values `[rows]` of the same rows would differ this much by chance.
 
-    Raises:
-        ValueError: no trial.
+    Of bools McNemar's exact test (1947); of numbers the models are swapped at random in each row, in all ways for up
+    to 13 rows; of many rows it is Student's paired test. One row tells nothing: 1.
 
-    >>> [round(bound, 3) for bound in wilson_interval(90, 100)]
-    [0.826, 0.945]
+    >>> paired_p_value(np.array([1.0, 2.0, 3.0]), np.array([2.0, 3.0, 4.0]))  # 2 of 8 ways
+    0.25
     """
-    if trials < 1:
-        raise ValueError(f"An interval needs at least one trial, found {trials}.")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = successes / trials
-    centre = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    half = z / (1 + z**2 / trials) * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    if one.dtype == bool:
+        wins, losses = int((one & ~other).sum()), int((other & ~one).sum())
+        return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+    differences, size = one - other, len(one)
+    if size < 2 or not differences.any():
+        return 1.0
+    if size > _PERMUTED_ROWS:
+        return float(ttest_1samp(differences, 0).pvalue)
+    found = permutation_test(
+        (differences,), np.mean, permutation_type="samples", batch=_PERMUTED_NUMBERS // size, rng=0
+    )
+    return float(found.pvalue)
 
 
-def correlation_interval(correlation: float, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a Pearson correlation by Fisher's transformation; -1 to 1 for fewer than 4 trials.
+def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> tuple[float, list[dict]]:
+    """Expected calibration error of probabilities `[answers]` (Naeini et al., 2015), and its bins of equal width.
 
-    >>> [round(bound, 3) for bound in correlation_interval(0.8, 103)]
-    [0.718, 0.86]
-    """
-    if trials < 4:
-        return -1.0, 1.0
-    half = NormalDist().inv_cdf(0.5 + confidence / 2) / math.sqrt(trials - 3)
-    centre = math.atanh(min(max(correlation, -1 + 1e-12), 1 - 1e-12))
-    return math.tanh(centre - half), math.tanh(centre + half)
-
-
-def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a mean by Student's t, of two values or more.
-
-    >>> [round(bound, 3) for bound in mean_interval(np.array([1.0, 2.0, 3.0, 4.0]))]
-    [0.446, 4.554]
-    """
-    half = t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean() - half), float(values.mean() + half)
-
-
-def calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> tuple[float, list[dict]]:
-    """Expected calibration error (Naeini et al., 2015), and its bins.
-
-    Args:
-        confidence: probabilities `[answers]`.
-        right: `[answers]`, whether what had the probability is true.
-        bins: of equal width, from 0 to 1.
-
-    Returns:
-        the mean over answers of |accuracy - confidence| of their bin; and of each bin that has answers `low`, `high`,
-        `rows`, `confidence` and `accuracy`.
-
-    >>> error, found = calibration(np.array([0.9, 0.8]), np.array([True, False]), bins=1)
+    >>> error, found = calibration_error(np.array([0.9, 0.8]), np.array([True, False]), bins=1)
     >>> round(error, 3), found[0]["rows"], found[0]["accuracy"]
     (0.35, 2, 0.5)
     """
     place = np.minimum((confidence * bins).astype(int), bins - 1)
-    found = [
-        {
-            "low": number / bins,
-            "high": (number + 1) / bins,
-            "rows": int((place == number).sum()),
-            "confidence": float(confidence[place == number].mean()),
-            "accuracy": float(right[place == number].mean()),
-        }
-        for number in np.unique(place).tolist()
-    ]
+    table = pd.DataFrame(
+        {"low": place / bins, "high": (place + 1) / bins, "confidence": confidence, "accuracy": right}
+    )
+    grouped = table.groupby(["low", "high"])
+    found = grouped.mean().assign(rows=grouped.size()).reset_index().to_dict("records")
     return sum(row["rows"] * abs(row["accuracy"] - row["confidence"]) for row in found) / len(right), found
 
 
-def coverage(confidence: np.ndarray, right: np.ndarray) -> list[dict]:
-    """What a model reaches that may abstain: accuracy on the most confident rows.
-
-    Args:
-        confidence: `[examples]`, of the answer.
-        right: `[examples]`, whether it is.
-
-    Returns:
-        for each share of rows to be answered `threshold` (the confidence to ask for), `coverage` (the share that
-        reaches it), `accuracy` of these, and its 95 % interval `low` to `high`.
-
-    >>> points = coverage(np.array([0.9, 0.8, 0.7, 0.6]), np.array([1, 1, 1, 0]))
-    >>> [(point["threshold"], point["coverage"], point["accuracy"]) for point in points][-1]
-    (0.8, 0.5, 1.0)
-    """
-    points = []
+def accuracy_by_coverage(confidence: np.ndarray, right: np.ndarray) -> list[dict]:
+    """Accuracy of the surest answers, for some shares of all: `coverage` with the `threshold` that gives it."""
+    points, falling = [], np.sort(confidence)[::-1]
     for share in (1.0, 0.95, 0.9, 0.8, 0.7, 0.5):
-        threshold = float(np.sort(confidence)[::-1][max(math.ceil(share * len(confidence)) - 1, 0)])
+        threshold = float(falling[max(math.ceil(share * len(confidence)) - 1, 0)])
         answered = confidence >= threshold
-        hits, rows = int(right[answered].sum()), int(answered.sum())
-        low, high = wilson_interval(hits, rows)
-        point = {"threshold": threshold, "coverage": rows / len(confidence), "accuracy": hits / rows}
-        points.append(point | {"low": low, "high": high})
+        found = score_with_interval(right[answered])
+        found["accuracy"] = found.pop("score")
+        points.append({"threshold": threshold, "coverage": float(answered.mean()), **found})
     return points
-
-
-def mcnemar(one: np.ndarray, other: np.ndarray) -> float:
-    """Exact two-sided p-value (McNemar, 1947) that two runs err equally often, from 0 and 1 `[examples]` each.
-
-    Only examples that one gets right and the other wrong say anything; under equality each falls either way with
-    probability one half.
-
-    >>> round(mcnemar(np.array([1] * 8 + [0]), np.array([0] * 8 + [1])), 4)
-    0.0391
-    """
-    wins, losses = int(((one == 1) & (other == 0)).sum()), int(((one == 0) & (other == 1)).sum())
-    trials, fewer = wins + losses, min(wins, losses)
-    return min(1.0, 2 * float(binom.cdf(fewer, trials, 0.5)))
-
-
-def paired_permutation(one: np.ndarray, other: np.ndarray, draws: int = 9_999) -> float:
-    """How often the means of two models' scores of the same rows would differ this much if the models were alike.
-
-    The models are swapped at random in each row, `draws` times; all ways of it for up to 13 rows. 1 for one row, which
-    tells nothing.
-
-    >>> paired_permutation(np.array([1.0, 2.0, 3.0]), np.array([2.0, 3.0, 4.0]))  # 2 of 8 ways
-    0.25
-    """
-    differences, draw = one - other, np.random.default_rng(0)
-    found, size = abs(differences.sum()) * (1 - 1e-12), len(differences)
-    if size <= 13:
-        swaps = np.arange(2**size)[:, None] >> np.arange(size) & 1
-        return float((np.abs(differences.sum() - 2 * swaps @ differences) >= found).mean())
-    as_far = 0
-    for start in range(0, draws, 100):
-        swaps = draw.random((min(100, draws - start), size)) < 0.5
-        as_far += int((np.abs(differences.sum() - 2 * swaps @ differences) >= found).sum())
-    return (1 + as_far) / (1 + draws)

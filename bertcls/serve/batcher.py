@@ -1,6 +1,7 @@
 """Items that arrive together, run in one call on a thread of their own."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,28 +28,11 @@ class Batcher:
         run: called with a list of items on the thread; gives a list of as many results, in the same order.
         size: rows and columns of an item, such as windows and tokens of the longest one.
         max_cost: rows times columns of a batch at most; a larger item is a batch of its own.
-        max_wait: seconds that an item waits for others at most before its batch is put together.
-
-    >>> async def ask():
-    ...     batcher = Batcher(lambda words: [word.upper() for word in words], size=lambda word: (1, len(word)))
-    ...     batcher.start()
-    ...     results = await batcher.submit(["one", "two"])
-    ...     await batcher.close()
-    ...     return results
-    >>> asyncio.run(ask())
-    ['ONE', 'TWO']
+        max_wait: seconds that an item waits for company at most.
     """
 
-    def __init__(
-        self,
-        run: Callable[[list], Sequence],
-        *,
-        size: Callable[[Any], tuple[int, int]],
-        max_cost: int = 512,
-        max_wait: float = 0.0,
-    ):
-        self._run, self._size = run, size
-        self.max_cost, self.max_wait = max_cost, max_wait
+    def __init__(self, run: Callable[[list], Sequence], *, size: Callable, max_cost: int = 512, max_wait: float = 0.0):
+        self._run, self._size, self.max_cost, self.max_wait = run, size, max_cost, max_wait
         self._waiting: list[_Job] = []
         self._arrived = asyncio.Event()
         self._closing = False
@@ -61,16 +45,12 @@ class Batcher:
         return self._worker is not None and not self._worker.done()
 
     def start(self) -> None:
-        """Begins to work; called once, where an event loop runs."""
+        """Called once, where an event loop runs."""
         self._worker = asyncio.get_running_loop().create_task(self._work())
 
     async def submit(self, items: Sequence) -> list:
-        """The results of items, in their order. If the caller is cancelled, those that have not begun are not run.
-
-        Raises:
-            RuntimeError: the batcher is closed or was never started.
-            Exception: what `run` raised for one of the items alone.
-        """
+        """The results of items, in their order, or what `run` raised for one of them alone. Of a caller that is
+        cancelled those that have not begun are not run."""
         if self._closing or not self.running:
             raise RuntimeError("Found a batcher that does not run; expected one that is started and not closed.")
         loop = asyncio.get_running_loop()
@@ -104,17 +84,11 @@ class Batcher:
 
     async def _linger(self) -> None:
         """Returns when there is enough for a batch, or the oldest item has waited long enough."""
-        deadline = self._waiting[0].since + self.max_wait
-        while not self._closing and sum(job.rows * job.width for job in self._waiting) < self.max_cost:
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                return
-            self._arrived.clear()
-            try:
-                async with asyncio.timeout(left):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._waiting[0].since + self.max_wait):
+                while not self._closing and sum(job.rows * job.width for job in self._waiting) < self.max_cost:
+                    self._arrived.clear()
                     await self._arrived.wait()
-            except TimeoutError:
-                return
 
     def _take(self) -> list[_Job]:
         """The next batch, which waits no longer. What nobody waits for is dropped."""

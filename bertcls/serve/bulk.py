@@ -29,12 +29,7 @@ _MANIFEST = "manifest.json"
 
 
 def start_processes(cpu_threads: int | None = None, *, cpu: bool = False) -> PartialState:
-    """This process among those of the launcher, on its accelerator, or on a CPU with its share of the cores.
-
-    Args:
-        cpu_threads: on a CPU; `None` takes the cores by the processes.
-        cpu: leave an accelerator alone.
-    """
+    """This process among those of the launcher, on its accelerator, or on a CPU with its share of the cores."""
     told = str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "false")) == 1
     on_cpu = cpu or told or not torch.accelerator.is_available()
     state = PartialState(cpu=on_cpu, timeout=timedelta(days=30))  # the fastest process waits for the slowest
@@ -43,48 +38,47 @@ def start_processes(cpu_threads: int | None = None, *, cpu: bool = False) -> Par
     return state
 
 
-def survey(tables: Iterable[pa.Table]) -> dict:
-    """Reads all rows once, so that what is wrong with one of them is said before any is labelled.
+class Survey:
+    """What was read of tables with `id`, `text` and, for pairs, `text_pair`: `counts` and `digest`.
 
-    Args:
-        tables: with the columns `id`, `text` and, for pairs, `text_pair`, as `bertcls.stream_rows` opens them.
+    `counts` has the `rows`, those with a `missing` text (of a pair, either) and those with an `empty` one.
 
-    Returns:
-        the number of `rows`, and the `digest` of all ids and texts.
-
-    Raises:
-        ValueError: what the tables raise.
-    """
-    rows, digest = 0, hashlib.sha256()
-    for table in tables:
-        rows += len(table)
-        for name in table.column_names:
-            digest.update(repr(table[name].to_pylist()).encode())
-    return {"rows": rows, "digest": digest.hexdigest()}
-
-
-def count_rows(table: pa.Table) -> Counter:
-    """The `rows` of a table, and how many of them have a `missing` text (of a pair, either) or an `empty` one.
-
-    >>> count_rows(pa.table({"id": [0, 1, 2], "text": ["a", None, " "]}))
+    >>> survey = Survey()
+    >>> _ = list(survey.read([pa.table({"id": [0, 1, 2], "text": ["a", None, " "]})]))
+    >>> survey.counts
     Counter({'rows': 3, 'missing': 1, 'empty': 1})
     """
-    texts = [table[name] for name in table.column_names if name != "id"]
-    missing = empty = pa.array([False] * len(table))
-    for column in texts:
-        missing = pc.or_(missing, pc.is_null(column))
-        empty = pc.or_(empty, pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), False))
-    empty = pc.and_not(empty, missing)
-    return Counter(rows=len(table), missing=pc.sum(missing).as_py() or 0, empty=pc.sum(empty).as_py() or 0)
+
+    def __init__(self):
+        self.counts: Counter = Counter()
+        self._digest = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        """Of all ids and texts."""
+        return self._digest.hexdigest()
+
+    def read(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The tables as they come."""
+        for table in tables:
+            missing = empty = pa.array([False] * len(table))
+            for name in table.column_names:
+                self._digest.update(repr(table[name].to_pylist()).encode())
+                if name != "id":
+                    missing = pc.or_(missing, pc.is_null(table[name]))
+                    blank = pc.equal(pc.utf8_trim_whitespace(table[name]), "")
+                    empty = pc.or_(empty, pc.fill_null(blank, False))
+            empty = pc.and_not(empty, missing)
+            self.counts.update(rows=len(table), missing=pc.sum(missing).as_py(), empty=pc.sum(empty).as_py())
+            yield table
 
 
 def digest_of(classifier: TextClassifier) -> str:
     """Of all that decides a model's answers: weights, contract and tokenizer, wherever its folder lies."""
     model, digest = classifier.model, hashlib.sha256()
-    if isinstance(model, OnnxModel):
-        for path in sorted(model.path.parent.glob("*.onnx*")):
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    for path in sorted(model.path.parent.glob("*.onnx*")) if isinstance(model, OnnxModel) else ():
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     for name, value in sorted(model.state_dict().items()):
         parts = value if isinstance(value, tuple) else (value,)  # int8 packs weight and bias
         for tensor in (part for part in parts if isinstance(part, torch.Tensor)):
@@ -98,21 +92,9 @@ def digest_of(classifier: TextClassifier) -> str:
 
 
 def label_table(classifier: TextClassifier, table: pa.Table, *, abstain_below: float | None = None) -> pa.Table:
-    """The answers for a table of texts.
-
-    Args:
-        classifier: of texts, or of pairs where the table has `text_pair`.
-        table: with the columns `id`, `text` and, for pairs, `text_pair`.
-        abstain_below: as in `TextClassifier.predict`.
-
-    Returns:
-        a table with `id`, `label` (a name, a list of names, or a value) and, but for a regression, `score` and
-        `probability_<name>` of every class. A row with a missing text has nulls. Names as in a run's
-        `predictions.parquet`.
-
-    Raises:
-        ValueError: as `TextClassifier.predict`.
-    """
+    """The answers for a table of texts, in columns named as in a run's `predictions.parquet`: `id`, `label` (a name, a
+    list of names, or a value) and, but for a regression, `score` and `probability_<name>` of every class. A row with a
+    missing text has nulls."""
     texts = list(zip(*(table[name].to_pylist() for name in table.column_names if name != "id")))
     given = [row for row, text in enumerate(texts) if None not in text]
     asked = [texts[row] if "text_pair" in table.column_names else texts[row][0] for row in given]
@@ -133,9 +115,8 @@ def label_table(classifier: TextClassifier, table: pa.Table, *, abstain_below: f
 def predict_parts(
     classifier: TextClassifier,
     tables: Iterable[pa.Table],
-    folder: Path,
+    output_file: Path,
     *,
-    suffix: str,
     state: PartialState,
     abstain_below: float | None = None,
     bar: tqdm,
@@ -143,57 +124,31 @@ def predict_parts(
     """Labels this process's share of the parts that are not there yet, a table a part.
 
     Every process reads all tables and labels each `num_processes`-th one. So a part holds the same rows, and the same
-    bytes on the same kind of machine, whatever the number of processes and of restarts.
-
-    Args:
-        classifier: as in `label_table`.
-        tables: as in `label_table`.
-        folder: of the parts, opened by `open_parts`.
-        suffix: one of `FORMATS`.
-        state: which of how many processes this is.
-        abstain_below: as in `TextClassifier.predict`.
-        bar: counts the rows that have been gone through.
-
-    Returns:
-        the files of all parts in order, those of other processes may not be there yet; and `count_rows` of all rows.
-
-    Raises:
-        OSError: a part cannot be written.
-        ValueError: what the tables raise.
+    bytes on the same kind of machine, whatever the number of processes and of restarts. Gives the files of all parts
+    in order (those of other processes may not be there yet), and the counts of `Survey`.
     """
-    parts, counts = [], Counter()
+    parts, survey, folder = [], Survey(), parts_folder(output_file)
     there = {path.name for path in folder.iterdir()}
-    for number, table in enumerate(tables):
-        counts += count_rows(table)
-        parts.append(folder / f"part-{number:06d}{suffix}")
+    for number, table in enumerate(survey.read(tables)):
+        parts.append(folder / f"part-{number:06d}.parquet")
         if parts[-1].name in there:
             if not bar.disable:
                 bar.initial += len(table)  # no part of this run's speed
         elif number % state.num_processes == state.process_index:
-            with whole_file(parts[-1]) as path, _writer(path, suffix) as write:
-                write(label_table(classifier, table, abstain_below=abstain_below))
+            with whole_file(parts[-1]) as path:
+                pq.write_table(label_table(classifier, table, abstain_below=abstain_below), path)
         bar.update(len(table))
-    return parts, counts
+    return parts, survey.counts
 
 
 def check_output(output_file: Path, *, source: str | None = None, overwrite: bool = False) -> None:
-    """Refuses an output of another kind than `FORMATS`, and one that is there, but for what a killed run left.
-
-    Args:
-        output_file: as in `open_parts`.
-        source: of the rows; never overwritten.
-        overwrite: another file may be.
-
-    Raises:
-        FileExistsError: the file is there.
-        ValueError: another suffix, or the source.
-    """
+    """Refuses an output of another kind than `FORMATS`, one in its source, and one that is there, but for what a
+    killed run left."""
     if output_file.suffix not in FORMATS:
         raise ValueError(
             f"Found --output_file {output_file}; expected a name that ends with {' or '.join(FORMATS)}. Rename it."
         )
-    if source is not None:
-        refuse_inside(output_file, [source], "--output_file")
+    refuse_inside(output_file, [source], "--output_file")
     if output_file.exists() and not overwrite and not (parts_folder(output_file) / _MANIFEST).is_file():
         raise FileExistsError(
             f"Found {output_file}; expected no such file. Name another --output_file, or give --overwrite_output."
@@ -201,16 +156,7 @@ def check_output(output_file: Path, *, source: str | None = None, overwrite: boo
 
 
 def check_pairs(classifier: TextClassifier, *, given: bool, flag: str) -> None:
-    """Refuses single texts for a model of pairs, and pairs for a model of texts.
-
-    Args:
-        classifier: whose contract says what it reads.
-        given: whether `flag` names second texts.
-        flag: for the message.
-
-    Raises:
-        ValueError: what was found and expected.
-    """
+    """Refuses single texts for a model of pairs, and pairs for a model of texts; `flag` names second texts."""
     if given != (classifier.model.config.pair_truncation is not None):
         found, wanted = ("pairs", "single texts")[:: 1 if given else -1]
         raise ValueError(
@@ -219,19 +165,9 @@ def check_pairs(classifier: TextClassifier, *, given: bool, flag: str) -> None:
 
 
 def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False) -> FileLock:
-    """Makes the folder of the parts, or goes on with one that a run with the same manifest left.
+    """Makes and locks the folder of the parts, or goes on with one that a run with the same manifest left.
 
-    Args:
-        output_file: the folder stands beside it, named `<output_file>.parts`.
-        manifest: what decides the content of the parts: model, data and options.
-        overwrite: remove the parts and the output that are there.
-
-    Returns:
-        the lock on the folder; the process keeps it as long as it writes there.
-
-    Raises:
-        FileExistsError: an output, the parts of another run, or a folder that no run made.
-        ValueError: another run is writing there.
+    `manifest` is what decides the content of the parts: model, data and options; `overwrite` removes what is there.
     """
     folder = parts_folder(output_file)
     path = folder / _MANIFEST
@@ -264,27 +200,16 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False) ->
 
 
 def merge_parts(parts: list[Path], output_file: Path) -> None:
-    """Joins parts to one file, one part in memory at a time, and removes their folder.
-
-    Raises:
-        FileNotFoundError: a part that is not there.
-    """
+    """Joins parts to one file, one part in memory at a time, and removes their folder."""
     missing = [part.name for part in parts if not part.is_file()]
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(parts)} parts are not in {parts_folder(output_file)}, the first is {missing[0]}; "
             "expected all of them. Start the command again; on several machines the folder must be one that all see."
         )
-    with whole_file(output_file) as path:
-        if output_file.suffix == ".parquet":
-            with _writer(path, output_file.suffix) as write:
-                for part in parts:
-                    write(pq.read_table(part))
-        else:
-            with open(path, "wb") as file:
-                for part in parts:
-                    with open(part, "rb") as source:
-                        shutil.copyfileobj(source, file)
+    with whole_file(output_file) as path, _writer(path, output_file.suffix) as write:
+        for part in parts:
+            write(pq.read_table(part))
     _remove_folder(parts_folder(output_file))
 
 
@@ -318,18 +243,15 @@ def _writer(path: Path, suffix: str) -> Iterator[Callable[[pa.Table], None]]:
                 json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist()
             )
         return
-    writers: list[pq.ParquetWriter] = []
+    with contextlib.ExitStack() as stack:
+        writers: list[pq.ParquetWriter] = []
 
-    def write(table: pa.Table) -> None:
-        if not writers:
-            writers.append(pq.ParquetWriter(path, table.schema))
-        writers[0].write_table(table)
+        def write(table: pa.Table) -> None:
+            if not writers:
+                writers.append(stack.enter_context(pq.ParquetWriter(path, table.schema)))
+            writers[0].write_table(table)
 
-    try:
         yield write
-    finally:
-        for writer in writers:
-            writer.close()
 
 
 def _remove_folder(folder: Path) -> None:

@@ -1,139 +1,219 @@
-"""Bodies of requests and answers."""
+"""What requests may hold and what answers look like: read with the limits in hand, and described for OpenAPI."""
 
-from dataclasses import asdict
-from typing import Annotated, Any, Literal
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from inspect import cleandoc
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
-
-from bertcls.inference import Prediction
+from bertcls.inference import Prediction, Text
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from bertcls.serve.middleware import ERRORS
-from bertcls.serve.service import Limits
 from bertcls.text import is_whole
 
-
-class ErrorDetail(BaseModel):
-    """What is wrong."""
-
-    code: str = Field(description="for programs; it does not change")
-    message: str = Field(description="for people")
-    field: str | None = Field(None, description="of the request that is wrong; left out where none is")
-
-
-class ErrorBody(BaseModel):
-    """Every answer that is not the one hoped for."""
-
-    error: ErrorDetail
-
-
-class HealthAnswer(BaseModel):
-    """It works."""
-
-    status: Literal["ok"]
-
-
-class InfoAnswer(BaseModel):
-    """The model and the limits."""
-
-    model: str
-    problem_type: str
-    pairs: bool
-    labels: list[str]
-    contract: dict[str, Any]
-    limits: dict[str, float]
-    device: str
-    versions: dict[str, str]
+ERRORS = {  # status, code: what it means
+    (400, "malformed_json"): "the body is not JSON",
+    (400, "no_texts"): "an empty list of texts",
+    (401, "unauthorized"): "the API key is missing or wrong",
+    (404, "not_found"): "no such path",
+    (405, "method_not_allowed"): "the path knows other methods",
+    (408, "body_too_slow"): "the body did not arrive in time",
+    (413, "body_too_large"): "the body has too many bytes",
+    (413, "body_too_complex"): "the body holds more values than its texts need",
+    (413, "too_many_texts"): "too many texts in one request",
+    (413, "text_too_long"): "a text, named by `field`, has too many characters",
+    (415, "unsupported_content_type"): "the body is not declared as application/json",
+    (422, "invalid_field"): "a field, named by `field`, is missing, unknown or of the wrong type",
+    (500, "internal"): "a defect of the service; its log has the request's id",
+    (503, "queue_full"): "too much is waiting; `Retry-After` says when to ask again",
+    (503, "stopping"): "the service is shutting down",
+    (504, "too_slow"): "no answer in time",
+}
+OPEN_PATHS = {"/", "/health", "/docs", "/openapi.json"}  # without a key; they say nothing of texts
+_OPTIONS = ("windows", "abstain_below")  # of /predict; the second one for a single label a text
+_JSON_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_STRING, _NUMBER, _INTEGER, _OR_NULL = ({"type": kind} for kind in ("string", "number", "integer", ["number", "null"]))
 
 
-def make_schemas(kind: str, pairs: bool, limits: Limits) -> list[type[BaseModel]]:
-    """Bodies and answers of `/query` and `/predict`, as they are for this model."""
-    whole = Annotated[str, AfterValidator(_whole)]
-    text = tuple[whole, whole] if pairs else whole
-    items: dict[str, Any] = {"type": "string"}
-    if pairs:
-        items = {"type": "array", "items": items, "minItems": 2, "maxItems": 2}
-    limit = f"at most {limits.texts} of at most {limits.characters} characters; more are refused with 413"
-    many = {"type": "array", "items": items, "minItems": 1, "description": limit}
+@dataclass(frozen=True)
+class Limits:
+    """What the service refuses, and how long it waits.
 
-    def one_alone(value: Any) -> Any:
-        return [value] if isinstance(value, str) and not pairs else value
+    Args:
+        texts: of a request.
+        characters: of a text; of a pair, both together.
+        body: bytes of a request.
+        queue: texts that were accepted and not answered yet, over all requests.
+        seconds: in which a request is answered.
+        wait: seconds that a text waits for others to share a forward pass with.
+        batch_tokens: padded tokens of a forward pass; `None` chooses by the device.
 
-    sentences = Annotated[
-        list[text],
-        BeforeValidator(one_alone),
-        WithJsonSchema({"anyOf": [many, items]} if not pairs else many),
-    ]
-    texts = Annotated[list[text], WithJsonSchema(many)]
-    label = {MULTI_LABEL: list[str], REGRESSION: float}.get(kind, str | None)
-    number = {MULTI_LABEL: list[int], REGRESSION: float}.get(kind, int)
-    fields = {
-        "label": (label, ...),
-        "score": (float | None, Field(description="probability of the label; none for a regression")),
-        "probabilities": (dict[str, float], ...),
-    }
-    window = create_model(
-        "Window",
-        start=(int, Field(description="in the cleaned text (of a pair the second one), in characters")),
-        end=(int, ...),
-        text=(str, ...),
-        **fields,
-    )
-    windows = (list[window] | None, Field(None, description="where they were asked for"))
-    answer = create_model("PredictionOf", **fields, windows=windows)
-    asked: dict[str, Any] = {
-        "texts": (texts, ...),
-        "windows": (bool, Field(False, strict=True, description="also answer for each window of a text")),
-    }
-    if kind == SINGLE_LABEL:
-        described = "give no label, null, where the most probable one has a lower probability"
-        asked["abstain_below"] = (float | None, Field(None, ge=0, le=1, strict=True, description=described))
-    return [
-        create_model("QueryBody", __config__=ConfigDict(extra="forbid"), sentences=(sentences, ...)),
-        create_model("QueryAnswer", results=(list[number], ...)),
-        create_model("PredictBody", __config__=ConfigDict(extra="forbid"), **asked),
-        create_model("PredictAnswer", predictions=(list[answer], ...)),
-    ]
+    Raises:
+        ValueError: a limit of zero or less.
+    """
+
+    texts: int = 256
+    characters: int = 100_000
+    body: int = 2_000_000
+    queue: int = 2048
+    seconds: float = 30.0
+    wait: float = 0.002
+    batch_tokens: int | None = None
+
+    def __post_init__(self):
+        for name, value in asdict(self).items():
+            if value is not None and not (0 <= value < math.inf if name == "wait" else 0 < value < math.inf):
+                raise ValueError(f"Found the limit {name}={value}; expected more than 0. Correct it.")
 
 
-def _whole(text: str) -> str:
-    """The text, if all of its characters are."""
-    if not is_whole(text):
-        raise ValueError("half of a character (a lone surrogate) found")
-    return text
+class ApiError(Exception):
+    """An answer other than the one hoped for: its HTTP status, a code of `ERRORS`, and the field that is to blame."""
+
+    def __init__(self, status: int, code: str, message: str, *, field: str | None = None, headers: dict | None = None):
+        super().__init__(message)
+        self.status, self.code = status, code
+        self.headers = ({"retry-after": "1"} if status == 503 else {}) | (headers or {})
+        self.body = {"error": {"code": code, "message": message} | ({} if field is None else {"field": field})}
+
+
+def read_body(content: bytes, field: str, *, kind: str, pairs: bool, limits: Limits) -> tuple[list[Text], dict]:
+    """The texts under `field`, and the options beside them. The first thing that is wrong ends it: an `ApiError`."""
+    most = min(limits.texts, limits.queue)
+    try:
+        text = content.decode()
+        outside = _JSON_STRING.sub("", text)
+        if sum(map(outside.count, ",[{")) > 3 * most + 99:  # each value takes memory and time to read
+            raise ApiError(413, "body_too_complex", f"Found more values in the body than {most} texts need.")
+        body = json.loads(text, object_pairs_hook=_without_twins)
+    except (ValueError, RecursionError) as error:
+        message = f"The body is not valid JSON ({type(error).__name__}: {str(error)[:80]})."
+        raise ApiError(400, "malformed_json", message) from error
+    if not isinstance(body, dict):
+        raise _invalid("body", "is not an object")
+    known = (field, *_OPTIONS[: 1 + (kind == SINGLE_LABEL)]) if field == "texts" else (field,)
+    for name in body:
+        if name not in known:
+            raise _invalid(name[:80], "is unknown")
+    texts = body.pop(field, None)
+    if field == "sentences" and isinstance(texts, str) and not pairs:
+        texts = [texts]  # one alone
+    if not isinstance(texts, list):
+        raise _invalid(field, f"is not a list of {'pairs' if pairs else 'strings'}")
+    if not texts:
+        raise ApiError(400, "no_texts", f"Found no text in {field}; expected at least one.", field=field)
+    if len(texts) > most:
+        message = f"Found {len(texts)} texts; expected at most {most} in a request."
+        raise ApiError(413, "too_many_texts", message, field=field)
+    if not isinstance(body.get("windows", False), bool):
+        raise _invalid("windows", "is not true or false")
+    below = body.get("abstain_below")
+    if below is not None and not (type(below) in (int, float) and 0 <= below <= 1):
+        raise _invalid("abstain_below", "is not a number from 0 to 1, or null")
+    return [_read_text(text, f"{field}[{row}]", pairs, limits) for row, text in enumerate(texts)], body
+
+
+def _read_text(text: object, field: str, pairs: bool, limits: Limits) -> Text:
+    if pairs and not (isinstance(text, list) and len(text) == 2):
+        raise _invalid(field, "is not a list of two strings")
+    parts = text if pairs else [text]
+    for number, part in enumerate(parts):
+        where = f"{field}[{number}]" if pairs else field
+        if not isinstance(part, str):
+            raise _invalid(where, "is not a string")
+        if not is_whole(part):
+            raise _invalid(where, "holds half of a character (a lone surrogate)")
+    if (length := sum(map(len, parts))) > limits.characters:
+        message = f"Found {length} characters in a text; expected at most {limits.characters}."
+        raise ApiError(413, "text_too_long", message, field=field)
+    return tuple(parts) if pairs else text
+
+
+def _without_twins(pairs: list[tuple[str, object]]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _invalid("body", "holds an object with a name given twice")
+    return found
+
+
+def _invalid(field: str, what: str) -> ApiError:
+    return ApiError(422, "invalid_field", f"The field {field} {what}.", field=field)
 
 
 def as_json(answer: Prediction, abstain_below: float | None) -> dict:
     """A `Prediction` as the service gives it."""
-    abstains = abstain_below is not None and answer.score < abstain_below
-    result = {
-        "label": None if abstains else answer.label,
-        "score": answer.score,
-        "probabilities": answer.probabilities,
-    }
-    if answer.windows is not None:
-        result["windows"] = [asdict(window) for window in answer.windows]
-    return result
+    fields = {name: getattr(answer, name) for name in ("label", "score", "probabilities")}
+    if abstain_below is not None and answer.score < abstain_below:
+        fields["label"] = None
+    return fields if answer.windows is None else fields | {"windows": [asdict(window) for window in answer.windows]}
 
 
-def responses(
-    model: type[BaseModel] | None, api_key: str | None, *, body: bool = False, more: tuple[int, ...] = (500, 503)
+def describe_interface(
+    endpoints: dict[str, Callable], *, name: str, version: str, kind: str, pairs: bool, limits: Limits, key: bool
 ) -> dict:
-    """What a path may answer, for the OpenAPI document."""
-    statuses = {*more, *((400, 408, 413, 415, 422, 504) if body else ()), *(() if api_key is None else (401,))}
-    found: dict = {} if model is None else {200: {"model": model}}
-    for status in sorted(statuses):
-        meanings = [f"`{code}`: {meaning}" for (number, code), meaning in ERRORS.items() if number == status]
-        found[status] = {"model": ErrorBody, "description": "; ".join(meanings)}
-    return found
+    """The OpenAPI document: what `read_body` takes and refuses, and what is answered.
 
-
-def field_name(loc: tuple) -> str:
-    """Where a validation failed.
-
-    >>> field_name(("body", "texts", 3)), field_name(("body",))
-    ('texts[3]', 'body')
+    `endpoints` has a function a path, whose docstring describes it; `name` is the model's, `kind` its problem type.
     """
-    name = ""
-    for part in loc[1:]:
-        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
-    return name or "body"
+    one = _STRING | {"maxLength": limits.characters}
+    one = _list_of(one, minItems=2, maxItems=2) if pairs else one
+    many = _list_of(one, minItems=1, maxItems=min(limits.texts, limits.queue))
+    asked = {"windows": {"type": "boolean", "default": False, "description": "also answer for each window of a text"}}
+    if kind == SINGLE_LABEL:
+        described = "give no label, null, where the most probable one has a lower probability"
+        asked["abstain_below"] = _OR_NULL | {"minimum": 0, "maximum": 1, "description": described}
+    label = {MULTI_LABEL: _list_of(_STRING), REGRESSION: _NUMBER}.get(kind, {"type": ["string", "null"]})
+    number = {MULTI_LABEL: _list_of(_INTEGER), REGRESSION: _NUMBER}.get(kind, _INTEGER)
+    score = _OR_NULL | {"description": "probability of the label; none for a regression"}
+    answer = {"label": label, "score": score, "probabilities": {"type": "object", "additionalProperties": _NUMBER}}
+    start = _INTEGER | {"description": "in the cleaned text (of a pair the second one), in characters"}
+    window = _object({"start": start, "end": _INTEGER, "text": _STRING} | answer)
+    facts = dict.fromkeys(("model", "problem_type", "device"), _STRING) | {"pairs": {"type": "boolean"}}
+    facts |= {"labels": _list_of(_STRING)} | dict.fromkeys(("contract", "limits", "versions"), {"type": "object"})
+    bodies = {
+        "/query": _object({"sentences": many if pairs else {"anyOf": [many, one]}}),
+        "/predict": _object({"texts": many}, **asked),
+    }
+    answers = {
+        "/query": _object({"results": _list_of(number)}),
+        "/predict": _object({"predictions": _list_of(_object(answer, windows=_list_of(window)))}),
+        "/health": _object({"status": {"const": "ok"}}),
+        "/info": _object(facts),
+    }
+    paths: dict = {}
+    for path, endpoint in endpoints.items():
+        content = _json(answers[path]) if path in answers else {"text/plain": {"schema": _STRING}}
+        found: dict = {"responses": {"200": {"description": "the answer", "content": content}}}
+        found["summary"], _, about = cleandoc(endpoint.__doc__).partition(".\n\n")
+        found["description"] = about.replace("\n", " ")
+        needs_key = key and path not in OPEN_PATHS
+        statuses = {500, 503} | ({400, 408, 413, 415, 422, 504} if path in bodies else set())
+        for status in sorted(statuses | ({401} if needs_key else set())):
+            meanings = [f"`{code}`: {meaning}" for (number, code), meaning in ERRORS.items() if number == status]
+            content = _json({"$ref": "#/components/schemas/Error"})
+            found["responses"][str(status)] = {"description": "; ".join(meanings), "content": content}
+        if needs_key:
+            found["security"] = [{"key": []}]
+        if path in bodies:
+            found["requestBody"] = {"required": True, "content": _json(bodies[path])}
+        paths[path] = {"post" if path in bodies else "get": found}
+    error = _object({"error": _object({"code": _STRING, "message": _STRING}, field=_STRING)})
+    schemes = {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if key else {}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "bertcls", "description": f"Labels texts with {name}.", "version": version},
+        "paths": paths,
+        "components": {"schemas": {"Error": error}, **schemes},
+    }
+
+
+def _json(schema: dict) -> dict:
+    return {"application/json": {"schema": schema}}
+
+
+def _object(required: dict, **optional: dict) -> dict:
+    properties = required | optional
+    return {"type": "object", "properties": properties, "required": [*required], "additionalProperties": False}
+
+
+def _list_of(items: dict, **limits: int) -> dict:
+    return {"type": "array", "items": items, **limits}

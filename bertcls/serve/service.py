@@ -1,18 +1,17 @@
-"""A trained model over HTTP: labels for programs, a page for people, counts for whoever watches it."""
+"""A trained model that answers many requests at once, and counts for whoever watches it."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request
-from prometheus_client import Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from starlette.requests import Request
 
 from bertcls.inference import Encoded, Prediction, Text, TextClassifier
 from bertcls.serve.batcher import Batcher
-from bertcls.serve.middleware import ApiError, ClientGone, Metrics
+from bertcls.serve.schemas import ApiError, Limits
 
 QUEUE_CHARACTERS = 4_000_000  # of texts that wait; their tokens take some 0.16 KiB a character
 # Measured on one core with MiniLM: as fast a token as larger ones, and less is padded. TOKENS_PER_BATCH_CPU of
@@ -21,35 +20,31 @@ CPU_BATCH_TOKENS = 512
 GPU_BATCH_TOKENS = 16384
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What the service refuses, and how long it waits.
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
 
-    Args:
-        texts: of a request.
-        characters: of a text; of a pair, both together.
-        body: bytes of a request.
-        queue: texts that were accepted and not answered yet, over all requests.
-        seconds: in which a request is answered.
-        wait: seconds that a text waits for others to share a forward pass with.
-        batch_tokens: padded tokens of a forward pass; `None` chooses by the device.
 
-    Raises:
-        ValueError: a limit of zero or less.
-    """
+class RequestCounts:
+    """Counts for Prometheus, in a registry of their own. Requests of other paths are counted as `other`."""
 
-    texts: int = 256
-    characters: int = 100_000
-    body: int = 2_000_000
-    queue: int = 2048
-    seconds: float = 30.0
-    wait: float = 0.002
-    batch_tokens: int | None = None
+    def __init__(self, paths: set[str]):
+        self.paths = paths
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        given = {"registry": self.registry}
+        self.requests = Counter("bertcls_requests", "Requests answered", ["path", "status"], **given)
+        self.seconds = Histogram("bertcls_request_seconds", "From a request to its answer", ["path"], **given)
+        self.texts = Counter("bertcls_texts", "Texts labelled", **given)
+        self.open_texts = Gauge("bertcls_open_texts", "Texts accepted and not answered yet", **given)
+        sizes = {"buckets": [2**n for n in range(15)], **given}
+        self.forward_texts = Histogram("bertcls_forward_texts", "Texts that shared a forward pass", **sizes)
+        self.forward_tokens = Histogram("bertcls_forward_tokens", "Tokens of a forward pass", **sizes)
 
-    def __post_init__(self):
-        for name, value in asdict(self).items():
-            if value is not None and (value < 0 if name == "wait" else value <= 0):
-                raise ValueError(f"Found the limit {name}={value}; expected more than 0. Raise it.")
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """Counts one request."""
+        path = path if path in self.paths else "other"
+        self.requests.labels(path, status).inc()
+        self.seconds.labels(path).observe(seconds)
 
 
 class Service:
@@ -57,27 +52,18 @@ class Service:
 
     Texts are tokenized on one thread and labelled on another, so that the event loop stays free; those that arrive
     together share a forward pass.
-
-    Args:
-        classifier: what answers.
-        limits: what is refused.
-        metrics: where texts are counted.
     """
 
-    def __init__(self, classifier: TextClassifier, limits: Limits, metrics: Metrics):
-        self.classifier, self.limits, self.metrics = classifier, limits, metrics
+    def __init__(self, classifier: TextClassifier, limits: Limits, counts: RequestCounts):
+        self.classifier, self.limits, self.counts = classifier, limits, counts
         self.stopping = False  # new requests are refused
         self.open_requests = self.open_texts = self.open_characters = 0
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")  # fast tokenizers keep state
-        on_cpu = classifier.device.type == "cpu"
+        default = CPU_BATCH_TOKENS if classifier.device.type == "cpu" else GPU_BATCH_TOKENS
         self._batcher = Batcher(
-            self._forward,
-            size=_padded_size,
-            max_cost=limits.batch_tokens or (CPU_BATCH_TOKENS if on_cpu else GPU_BATCH_TOKENS),
-            max_wait=limits.wait,
+            self._forward, size=_padded_size, max_cost=limits.batch_tokens or default, max_wait=limits.wait
         )
-        gauge = Gauge("bertcls_open_texts", "Texts accepted and not answered yet", registry=metrics.registry)
-        gauge.set_function(lambda: self.open_texts)
+        counts.open_texts.set_function(lambda: self.open_texts)
 
     @property
     def running(self) -> bool:
@@ -85,7 +71,7 @@ class Service:
         return self._batcher.running and not self.stopping
 
     @contextlib.asynccontextmanager
-    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(self, app: object) -> AsyncIterator[None]:
         """Works while the application does, and finishes what was accepted."""
         self._batcher.start()
         yield
@@ -93,16 +79,9 @@ class Service:
         await self._batcher.close()
         self._tokenizing.shutdown()
 
-    async def predict(self, texts: list[Text], *, windows: bool, request: Request, field: str) -> list[Prediction]:
-        """Answers for the texts of a request, in their order.
-
-        Raises:
-            ApiError: too many or too long texts, a full queue, no answer in time.
-            ClientGone: nobody waits any more; what has not begun is not run.
-        """
-        lengths = [sum(map(len, text)) if isinstance(text, tuple) else len(text) for text in texts]
-        self._check(lengths, field)
-        with self._admitted(len(texts), sum(lengths)):
+    async def predict(self, texts: list[Text], *, windows: bool, request: Request) -> list[Prediction]:
+        """Answers for the texts of a request, in their order; `ClientGone` where nobody waits for them any more."""
+        with self._admitted(len(texts), sum(len(part) for text in texts for part in text)):
             try:
                 async with asyncio.timeout(self.limits.seconds):
                     return await _unless_gone(request, self._answers(texts, windows))
@@ -115,22 +94,11 @@ class Service:
         return await self._batcher.submit(encoded)
 
     def _forward(self, encoded: list[Encoded]) -> list[Prediction]:
-        self.metrics.forward_texts.observe(len(encoded))
-        self.metrics.forward_tokens.observe(sum(sum(map(len, one.columns["input_ids"])) for one in encoded))
+        self.counts.forward_texts.observe(len(encoded))
+        self.counts.forward_tokens.observe(sum(sum(map(len, one.columns["input_ids"])) for one in encoded))
         answers = self.classifier.predict_encoded(encoded)
-        self.metrics.texts.inc(len(answers))
+        self.counts.texts.inc(len(answers))
         return answers
-
-    def _check(self, lengths: list[int], field: str) -> None:
-        if not lengths:
-            raise ApiError(400, "no_texts", f"Found no text in {field}; expected at least one.", field=field)
-        if len(lengths) > (most := min(self.limits.texts, self.limits.queue)):
-            message = f"Found {len(lengths)} texts; expected at most {most} in a request."
-            raise ApiError(413, "too_many_texts", message, field=field)
-        for row, length in enumerate(lengths):
-            if length > self.limits.characters:
-                message = f"Found {length} characters in a text; expected at most {self.limits.characters}."
-                raise ApiError(413, "text_too_long", message, field=f"{field}[{row}]")
 
     @contextlib.contextmanager
     def _admitted(self, texts: int, characters: int) -> Iterator[None]:
@@ -157,18 +125,17 @@ def _padded_size(encoded: Encoded) -> tuple[int, int]:
 
 async def _unless_gone(request: Request, work: Awaitable) -> Any:
     """The result of `work`, which is cancelled if the client leaves."""
-    work = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_disconnected(request))
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(gone())]
     try:
-        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
             raise ClientGone
-        return work.result()
+        return tasks[0].result()
     finally:
-        work.cancel()
-        gone.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        for task in tasks:
+            task.cancel()

@@ -1,6 +1,8 @@
 """Trainer callbacks."""
 
+import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -12,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 from transformers.utils.import_utils import enable_tf32
 
+from bertcls.layout import START
 from bertcls.optim import check_rates
 from bertcls.training.checkpoints import Checkpoints
 from bertcls.training.cpu import FastOnCpu
@@ -44,10 +47,53 @@ def training_callbacks(
         RatesTable(),
         StopAtNonFinite(),
         PaddingShare(),
+        ChooseEpoch(),
     ]
     if early_stopping_patience and training_args.metric_for_best_model:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience))
     return callbacks
+
+
+class ChooseEpoch(TrainerCallback):
+    """Makes a start by a linear model a candidate like every epoch, and lets the loss decide between equals.
+
+    Trainer compares scores alone, so that the first of several epochs with one score wins. What it logs stays as it
+    is. Not under FSDP and DeepSpeed, whose weights are shards.
+    """
+
+    def __init__(self):
+        self.in_training = False
+        self.start: float | None = None  # score of the model before its first step
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.in_training, self.start = True, None
+        sharded = AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        told = getattr(model, "linear_start", None) is not None and args.eval_on_start and args.load_best_model_at_end
+        if told and not sharded and args.should_save:
+            model.save_pretrained(Path(args.output_dir, START))
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        key = args.metric_for_best_model
+        if not self.in_training or key is None:
+            return
+        key = f"eval_{key.removeprefix('eval_')}"
+        if args.greater_is_better and key in metrics:
+            loss = metrics.get("eval_calibrated_loss", metrics["eval_loss"])
+            metrics[key] += 1e-6 / (1 + max(loss, 0.0))
+        if state.global_step == 0:
+            self.start = metrics.get(key)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if self.start is not None and Path(args.output_dir, START).is_dir():
+            state.best_metric, state.best_model_checkpoint = self.start, str(Path(args.output_dir, START))
+        self.start = None
+
+    def on_save(self, args, state, control, **kwargs):
+        if args.should_save and Path(state.best_model_checkpoint or START).name != START:  # it has been beaten
+            shutil.rmtree(Path(args.output_dir, START), ignore_errors=True)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.in_training = False
 
 
 class Tf32InTraining(TrainerCallback):

@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from bertcls.export.onnx import remove_export
-from bertcls.layout import CHECKPOINTS, COMPLETE, ONNX, RUN_FILES
+from bertcls.layout import CHECKPOINTS, COMPLETE, ONNX, RUN_FILES, START
 from bertcls.process import sync_folder, whole_file
 
 TERMINATED = 143  # exit code of a process that SIGTERM ended: 128 + 15
@@ -135,6 +135,8 @@ class Checkpoints(TrainerCallback):
                         "it, or begin anew."
                     )
                 state.best_model_checkpoint = str(best)
+            elif Path(state.best_model_checkpoint or "").name == START:
+                state.best_model_checkpoint = str(checkpoint.parent / START)
             if args.process_index == 0 and checkpoint.resolve().parent == folder.resolve():
                 clear_results(str(folder.parent))  # of a run that is not at its end any more
                 if not self.restored:
@@ -222,7 +224,7 @@ def describe_run(args, model) -> dict:
 
     Args:
         args: `TrainingArguments`.
-        model: before training; a digest of a few values of each weight tells one encoder from another.
+        model: before training; `start_digest` tells its encoder from another, where it is set.
     """
     found = {name: getattr(getattr(args, name), "value", getattr(args, name)) for name in _SETTINGS}
     found["batch size (per device x accumulation x processes)"] = (
@@ -235,7 +237,8 @@ def describe_run(args, model) -> dict:
         parts = name.split(".")
         if not _UNCOMPARED & {*parts} and not parts[-1].startswith("_") and not parts[-1].endswith("token_id"):
             found[name] = value
-    found["encoder weights"] = _weights_digest(getattr(model, model.base_model_prefix, model))
+    encoder = getattr(model, model.base_model_prefix, model)
+    found["encoder weights"] = getattr(model, "start_digest", None) or weights_digest(encoder)
     found["trainable parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return json.loads(json.dumps(found, default=str))
 
@@ -250,7 +253,8 @@ def _flat(config: dict, prefix: str = "") -> list[tuple[str, object]]:
     return pairs
 
 
-def _weights_digest(model) -> str:
+def weights_digest(model) -> str:
+    """Of a few values of each weight, which tell one encoder from another."""
     digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
         few = weight.detach().flatten()[:: max(weight.numel() // _SAMPLED, 1)]

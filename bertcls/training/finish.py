@@ -98,8 +98,7 @@ def finish_run(
             trainer,
             loaded,
             splits,
-            results=results,
-            reported_split=reported_split,
+            results | {"reported_split": reported_split},
             run_dir=run_dir,
             started=started or time.time(),
             encoder=model_name_or_path,
@@ -107,10 +106,9 @@ def finish_run(
             source={"dataset": dataset_name, "config": dataset_config_name, "files": data_files or []},
             language=language,
             license=license,
-            probes=probes,
-            figures=figures,
             own=own,
-            progress=not trainer.args.disable_tqdm,
+            probes=probes,
+            draw=figures,
         )
         say(describe_report(facts, run_dir=run_dir))
     else:

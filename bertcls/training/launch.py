@@ -1,4 +1,4 @@
-"""From the command line to a run: options, their defaults, the folder, and one run a seed."""
+"""From the command line to runs: options, their defaults, folders, and one run a seed, a fold or a size."""
 
 import argparse
 import difflib
@@ -22,6 +22,7 @@ from bertcls.training.checkpoints import (
     removed_by_overwriting,
     why_incomplete,
 )
+from bertcls.training.folds import chosen_epochs
 
 Arguments = TypeVar("Arguments", bound=TextArguments)
 Options = TypeVar("Options")
@@ -54,31 +55,48 @@ def run_recipe(
 def parse_runs(
     arguments_class: type[Arguments], argv: list[str] | None = None, **options
 ) -> Iterator[tuple[Arguments, RunArguments]]:
-    """`parse`, once for each of `--seeds`: the same options, a folder `seed-N` of its own. Without it, once.
+    """`parse`, once for each run: with `--seeds`, `--folds` or `--train_sizes` several in folders of their own.
 
-    With `--resume_from_checkpoint` the seeds that had saved nothing yet begin anew.
+    With `--resume_from_checkpoint` the runs that had saved nothing yet begin anew.
 
     Raises:
-        ValueError: as `parse`, or `--seeds` with `--seed`.
+        ValueError: as `parse`, or options that contradict one another.
     """
     argv = sys.argv[1:] if argv is None else argv
     finder = _Parser(allow_abbrev=False, add_help=False)
     finder.add_argument("--seeds", nargs="+", type=int, default=[])
+    finder.add_argument("--folds", type=int, default=0)
+    finder.add_argument("--train_sizes", nargs="+", type=float, default=[])
     finder.add_argument("--output_dir", default=str(_unnamed_run()))
     finder.add_argument("--resume_from_checkpoint", nargs="?", const=NEWEST, default="no")
     found, rest = finder.parse_known_args(argv)
-    if not found.seeds:
+    given = {word.split("=")[0] for word in argv}
+    for one, other in (("--seeds", "--seed"), ("--seeds", "--folds"), ("--train_sizes", "--max_train_samples")):
+        if {one, other} <= given:
+            raise ValueError(f"Found {one} with {other}; expected one of them. Leave one out.")
+    if "--folds" in given and found.folds < 2:
+        raise ValueError(f"Found --folds {found.folds}; expected at least 2. Raise it.")
+    if wrong := [size for size in found.train_sizes if not 0 < size <= 1 and (size < 1 or size % 1)]:
+        raise ValueError(f"Found --train_sizes {wrong[0]:g}; expected shares up to 1, or whole numbers of rows.")
+    if not (found.seeds or found.folds or found.train_sizes):
         yield parse(arguments_class, argv, **options)
         return
-    if any(word.split("=")[0] == "--seed" for word in rest):
-        raise ValueError("Found --seeds with --seed; expected one of them. Leave one out.")
-    for seed in found.seeds:
-        folder = Path(found.output_dir, f"seed-{seed}")
-        words = [*rest, "--seed", str(seed), "--output_dir", str(folder)]
-        if found.resume_from_checkpoint.lower() not in ("false", "no", "0"):
-            begun = bool(checkpoints_in(folder / CHECKPOINTS))
-            words += ["--resume_from_checkpoint", found.resume_from_checkpoint] if begun else ["--overwrite_output"]
-        yield parse(arguments_class, words, **options)
+    for size in found.train_sizes or [None]:
+        folder = Path(found.output_dir) if size is None else Path(found.output_dir, f"size-{size:g}")
+        drawn = [] if size is None else ["--max_train_samples", f"{size:g}"]
+        runs = [(folder / f"seed-{seed}", ["--seed", str(seed)]) for seed in found.seeds]
+        folds = [f"{number}/{found.folds}" for number in range(1, found.folds + 1)]
+        runs += [(folder / f"fold-{fold.split('/')[0]}", ["--fold", fold]) for fold in folds]
+        if folds and size is None:
+            runs.append((folder / "final", ["--fold", f"final/{found.folds}"]))
+        for path, words in runs or [(folder, [])]:
+            if path.name == "final" and (epochs := chosen_epochs(folder)) > 0:
+                words = [*words, "--num_train_epochs", f"{epochs:g}"]
+            if found.resume_from_checkpoint.lower() not in ("false", "no", "0"):
+                begun = bool(checkpoints_in(path / CHECKPOINTS))
+                how = ["--resume_from_checkpoint", found.resume_from_checkpoint] if begun else ["--overwrite_output"]
+                words = [*words, *how]
+            yield parse(arguments_class, [*rest, *drawn, *words, "--output_dir", str(path)], **options)
 
 
 def parse(

@@ -285,7 +285,8 @@ def finish_pretraining(
     results |= {"random_head_weights": random_head or [], "head_warmup_steps": head_warmup_steps}
     write_record(trainer, run_dir=run_dir, started=started)
     write_metrics({"scores": results}, run_dir=run_dir)
-    draw_curves(trainer.state.log_history, Path(run_dir, REPORT, "loss.png"))
+    best_step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    draw_curves(trainer.state.log_history, Path(run_dir, REPORT, "loss.png"), best_step=best_step)
     say(f"{results['eval_masked_tokens']} masked tokens of validation, the same before and after:")
     if random_head:
         alone = f"was trained alone for {head_warmup_steps} steps before anything was measured"

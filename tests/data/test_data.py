@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bertcls import arrange_splits, load_splits, tokenize_windows
 from bertcls.audit import audit_splits
 from bertcls.data.labels import label_shares
-from bertcls.data.splits import containers, draw_rows, hold_out_whole_texts, split_dataset
+from bertcls.data.splits import containing_texts, draw_rows, hold_out_whole_texts, split_dataset
 from bertcls.layout import DRAWN
 from bertcls.text import comparison_key
 
@@ -112,10 +112,10 @@ def test_an_edited_file_is_read_again(tmp_path):
             {},
             "labels fine in validation; expected one of bad",
         ),
-        ({"train": [*ROWS, {"text": "x", "label": "-1"}]}, {}, "Found 1 unlabelled rows .* the first at row 10"),
-        ({"train": [*ROWS, {"text": "x", "label": None}]}, {}, "Found 1 unlabelled rows"),
+        ({"train": [*ROWS, {"text": "x", "label": "-1"}]}, {}, "1 rows without a text or label .* first at row 10"),
+        ({"train": [*ROWS, {"text": "x", "label": None}]}, {}, "Found 1 rows without a text or label"),
         ({"train": [{**row, "text": 3} for row in ROWS]}, {}, "holds int64, expected strings"),
-        ({"train": [*ROWS, {"text": None, "label": "bad"}]}, {}, "1 rows without a text, the first at row 10"),
+        ({"train": [*ROWS, {"text": None, "label": "bad"}]}, {}, "1 rows without a text or label .* first at row 10"),
         ({"test": ROWS}, {}, "expected one named train"),
     ],
 )
@@ -128,7 +128,7 @@ def test_bad_data_is_refused_with_one_clear_line(tmp_path, splits, options, mess
 def test_an_empty_split_is_refused(tmp_path):
     Dataset.from_list(ROWS).to_parquet(tmp_path / "train.parquet")
     Dataset.from_list(ROWS).select([]).to_parquet(tmp_path / "validation.parquet")
-    with pytest.raises(ValueError, match="validation.parquet has columns but 0 rows; expected at least 1"):
+    with pytest.raises(ValueError, match="validation.parquet is empty; expected at least one row"):
         load_splits(str(tmp_path))
 
 
@@ -149,9 +149,9 @@ def test_a_missing_data_set_is_named(name):
 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=8).map(" ".join), min_size=1, max_size=12))
-def test_containers_agree_with_a_plain_search(texts):
+def test_containing_texts_agree_with_a_plain_search(texts):
     plain = [{b for b in texts if f" {a} " in f" {b} "} for a in texts]
-    assert containers(texts, texts) == plain
+    assert containing_texts(texts, texts) == plain
 
 
 def test_held_out_texts_and_training_rows_share_nothing():
@@ -163,7 +163,7 @@ def test_held_out_texts_and_training_rows_share_nothing():
     assert sum(text in sentences for text in validation["text"][:]) == 10
     assert len(train) == 302 - 30 - 2  # "joy" stands on both sides, so on neither
     for inside, outside in ((train, validation), (validation, train)):
-        assert not any(containers(inside["text"][:], outside["text"][:]))
+        assert not any(containing_texts(inside["text"][:], outside["text"][:]))
     again, _ = hold_out_whole_texts(rows, share=0.1, minimum=5, seed=0)
     assert again["text"][:] == train["text"][:]
     other, _ = hold_out_whole_texts(rows, share=0.1, minimum=5, seed=1)
@@ -248,7 +248,7 @@ def test_the_selection_split_of_sst2_does_not_leak():
     kept, validation = hold_out_whole_texts(train)
     assert (len(kept), len(validation)) == (62800, 3370)
     kept_texts, texts = ([comparison_key(text) for text in split["text"][:]] for split in (kept, validation))
-    assert not any(containers(kept_texts, texts)) and not any(containers(texts, kept_texts))
+    assert not any(containing_texts(kept_texts, texts)) and not any(containing_texts(texts, kept_texts))
 
 
 def test_class_numbers_of_another_order_keep_their_names(tmp_path):
@@ -328,7 +328,8 @@ def test_files_stand_in_for_splits(tmp_path):
 def test_templated_texts_are_searched_in_linear_work():
     """Texts that share their first words, in which a search by first words alone would take minutes."""
     texts = [f"this is my review of {'x ' * (i % 97)}number {i}" for i in range(3000)]
-    found = containers([comparison_key(text) for text in texts], [comparison_key(text) + " end" for text in texts])
+    keys = [comparison_key(text) for text in texts]
+    found = containing_texts(keys, [f"{key} end" for key in keys])
     assert all(len(containing) == 1 for containing in found)
 
 
@@ -380,4 +381,4 @@ def test_phrases_of_a_lone_split_stay_together():
     )
     assert reported == DRAWN and len(splits["validation"]) >= 30 and len(splits["test"]) >= 30
     for one, other in (("test", "train"), ("validation", "train"), ("test", "validation")):
-        assert not any(containers(splits[one]["text"][:], splits[other]["text"][:]))
+        assert not any(containing_texts(splits[one]["text"][:], splits[other]["text"][:]))

@@ -125,7 +125,7 @@ IMPOSSIBLE = {
     "Its pooling is 'mean', and BertForSequenceClassification reads the pooler of BERT.": dict(pooling="mean"),
     "Its head has a hidden layer, and that of BertForSequenceClassification has none.": dict(classifier_hidden_size=8),
     "It gives numbers, and the export is for labels.": dict(problem_type="regression", id2label={0: "value"}),
-    "Its windows vote, which also changes the probabilities of a text of one window.": dict(window_pooling="vote"),
+    "Its windows vote, which changes the probabilities of one window, too.": dict(window_pooling="vote"),
 }
 
 

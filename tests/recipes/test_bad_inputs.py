@@ -70,8 +70,13 @@ CASES = {
         "hub cannot be read",
     ),
     "a data set script": ("hub/hub.py", "", ["--dataset_name", "hub"], "hub cannot be read"),
-    "a header and no rows": ("a.csv", "text,label\n", [], "a.csv has columns but 0 rows"),
-    "an empty JSON list": ("a.json", "[]", [], "0 rows; expected at least 1"),
+    "a header and no rows": (
+        "a.csv",
+        "text,label\n",
+        [],
+        "a.csv is empty; expected at least one row (of a csv, below its header)",
+    ),
+    "an empty JSON list": ("a.json", "[]", [], "a.json is empty; expected at least one row"),
     "another kind of file": ("a.xlsx", CSV, [], "a.xlsx is of an unknown kind; expected the ending .csv"),
     "a binary file": ("a.csv", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\xff\xd9", [], "holds a null byte in line"),
     "a null byte": ("a.csv", CSV.replace("number 3", "num\0ber 3"), [], "holds a null byte in line 5; expected text"),
@@ -111,7 +116,7 @@ CASES = {
     "no header line": ("a.csv", CSV.split("\n", 1)[1], [], "Found the columns text number 0 of this file, bad"),
     "duplicate column names": ("a.csv", "text,text,label\na,b,c\n", [], "names the column 'text' twice"),
     "a row too long": ("a.csv", CSV + "a text, with a comma,bad\n", [], "line 42"),
-    "a quote without end": ("a.csv", CSV + '"a text,bad\n', [], "cannot be read"),
+    "a quote without end": ("a.csv", CSV + '"a text, or two,bad\n', [], "cannot be read (line 42: "),
     "text and label the same": ("a.csv", CSV, ["--label_column", "text"], "expected different ones"),
     "no pair column": (
         "a.csv",
@@ -120,19 +125,24 @@ CASES = {
         "expected other. Name the right one with --text_p",
     ),
     # its texts
-    "NaN texts": ("a.csv", CSV + ",bad\n", [], "has 1 rows without a text, the first at row 40"),
-    "null texts": ("a.jsonl", jsonl({"text": None, "label": "bad"}), [], "rows without a text, the first at row 40"),
+    "NaN texts": (
+        "a.csv",
+        CSV + ",bad\n",
+        [],
+        "Found 1 rows without a text or label (-1 or empty) in train, the first at row 40",
+    ),
+    "null texts": ("a.jsonl", jsonl({"text": None, "label": "bad"}), [], "Found 1 rows without a text or label"),
     "numbers as texts": (
         "a.csv",
         "text,label\n" + "1.5,bad\n3,good\n" * 20,
         [],
-        "holds nothing but numbers, such as 1.5",
+        "Column text holds nothing but numbers",
     ),
     "numbers as JSON texts": (
         "a.jsonl",
         jsonl({"text": 3, "label": "bad"}, good=0) * 9,
         ["--label_column", "label"],
-        "onl",
+        "Column text of the data holds int64, expected strings",
     ),
     "a number among texts": (
         "a.jsonl",
@@ -167,14 +177,14 @@ CASES = {
         "a.csv",
         CSV + "a text,\n",
         [],
-        "Found 1 unlabelled rows (-1 or empty) in train, the first at row 40",
+        "Found 1 rows without a text or label (-1 or empty) in train, the first at row 40",
     ),
-    "hidden labels": ("a.csv", CSV + "a text,-1\n", [], "Found 1 unlabelled rows"),
+    "hidden labels": ("a.csv", CSV + "a text,-1\n", [], "Found 1 rows without a text or label"),
     "a class called -1": (
         "a.csv",
         CSV.replace(",bad", ",-1").replace(",good", ",1"),
         [],
-        "Found 20 unlabelled rows (-1 or empty) in train, the first at row 0",
+        "Found 20 rows without a text or label (-1 or empty) in train, the first at row 0",
     ),
     "a label only in test": (
         "a.csv",
@@ -204,7 +214,7 @@ CASES = {
         "a.csv",
         "text,label\n" + "a b,1.5\nc d,1e999\n" * 9,
         [],
-        "Found an infinite label in row 1",
+        "Found the label '1e999' in row 1 of train; expected a number",
     ),
     "a list in a single-label column": (
         "a.jsonl",
@@ -240,7 +250,7 @@ CASES = {
         "a.jsonl",
         "".join(jsonl({"text": text, "label": [float(k == "bad"), float(k != "bad")]}, good=0) for text, k in ROWS),
         [],
-        "Found the vector 1.0, 0.0 in column label; expected lists of label names, not vectors",
+        "Found the vector 1, 0 in column label; expected lists of names, not vectors",
     ),
     "vectors in cells": (
         "a.csv",
@@ -258,7 +268,7 @@ CASES = {
         "a.parquet",
         lambda folder: classes(folder, "train", "no", "yes"),
         ["--test_file", "test.parquet"],
-        "Found the class maybe in test",
+        "Found the labels maybe in test; expected one of no, yes",
     ),
     # options
     "an unknown option": ("a.csv", CSV, ["--train_fil", "a.csv"], "Found the unknown option --train_fil; expected"),

@@ -38,7 +38,8 @@ def snippets_of(card: ModelCard) -> list[str]:
 
 
 def test_the_metadata_is_what_the_hub_reads(tmp_path):
-    data = card_of(FACTS, tmp_path, repo_id="someone/model", language="en", license="apache-2.0").data
+    (tmp_path / "model").mkdir()
+    data = card_of(FACTS, tmp_path / "model", language="en", license="apache-2.0").data
     written = data.to_dict()
     assert [written[name] for name in ("library_name", "pipeline_tag", "language", "license")] == [
         "transformers",
@@ -103,7 +104,7 @@ LIMITS = {
     "Of a text longer than 64 tokens only the last ones are read.": {
         "model__contract": {"max_length": 64, "truncation": "tail"}
     },
-    "Of a pair longer than 64 tokens, the end of the second text is not read.": {
+    "Of a pair longer than 64 tokens the end of the second text is not read.": {
         "model__contract": {"max_length": 64, "pair_truncation": "only_second"}
     },
     "A pair longer than 64 tokens is read in windows of its second text": {
@@ -181,7 +182,7 @@ def test_other_tasks_have_their_own_scores(tmp_path):
     task = {"problem_type": "multi_label_classification", "labels": ["a", "b"], "label_shares": {}}
     card = card_of({"headline": "", "scores": scores, "task": task}, tmp_path)
     assert {r.metric_name: r.metric_value for r in card.data.eval_results} == {
-        "accuracy of whole label sets": 0.5,
+        "share of texts with exactly the right labels": 0.5,
         "F1 micro": 0.7,
     }
     assert card.data.tags == ["bertcls", "multi-label-classification"]

@@ -8,8 +8,8 @@ import pytest
 from conftest import ROOT
 from scipy.stats import binomtest, ttest_1samp, ttest_ind
 
-from bertcls.report.compare import compare_arms, load_arm, load_arms, verdict
-from bertcls.report.statistics import accuracy_interval, mcnemar
+from bertcls.report.compare import compare_arms, describe_differences, load_arm, load_arms
+from bertcls.report.statistics import accuracy_interval, paired_p_value
 
 
 def write_run(folder, right, *, texts=None, ids=None, pairs=None):
@@ -37,6 +37,10 @@ def correlated(draw, rows, one, other, shared=0.7):
     common, own = draw.random(rows), draw.random((2, rows))
     scores = np.where(draw.random(rows) < shared, common, own)
     return scores[0] < one, scores[1] < other
+
+
+def mcnemar(one, other):
+    return paired_p_value(one == 1, other == 1)
 
 
 def test_mcnemar_by_hand():
@@ -101,10 +105,10 @@ def test_runs_that_differ_and_runs_that_do_not(tmp_path):
     arms = [load_arm(write_run(tmp_path / name, right)) for name, right in (("direct", one), ("better", other))]
     rows = compare_arms(arms)
     assert rows[0]["differs"] and rows[0]["low"] < rows[0]["difference"] < rows[0]["high"]
-    assert verdict(arms, rows).startswith("better is better than direct: better has +")
-    assert "That is of these runs" in verdict(arms, rows)
+    assert describe_differences(arms, rows).startswith("better is better than direct: better has +")
+    assert "That is of these runs" in describe_differences(arms, rows)
     same = [arms[0], load_arm(write_run(tmp_path / "again", one ^ (np.arange(1000) % 200 == 0)))]
-    assert verdict(same, compare_arms(same)).startswith("These data cannot tell again from direct:")
+    assert describe_differences(same, compare_arms(same)).startswith("These data cannot tell again from direct:")
 
 
 def test_several_seeds_are_one_arm(tmp_path):
@@ -178,7 +182,7 @@ def test_the_command_prints_and_draws(tmp_path):
     assert "McNemar, two and one: p < 0.0001" in done.stdout and "two is better than one: two has +" in done.stdout
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"comparison.json", "scores.png", "curves.png"}
     facts = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert [run["accuracy"] for run in facts["runs"]] == pytest.approx([one.mean(), other.mean()])
+    assert [run["mean"] for run in facts["runs"]] == pytest.approx([one.mean(), other.mean()])
     assert facts["runs"][1] == facts["runs"][1] | {"name": "two", "sd": None, "train_seconds": 60.0}
     assert facts["runs"][1]["peak_memory_gib"] == {"process": 2.5, "accelerator": 7.5}
     assert "2.5 GiB + 7.5 GiB GPU" in done.stdout and facts["verdict"] in done.stdout

@@ -1,16 +1,23 @@
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import TINY
+from datasets import ClassLabel, Dataset
 from scipy.special import expit, softmax
-from scipy.stats import permutation_test
 
 from bertcls import BertClsForSequenceClassification, TextClassifier, tokenize_windows
 from bertcls.metrics import fit_temperature, log_loss
 from bertcls.report.baseline import TfidfClassifier
 from bertcls.report.findings import _beside, _calibration, headline
 from bertcls.report.slices import confident_errors, confused_pairs, run_probes, slice_scores, slices_of, sure_errors
-from bertcls.report.statistics import calibration, coverage, paired_permutation, score_with_interval
+from bertcls.report.statistics import (
+    accuracy_by_coverage,
+    calibration_error,
+    paired_p_value,
+    score_with_interval,
+)
 from bertcls.tokenization import count_windows
 
 # ------------------------------------------------------------------------------------------------ calibration
@@ -44,7 +51,7 @@ def test_a_fitted_temperature_never_makes_validation_less_likely_and_stays_in_bo
 def test_calibration_by_hand():
     probabilities = np.array([[0.95, 0.05], [0.05, 0.95], [0.65, 0.35], [0.62, 0.38], [1.0, 0.0]])
     right = probabilities.argmax(-1) == np.array([0, 0, 0, 1, 0])
-    error, bins = calibration(probabilities.max(-1), right, bins=10)
+    error, bins = calibration_error(probabilities.max(-1), right, bins=10)
     assert [(row["low"], row["high"], row["rows"]) for row in bins] == [(0.6, 0.7, 2), (0.9, 1.0, 3)]
     assert [row["accuracy"] for row in bins] == [0.5, pytest.approx(2 / 3)]
     assert [row["confidence"] for row in bins] == pytest.approx([0.635, (0.95 + 0.95 + 1.0) / 3])
@@ -54,7 +61,7 @@ def test_calibration_by_hand():
 def test_coverage_trades_rows_for_accuracy():
     confidence = np.linspace(0.5, 1, 100)
     right = confidence > 0.7
-    points = coverage(confidence, right)
+    points = accuracy_by_coverage(confidence, right)
     assert points[0]["coverage"] == 1.0 and points[0]["accuracy"] == right.mean()
     assert points[-1] == points[-1] | {"coverage": 0.5, "accuracy": 1.0}
     assert all(point["low"] <= point["accuracy"] <= point["high"] for point in points)
@@ -176,8 +183,9 @@ def test_the_surest_errors_come_first_with_similar_training_texts(tokenizer):
             "probability_good": [0.7, 0.9, 0.9],
         }
     )
-    train = pd.DataFrame({"text": ["a dull film", "a great song", "some rain"], "label": ["bad", "good", "good"]})
-    baseline = TfidfClassifier(2, min_df=1).fit(train["text"].tolist(), [0, 1, 1])
+    train = Dataset.from_dict({"text": ["a dull film", "a great song", "some rain"], "label": [0, 1, 1]})
+    train = train.cast_column("label", ClassLabel(names=["bad", "good"]))
+    baseline = TfidfClassifier(2, min_df=1).fit(train["text"][:], [0, 1, 1])
     errors = confident_errors(table, TextClassifier(model, tokenizer), baseline, train)
     assert [error["example_id"] for error in errors] == [9, 7]
     assert errors[0]["similar"][0] == {"text": "a great song", "label": "good", "similarity": pytest.approx(1.0)}
@@ -249,16 +257,18 @@ def test_the_headline_warns_where_a_simple_model_is_as_good():
 
 def test_a_permutation_of_pairs_finds_what_is_there_and_no_more():
     draw = np.random.default_rng(0)
-    levels = [paired_permutation(*np.abs(draw.normal(size=(2, 60))), draws=499) for _ in range(300)]
+    levels = [paired_p_value(*np.abs(draw.normal(size=(2, 12)))) for _ in range(200)]
     assert 0.01 <= np.mean(np.array(levels) < 0.05) <= 0.09
     one = np.abs(draw.normal(size=4_000))
-    assert paired_permutation(one, one + draw.normal(0.05, 0.5, 4_000)) < 0.001
-    assert paired_permutation(one, one) == 1.0
-    assert paired_permutation(one[:1], one[1:2]) == 1.0  # one row tells nothing
-    few = draw.normal(size=(2, 13))
-    assert paired_permutation(*few) == pytest.approx(
-        permutation_test(few, lambda a, b: (a - b).mean(), permutation_type="samples", n_resamples=2**13).pvalue
-    )
+    assert paired_p_value(one, one + draw.normal(0.05, 0.5, 4_000)) < 0.001
+    assert paired_p_value(one, one) == 1.0
+    assert paired_p_value(one[:1], one[1:2]) == 1.0  # one row tells nothing
+    few = draw.normal(size=10)
+    means = [abs(np.mean(few * signs)) for signs in product([1, -1], repeat=10)]
+    assert paired_p_value(few, np.zeros(10)) == pytest.approx(np.mean(np.array(means) >= abs(few.mean()) - 1e-12))
+    many = draw.normal(0.05, 1, size=(2, 1_001))  # the border of the two ways of counting
+    both = [paired_p_value(many[0, :size], many[1, :size]) for size in (1_000, 1_001)]
+    assert both[0] == pytest.approx(both[1], abs=0.03)
 
 
 @pytest.mark.parametrize("kind", ["single_label_classification", "multi_label_classification"])
@@ -269,12 +279,12 @@ def test_the_error_without_the_temperature_is_that_of_the_raw_logits(kind):
     if kind == "multi_label_classification":
         labels = (draw.random((200, 3)) < 0.5).astype(int)
         raw, probabilities = expit(logits), expit(logits / 2.5)
-        expected = calibration(raw.ravel(), labels.ravel() == 1)[0]
+        expected = calibration_error(raw.ravel(), labels.ravel() == 1)[0]
     else:
         labels = draw.integers(3, size=200)
         raw, probabilities = softmax(logits, -1), softmax(logits / 2.5, -1)
-        expected = calibration(raw.max(-1), raw.argmax(-1) == labels)[0]
-    found = _calibration(probabilities, labels, kind, 2.5)
+        expected = calibration_error(raw.max(-1), raw.argmax(-1) == labels)[0]
+    found = _calibration(probabilities, labels, 2.5)
     assert found["ece_before"] == pytest.approx(expected, abs=1e-6) and found["ece"] < found["ece_before"]
 
 

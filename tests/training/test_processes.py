@@ -73,7 +73,7 @@ def words(tmp_path_factory) -> list[str]:
     AutoModel.from_config(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
     words = f"--model_name_or_path {folder} --from_scratch false --classifier_dropout 0 --bf16 false --optim sgd"
-    words += " --learning_rate 0.1 --train_sampling_strategy sequential --max_train_samples 96 --num_train_epochs 3"
+    words += " --head_init random --learning_rate 0.1 --train_sampling_strategy sequential --max_train_samples 96 --num_train_epochs 3"
     return words.split()
 
 

@@ -1,0 +1,52 @@
+"""What to try next: at most three lines that follow from facts of the run."""
+
+_MOST = 3
+_OVER_FITTED = 0.3  # training loss at the end, as a share of that of validation
+_FEW_STEPS = 30
+_STARVED = 10  # training rows of a class
+_CUT_SHARE = 0.1
+
+
+def advise(facts: dict, log_history: list[dict]) -> list[str]:
+    """Lines for people, the most urgent first; none where nothing stands out.
+
+    Args:
+        facts: of `write_report`: `scores`, `task`, `baselines`, `arguments`, `cut`, `chosen` and `suspects`, as far as
+            they are there.
+        log_history: of the Trainer's state.
+    """
+    losses = [entry["loss"] for entry in log_history if "loss" in entry]
+    evaluations = [entry for entry in log_history if "eval_loss" in entry and entry.get("step", 0) > 0]
+    rate, steps = facts["arguments"].get("learning_rate"), facts.get("chosen", {}).get("steps", 0)
+    found = []
+    if constant := facts.get("constant_loss"):
+        if losses and min(losses) > 0.95 * constant:
+            found.append(
+                f"The training loss never fell below that of a constant answer ({constant:.2f}): the learning rate "
+                f"{rate:g} does not fit this encoder. Try one a tenth or ten times as large."
+            )
+    worse = [row for row in facts.get("baselines", []) if row.get("outcome") == "worse"]
+    if worse:
+        found.append(f"{worse[0]['name']} is better than the encoder beyond noise: use it, or train longer.")
+    if 0 < steps < _FEW_STEPS:
+        found.append(f"Only {steps} steps were made: raise --num_train_epochs, or lower the batch size.")
+    key = "eval_calibrated_loss" if evaluations and "eval_calibrated_loss" in evaluations[-1] else "eval_loss"
+    if len(evaluations) > 1 and evaluations[-1][key] == min(entry[key] for entry in evaluations):
+        found.append("The validation loss still fell in the last epoch: more epochs (--num_train_epochs) may help.")
+    if len(evaluations) > 1 and losses and losses[-1] < _OVER_FITTED * evaluations[-1]["eval_loss"]:
+        found.append(
+            "Training rows are known by heart and others are not: more rows help most; fewer epochs, "
+            "--classifier_dropout or --layer_decay 0.9 may help."
+        )
+    counts = facts["task"].get("train_counts", {})
+    starved = [name for name, count in counts.items() if count < _STARVED]
+    if starved and max(counts.values()) >= 5 * _STARVED:
+        found.append(f"{starved[0]} has {counts[starved[0]]} training rows: label more of it first.")
+    if facts.get("cut", 0) > _CUT_SHARE:
+        found.append(f"{facts['cut']:.0%} of the tokens are not read: raise --max_length, or use --truncation none.")
+    if facts.get("suspects"):
+        found.append(
+            f"{facts['suspects']} labels are answered otherwise by models that did not see them: look at "
+            "report/suspects.csv first."
+        )
+    return found[:_MOST]

@@ -1,0 +1,138 @@
+"""A contrastive stage before the head: texts of a class come close, texts of other classes apart."""
+
+import copy
+
+import numpy as np
+import torch
+import torch.distributed.nn
+import torch.nn.functional as F
+from datasets import Dataset
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+
+from bertcls.data.labels import label_array
+from bertcls.modeling import REGRESSION
+from bertcls.process import say
+from bertcls.tokenization import WindowCollator
+from bertcls.training.cpu import FastOnCpu
+
+BATCH = 32  # texts, over all processes
+TEMPERATURE = 0.1  # as in Khosla et al. (2020)
+
+
+def supervised_contrastive_loss(
+    vectors: torch.Tensor, labels: torch.Tensor, temperature: float = TEMPERATURE
+) -> torch.Tensor:
+    """Each text against the others of a batch, those with its label being right (Khosla et al., 2020, "out").
+
+    Args:
+        vectors: `[batch, hidden]`; only their directions count.
+        labels: class numbers `[batch]`, or 0 and 1 `[batch, num_labels]`: texts with equal sets are alike.
+        temperature: divides the cosines.
+
+    Returns:
+        the mean over texts that have another one of their label; 0 where none has.
+
+    >>> same = supervised_contrastive_loss(torch.eye(2)[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1]))
+    >>> bool(same < supervised_contrastive_loss(torch.eye(2)[[0, 1, 0, 1]], torch.tensor([0, 0, 1, 1])))
+    True
+    """
+    unit = F.normalize(vectors.float(), dim=-1)
+    own = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    cosines = (unit @ unit.T / temperature).masked_fill(own, float("-inf"))
+    log_shares = cosines - cosines.logsumexp(-1, keepdim=True)  # [batch, batch]
+    labels = labels.view(len(labels), -1)
+    alike = (labels[:, None] == labels[None]).all(-1) & ~own
+    counts = alike.sum(-1)
+    losses = -log_shares.masked_fill(~alike, 0.0).sum(-1) / counts.clamp_min(1)
+    return losses.sum() / (counts > 0).sum().clamp_min(1)
+
+
+def balanced_order(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:
+    """Rows in an order that brings every class in turn, so that a batch of any size holds texts of each label.
+
+    Args:
+        labels: `[rows]`, or `[rows, num_labels]`.
+        size: of the order; rows stand in it several times, those of rare classes more often.
+        seed: of the order.
+
+    >>> balanced_order(np.array([0, 0, 0, 1]), 6, seed=0).tolist().count(3)
+    3
+    """
+    random = np.random.default_rng(seed)
+    classes = np.unique(labels, axis=0, return_inverse=True)[1].ravel()
+    rows_of = [np.flatnonzero(classes == number) for number in range(classes.max() + 1)]
+    waiting: list[list[int]] = [[] for _ in rows_of]
+    order: list[int] = []
+    while len(order) < size:
+        for number in random.permutation(len(rows_of)):
+            if not waiting[number]:
+                waiting[number] = random.permutation(rows_of[number]).tolist()
+            order.append(waiting[number].pop())
+    return np.array(order[:size])
+
+
+def gathered_loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+    """`compute_loss_func` of Trainer: over the texts of all processes, with the gradient of one process alone."""
+    vectors = outputs.vectors
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        vectors = torch.cat(torch.distributed.nn.all_gather(vectors))  # through which gradients flow back
+        others = [torch.empty_like(labels) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(others, labels)
+        labels = torch.cat(others)
+    return supervised_contrastive_loss(vectors, labels)
+
+
+def contrastive_stage(
+    model: PreTrainedModel,
+    dataset: Dataset,
+    collator: WindowCollator,
+    training_args: TrainingArguments,
+    *,
+    steps: int,
+    learning_rate: float = 2e-5,
+) -> None:
+    """Trains the encoder so that texts of one label have like vectors; the head is fitted on these afterwards.
+
+    Each text is encoded once a step.
+
+    Args:
+        model: whose encoder is trained.
+        dataset: tokenized rows of train.
+        collator: of the run.
+        training_args: of the run, for what is not said here.
+        steps: optimizer steps of `BATCH` texts.
+        learning_rate: at its peak.
+
+    Raises:
+        ValueError: numbers as labels.
+    """
+    if model.config.problem_type == REGRESSION:
+        raise ValueError(
+            f"Found --contrastive_steps {steps} with numbers as labels; expected classes, whose texts can be alike. "
+            "Give 0."
+        )
+    args = copy.deepcopy(training_args)
+    args.max_steps, args.learning_rate = steps, learning_rate
+    args.per_device_train_batch_size = max(BATCH // args.world_size, 2)
+    args.gradient_accumulation_steps = 1  # the loss of a batch is no sum over parts of it
+    args.average_tokens_across_devices = False  # nor over processes
+    args.train_sampling_strategy = "sequential"
+    args.eval_strategy = args.save_strategy = "no"
+    args.eval_on_start = args.load_best_model_at_end = False
+    args.report_to = []  # no steps of another kind among those of the run
+    size = steps * args.per_device_train_batch_size * args.world_size
+    order = balanced_order(label_array(dataset), size, seed=args.seed)
+    head = [parameter for name, parameter in model.named_parameters() if not name.startswith("encoder.")]
+    for parameter in head:
+        parameter.requires_grad_(False)  # several processes would wait for its gradient
+    say(f"Contrastive stage: {steps} steps of {BATCH} texts.")
+    Trainer(
+        model,
+        args,
+        data_collator=collator,
+        train_dataset=dataset.select(order),
+        compute_loss_func=gathered_loss,
+        callbacks=[FastOnCpu()],
+    ).train()
+    for parameter in head:
+        parameter.requires_grad_(True)

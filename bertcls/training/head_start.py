@@ -1,0 +1,180 @@
+"""A head that starts where a linear model on the vectors of the frozen encoder ends."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+from scipy.special import logit
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedKFold
+from transformers import PreTrainedModel
+
+from bertcls.data.labels import label_array
+from bertcls.modeling import MULTI_LABEL, REGRESSION
+from bertcls.process import say
+from bertcls.tokenization import WindowCollator
+
+_STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # C of logistic regression on vectors whose mean square is 1
+_TOKENS = 4096  # padded tokens of a forward pass
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A linear model of vectors `[rows, hidden]`: `weight` `[num_labels, hidden]`, `bias` `[num_labels]`, float64."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+    def copy_to(self, model: PreTrainedModel) -> None:
+        """Puts it into the classifier of a model."""
+        with torch.no_grad():
+            model.classifier.weight.copy_(torch.from_numpy(self.weight))
+            model.classifier.bias.copy_(torch.from_numpy(self.bias))
+
+
+@torch.inference_mode()
+def vectors_of(model: PreTrainedModel, dataset: Dataset, collator: WindowCollator) -> tuple[np.ndarray, np.ndarray]:
+    """What the classifier of a model reads, without dropout: a vector a document, or one a window where these vote.
+
+    Args:
+        model: on its device.
+        dataset: tokenized rows.
+        collator: of the run.
+
+    Returns:
+        float32 `[vectors, hidden]`, and the row of each `[vectors]`, ascending.
+    """
+    was_training, how = model.training, model.config.window_pooling
+    model.eval()
+    columns = [name for name in dataset.column_names if name in collator.padding]
+    rows = dataset.select_columns(columns)[:]
+    documents = [{name: rows[name][row] for name in columns} for row in range(len(dataset))]
+    longest = [max(map(len, document["input_ids"])) for document in documents]
+    vectors: list = [None] * len(documents)
+    order = sorted(range(len(documents)), key=longest.__getitem__, reverse=True)
+    while order:
+        size = max(_TOKENS // longest[order[0]], 1)
+        batch, order = order[:size], order[size:]
+        inputs = collator([documents[row] for row in batch])
+        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items() if name in columns}
+        step = model.config.windows_per_forward
+        parts = [
+            model.encode_windows({name: tensor[start : start + step] for name, tensor in inputs.items()})
+            for start in range(0, len(inputs["input_ids"]), step)
+        ]
+        ends = np.cumsum([len(documents[row]["input_ids"]) for row in batch])
+        for row, part in zip(batch, np.split(torch.cat(parts).float().cpu().numpy(), ends[:-1])):
+            pooled = {"mean": part.mean, "max": part.max}.get(how)
+            vectors[row] = part if pooled is None else pooled(0, keepdims=True)
+    model.train(was_training)
+    return np.concatenate(vectors), np.repeat(np.arange(len(vectors)), list(map(len, vectors)))
+
+
+def fit_linear_head(
+    vectors: np.ndarray, labels: np.ndarray, *, problem_type: str, num_labels: int, class_weights: list | None = None
+) -> LinearHead:
+    """Logistic regression, one a label where a text has several, or ridge regression of numbers.
+
+    Vectors are centred and divided by one common scale, which folds into the weights. The strength of the L2 penalty
+    is chosen by cross-validation.
+
+    Args:
+        vectors: `[rows, hidden]`.
+        labels: class numbers `[rows]`, 0 and 1 `[rows, num_labels]`, or numbers in units of the head `[rows]`.
+        problem_type: of the task.
+        num_labels: classes.
+        class_weights: as in `BertClsConfig`.
+
+    >>> head = fit_linear_head(np.array([[0.0], [1.0]] * 9), np.array([0, 1] * 9), problem_type="", num_labels=2)
+    >>> head.weight.shape, bool(head.weight[1] > head.weight[0])
+    ((2, 1), True)
+    """
+    centre = vectors.mean(0, dtype=np.float64)
+    centred = vectors - centre
+    scale = max(float(np.sqrt(np.square(centred).sum(1).mean())), 1e-12)
+    unit, weights = centred / scale, np.asarray(class_weights or [1.0] * num_labels)
+    if problem_type == REGRESSION:
+        fitted = RidgeCV(np.logspace(-3, 3, 13)).fit(unit, labels)
+        coefficients, bias = np.atleast_2d(fitted.coef_), np.atleast_1d(fitted.intercept_)
+    elif problem_type == MULTI_LABEL:
+        fits = [_logistic(unit, column, weight * column + 1 - column) for column, weight in zip(labels.T, weights)]
+        coefficients, bias = np.concatenate([row for row, _ in fits]), np.concatenate([b for _, b in fits])
+    else:
+        coefficients, bias = _classes(unit, labels, weights)
+    weight = coefficients / scale
+    return LinearHead(weight, bias - weight @ centre)
+
+
+def _classes(unit: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A row a class; one that no row has is the least probable."""
+    seen = np.unique(labels)
+    found, intercepts = _logistic(unit, labels, weights[labels])
+    if len(found) == 1:  # of two classes: logits that differ by it
+        found, intercepts = np.concatenate([-found, found]) / 2, np.concatenate([-intercepts, intercepts]) / 2
+    coefficients, bias = np.zeros((len(weights), unit.shape[1])), np.full(len(weights), intercepts.min() - 3)
+    coefficients[seen], bias[seen] = found, intercepts
+    return coefficients, bias
+
+
+def _logistic(unit: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients `[1 or classes, hidden]` and intercepts of the strength that is best on held-out rows."""
+    seen, counts = np.unique(labels, return_counts=True)
+    if len(seen) == 1:  # a label that all rows have, or none
+        return np.zeros((1, unit.shape[1])), logit([(labels.sum() + 1) / (len(labels) + 2)])
+    folds = min(5, counts.min())
+    losses = dict.fromkeys(_STRENGTHS, 0.0)
+    for train, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(unit, labels) if folds > 1 else ():
+        for strength in _STRENGTHS:
+            model = LogisticRegression(C=strength, max_iter=1000).fit(unit[train], labels[train], weights[train])
+            answers = model.predict_proba(unit[held])
+            losses[strength] += log_loss(labels[held], answers, labels=seen, sample_weight=weights[held])
+    best = min(losses, key=losses.get) if folds > 1 else 100.0
+    model = LogisticRegression(C=best, max_iter=2000).fit(unit, labels, weights)
+    return model.coef_, model.intercept_
+
+
+def start_head(
+    model: PreTrainedModel,
+    dataset: Dataset,
+    collator: WindowCollator,
+    *,
+    head_init: str = "auto",
+    rows: int = 2048,
+    seed: int = 42,
+) -> LinearHead | None:
+    """Fits a linear model on the vectors of the encoder as it is, and copies it into the head.
+
+    Linear probing before fine-tuning keeps what the encoder knows (Kumar et al., 2022).
+
+    Args:
+        model: with an untrained linear head.
+        dataset: tokenized rows of train.
+        collator: of the run.
+        head_init: `probe`, `random`, or `auto`: random where the head has a hidden layer or the encoder is random.
+        rows: of train, drawn with `seed`, at most.
+
+    Returns:
+        the linear model; `None` where the head stays random.
+    """
+    if head_init == "random" or model.dense is not None:
+        return None
+    if len(dataset) > rows:
+        drawn = np.random.default_rng(seed).choice(len(dataset), rows, replace=False)
+        dataset = dataset.select(np.sort(drawn))
+    labels = label_array(dataset)
+    vectors, row_of = vectors_of(model, dataset, collator)
+    config = model.config
+    if config.problem_type == REGRESSION:
+        labels = (labels - config.label_mean) / config.label_scale
+    head = fit_linear_head(
+        vectors,
+        labels[row_of],
+        problem_type=config.problem_type,
+        num_labels=config.num_labels,
+        class_weights=config.class_weights,
+    )
+    head.copy_to(model)
+    say(f"The head starts as a linear model on the encoder as it is, fitted on {len(dataset):,} rows.")
+    return head

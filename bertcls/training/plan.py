@@ -1,0 +1,90 @@
+"""How long to train, what to choose an epoch by, and where the head starts: by the number of rows."""
+
+import math
+
+from datasets import DatasetDict
+from transformers import PreTrainedModel, TrainingArguments
+
+from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bertcls.process import say
+from bertcls.tokenization import WindowCollator
+from bertcls.training.checkpoints import weights_digest
+from bertcls.training.contrastive import contrastive_stage
+from bertcls.training.head_start import start_head
+
+ENOUGH_STEPS = 150  # of the optimizer, after which more epochs bring nothing
+MOST_EPOCHS, FEWEST_EPOCHS = 25, 3
+CHOOSE_BY_SCORE = 200  # rows of validation, from which on an accuracy tells epochs apart; below it the loss does
+FEW_ROWS_A_CLASS = 160  # below it a contrastive stage and a linear head do better than training the classes
+CONTRASTIVE_STEPS = (30, 90)  # at least and at most; between them as many as rows
+
+
+def prepare_training(
+    model: PreTrainedModel,
+    tokenized: DatasetDict,
+    collator: WindowCollator,
+    training_args: TrainingArguments,
+    *,
+    head_init: str = "auto",
+    contrastive_steps: int | None = None,
+    from_scratch: bool = False,
+) -> None:
+    """Sets what follows from the number of rows, says it, and gives the head its start.
+
+    With few rows a class the encoder is trained by a contrastive stage, a linear model on its vectors is the head, and
+    no epoch follows. Else the head starts as a linear model on the encoder as it is, and epochs follow, never fewer
+    optimizer steps than are enough (Mosbach et al., 2021). What is given explicitly is left as it is.
+
+    Args:
+        model: with a new head.
+        tokenized: train and, where there are rows to choose by, validation.
+        collator: of the run.
+        training_args: whose `num_train_epochs`, `metric_for_best_model` and evaluation are set.
+        head_init: as in `start_head`.
+        contrastive_steps: optimizer steps of the contrastive stage; `None` follows from the rows.
+        from_scratch: the encoder is random, so its vectors tell nothing.
+
+    Raises:
+        ValueError: a metric or an option that does not go with the task.
+    """
+    model.start_digest = weights_digest(model.encoder)  # of the encoder as it came, for a run that is gone on with
+    rows, kind = len(tokenized["train"]), model.config.problem_type or SINGLE_LABEL
+    can_probe = head_init != "random" and not from_scratch and model.dense is None
+    explicit = not getattr(training_args, "epochs_by_rows", False)
+    if contrastive_steps is None:
+        few = kind == SINGLE_LABEL and rows < FEW_ROWS_A_CLASS * model.config.num_labels
+        least, most = CONTRASTIVE_STEPS
+        contrastive_steps = min(max(rows, least), most) if few and can_probe and not explicit else 0
+    if not explicit:
+        steps_an_epoch = math.ceil(rows / (training_args.train_batch_size * training_args.gradient_accumulation_steps))
+        steps_an_epoch = math.ceil(steps_an_epoch / training_args.world_size)
+        epochs = min(max(math.ceil(ENOUGH_STEPS / steps_an_epoch), FEWEST_EPOCHS), MOST_EPOCHS)
+        training_args.num_train_epochs = 0.0 if contrastive_steps else float(epochs)
+        say(
+            f"{rows:,} rows: {contrastive_steps} contrastive steps, then a linear head"
+            if contrastive_steps
+            else f"{rows:,} rows: {epochs} epochs, {epochs * steps_an_epoch:,} steps"
+        )
+    _choose_by(training_args, len(tokenized.get("validation", ())), kind)
+    if training_args.resume_from_checkpoint is not None:
+        return  # the checkpoint has the weights
+    if contrastive_steps:
+        contrastive_stage(model, tokenized["train"], collator, training_args, steps=contrastive_steps)
+    if can_probe:  # then the start is a candidate like every epoch
+        model.linear_start = start_head(model, tokenized["train"], collator, seed=training_args.seed)
+
+
+def _choose_by(training_args: TrainingArguments, rows: int, kind: str) -> None:
+    """The metric that an epoch is chosen by; none where there are no rows to choose by."""
+    if rows == 0 and training_args.eval_strategy != "no":
+        training_args.eval_strategy = training_args.eval_strategy.__class__("no")
+        training_args.eval_on_start = training_args.load_best_model_at_end = False
+        training_args.metric_for_best_model = None
+        say("No rows to choose an epoch by: the last one is taken.")
+    if training_args.metric_for_best_model == "auto":
+        best = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "f1_micro", REGRESSION: "r2"}[kind]
+        if rows < CHOOSE_BY_SCORE and kind != REGRESSION:
+            best = "calibrated_loss"  # the plain one rises with confidence while the answers still get better
+            training_args.greater_is_better = False
+            say(f"{rows} rows of validation: the epoch is chosen by their loss after calibration.")
+        training_args.metric_for_best_model = best
