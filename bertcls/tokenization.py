@@ -322,7 +322,8 @@ def tokenize_splits(
     contract |= {"truncation": truncation, "pair_truncation": pair_truncation if pairs else None}
     result, special = {}, tokenizer.num_special_tokens_to_add(pair=pairs)
     with PartialState().local_main_process_first():  # the others read its cache
-        for name, max_windows in (("train", max_train_windows), ("validation", None)):
+        for name in [name for name in ("train", "validation") if name in splits]:
+            max_windows = max_train_windows if name == "train" else None
             result[name] = splits[name].map(
                 tokenize_windows,
                 batched=True,

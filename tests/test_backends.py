@@ -231,7 +231,7 @@ def test_the_readme_snippet_runs_without_torch_and_bertcls(kind, plain, tmp_path
         build_run(run, small, pooling="mean")
         tokenizer.save_pretrained(run)
         export_onnx(run, folder)
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "bertcls" / "export" / "README.md").read_text()
     (snippet,) = [block for block in re.findall(r"```py\n(.*?)```", readme, re.DOTALL) if "onnxruntime" in block]
     shutil.copytree(folder, tmp_path / "runs" / "mine" / "onnx")
     code = (

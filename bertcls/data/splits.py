@@ -246,11 +246,9 @@ def _stratified(dataset: Dataset, rows: np.ndarray, wanted: float, seed: int) ->
         pass
     random, counts = np.random.default_rng(seed), np.bincount(strata)
     size = max(round(wanted * len(rows)), 1) if wanted < 1 else int(wanted)
-    order = random.permutation(np.flatnonzero(counts[strata] > 1))
+    lone = counts[strata] == 1
+    order = random.permutation(np.flatnonzero(~lone) if (~lone).sum() >= size else len(rows))
     order = order[np.argsort(strata[order], kind="stable")]
-    size = min(size, len(order))
-    if size == 0:
-        raise ValueError(f"{len(rows)} different texts cannot be split: each label has one. {_MORE_ROWS}")
     places = ((np.arange(size) + random.random()) * len(order) / size).astype(int)
     drawn = np.zeros(len(rows), dtype=bool)
     drawn[order[places]] = True

@@ -48,15 +48,15 @@ def supervised_contrastive_loss(
 
 
 def balanced_order(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:
-    """Rows in an order that brings every class in turn, so that a batch of any size holds texts of each label.
+    """Rows in an order that brings two of every class in turn, so that a text of a batch has another of its label.
 
     Args:
-        labels: `[rows]`, or `[rows, num_labels]`.
+        labels: `[rows]`, or `[rows, num_labels]`, whose sets are the classes.
         size: of the order; rows stand in it several times, those of rare classes more often.
         seed: of the order.
 
-    >>> balanced_order(np.array([0, 0, 0, 1]), 6, seed=0).tolist().count(3)
-    3
+    >>> balanced_order(np.array([0, 0, 0, 1, 1]), 8, seed=0).tolist().count(3)
+    2
     """
     random = np.random.default_rng(seed)
     classes = np.unique(labels, axis=0, return_inverse=True)[1].ravel()
@@ -65,9 +65,9 @@ def balanced_order(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:
     order: list[int] = []
     while len(order) < size:
         for number in random.permutation(len(rows_of)):
-            if not waiting[number]:
-                waiting[number] = random.permutation(rows_of[number]).tolist()
-            order.append(waiting[number].pop())
+            for _ in range(min(2, len(rows_of[number]))):
+                waiting[number] = waiting[number] or random.permutation(rows_of[number]).tolist()
+                order.append(waiting[number].pop())
     return np.array(order[:size])
 
 

@@ -113,7 +113,8 @@ def _classes(unit: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple
     found, intercepts = _logistic(unit, labels, weights[labels])
     if len(found) == 1:  # of two classes: logits that differ by it
         found, intercepts = np.concatenate([-found, found]) / 2, np.concatenate([-intercepts, intercepts]) / 2
-    coefficients, bias = np.zeros((len(weights), unit.shape[1])), np.full(len(weights), intercepts.min() - 3)
+    lowest = (unit @ found.T + intercepts).min() - 3
+    coefficients, bias = np.zeros((len(weights), unit.shape[1])), np.full(len(weights), lowest)
     coefficients[seen], bias[seen] = found, intercepts
     return coefficients, bias
 

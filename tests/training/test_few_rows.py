@@ -1,0 +1,274 @@
+"""Few rows: a start by a linear model, a contrastive stage, how long to train, what to choose by, and folds."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, load_recipe
+from datasets import ClassLabel, Dataset, DatasetDict, List
+from sklearn.linear_model import LogisticRegression
+from transformers import AutoTokenizer
+
+from bertcls import BertClsForSequenceClassification, RecipeArguments, RunArguments, WindowCollator
+from bertcls.data.splits import arrange_splits
+from bertcls.inference import texts_of
+from bertcls.tokenization import tokenize_windows
+from bertcls.training.contrastive import balanced_order, contrastive_stage, supervised_contrastive_loss
+from bertcls.training.folds import FoldAnswers
+from bertcls.training.head_start import fit_linear_head, start_head, vectors_of
+from bertcls.training.launch import parse_runs
+from bertcls.training.plan import prepare_training
+
+WORDS = {
+    "sport": "team coach goal season match",
+    "money": "bank market shares loan profit",
+    "air": "rain wind sky sun",
+}
+SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+
+
+def topics(rows: int, seed: int = 0) -> Dataset:
+    """Texts whose words tell their label, some of several windows."""
+    random = np.random.default_rng(seed)
+    labels = [row % len(WORDS) for row in range(rows)]
+    texts = [
+        " ".join(random.choice(list(WORDS.values())[label].split(), 4 + 9 * (row % 5)))
+        for row, label in enumerate(labels)
+    ]
+    found = Dataset.from_dict({"text": texts, "label": labels, "example_id": list(range(rows))})
+    return found.cast_column("label", ClassLabel(names=list(WORDS)))
+
+
+def tokenized(rows: Dataset, **options) -> Dataset:
+    how = {"tokenizer": AutoTokenizer.from_pretrained(TINY), "max_length": 16, **options}
+    return rows.map(tokenize_windows, batched=True, remove_columns="text", fn_kwargs=how)
+
+
+@pytest.fixture
+def model(encoder_folder):
+    def make(**options):
+        torch.manual_seed(0)
+        options = {"id2label": dict(enumerate(WORDS)), "problem_type": SINGLE, "pooling": "mean", **options}
+        return BertClsForSequenceClassification.from_encoder(encoder_folder, **options)
+
+    return make
+
+
+@pytest.fixture
+def collator():
+    return WindowCollator(AutoTokenizer.from_pretrained(TINY))
+
+
+@pytest.mark.parametrize("how", ["mean", "max", "mean_probs", "vote"])
+def test_vectors_are_those_that_the_head_reads(model, collator, how):
+    rows, made = tokenized(topics(20)), model(window_pooling=how, windows_per_forward=3)
+    vectors, row_of = vectors_of(made, rows, collator)
+    inputs = collator([rows[row] for row in range(20)])
+    with torch.no_grad():
+        output = made.eval()(**inputs, return_window_logits=True)
+        expected = output.logits if how in ("mean", "max") else output.window_logits
+        found = made.head(torch.from_numpy(vectors))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert row_of.tolist() == (list(range(20)) if how in ("mean", "max") else inputs["window_example"].tolist())
+
+
+def test_the_head_gives_the_answers_of_the_linear_model():
+    random = np.random.default_rng(0)
+    labels = np.array([0, 1, 2] * 20)
+    vectors = random.normal(size=(60, 5)) + np.eye(5)[labels] * 2 + 7
+    head = fit_linear_head(vectors, labels, problem_type=SINGLE, num_labels=4)  # the fourth class has no row
+    logits = vectors @ head.weight.T + head.bias
+    assert (logits.argmax(1) == labels).mean() > 0.8 and (logits.argmin(1) == 3).all()
+    two = fit_linear_head(vectors[labels < 2], labels[labels < 2], problem_type=SINGLE, num_labels=2)
+    margins = vectors @ (two.weight[1] - two.weight[0]) + two.bias[1] - two.bias[0]
+    centred = vectors[labels < 2] - vectors[labels < 2].mean(0)
+    unit = centred / np.sqrt(np.square(centred).sum(1).mean())
+    plain = max(
+        (LogisticRegression(C=C, max_iter=2000).fit(unit, labels[labels < 2]) for C in (1, 10, 100, 1000)),
+        key=lambda fitted: -abs(fitted.decision_function(unit) - margins[labels < 2]).max(),
+    )
+    np.testing.assert_allclose(plain.decision_function(unit), margins[labels < 2], atol=1e-3)
+    weighted = fit_linear_head(vectors, labels, problem_type=SINGLE, num_labels=3, class_weights=[20.0, 1.0, 1.0])
+    assert ((vectors @ weighted.weight.T + weighted.bias).argmax(1) == 0).sum() >= (logits.argmax(1) == 0).sum()
+
+
+def test_several_labels_and_numbers():
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(80, 4))
+    several = np.stack([vectors[:, 0] > 0, vectors[:, 1] > 1, np.ones(80)], 1).astype(int)
+    head = fit_linear_head(vectors, several, problem_type=MULTI, num_labels=3)
+    found = vectors @ head.weight.T + head.bias >= 0
+    assert (found == several).mean() > 0.9 and found[:, 2].all()
+    numbers = 3 * vectors[:, 2] - 1
+    head = fit_linear_head(vectors, numbers, problem_type=REGRESSION, num_labels=1)
+    np.testing.assert_allclose(vectors @ head.weight[0] + head.bias[0], numbers, atol=0.05)
+
+
+def test_a_head_with_a_hidden_layer_or_random_keeps_its_weights(model, collator):
+    rows = tokenized(topics(12))
+    for made, how in ((model(classifier_hidden_size=8), "auto"), (model(), "random")):
+        before = made.classifier.weight.clone()
+        assert start_head(made, rows, collator, head_init=how) is None and torch.equal(made.classifier.weight, before)
+    assert start_head(model(), rows, collator, rows=9) is not None
+
+
+def test_the_contrastive_loss_is_that_of_its_formula():
+    torch.manual_seed(0)
+    vectors, labels = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 1, 2])
+    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    losses = []
+    for one in range(5):  # the last has no other text of its label
+        others = [j for j in range(6) if j != one]
+        weights = {j: float(torch.exp(unit[one] @ unit[j] / 0.1)) for j in others}
+        alike = [j for j in others if labels[j] == labels[one]]
+        losses.append(-np.mean([np.log(weights[j] / sum(weights.values())) for j in alike]))
+    assert supervised_contrastive_loss(vectors, labels).item() == pytest.approx(np.mean(losses), abs=1e-5)
+    assert supervised_contrastive_loss(vectors[:2], torch.tensor([0, 1])).item() == 0
+    sets = torch.nn.functional.one_hot(labels)
+    assert supervised_contrastive_loss(vectors, sets).item() == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+def test_every_batch_has_two_texts_of_each_label_in_it():
+    labels = np.repeat(np.arange(20), 3)
+    order = balanced_order(labels, 320, seed=1)
+    for batch in labels[order].reshape(-1, 32):
+        assert np.bincount(batch, minlength=20)[np.unique(batch)].min() >= 1
+        assert (np.bincount(batch)[np.unique(batch)] >= 2).mean() >= 0.9
+    rare = balanced_order(np.array([0] * 50 + [1]), 60, seed=1)
+    assert (rare == 50).sum() == 20 and len(rare) == 60
+
+
+def test_the_contrastive_stage_brings_texts_of_a_label_together(model, collator, tmp_path):
+    rows, made = tokenized(topics(30)), model()
+    made.config.class_weights = None
+    training_args = RunArguments(str(tmp_path), bf16=False, disable_tqdm=True)
+
+    def apart() -> float:
+        vectors, _ = vectors_of(made, rows, collator)
+        return float(supervised_contrastive_loss(torch.from_numpy(vectors), torch.tensor(rows["label"][:])))
+
+    head, before = made.classifier.weight.clone(), apart()
+    contrastive_stage(made, rows, collator, training_args, steps=8, learning_rate=1e-3)
+    assert apart() < before - 0.1 and torch.equal(made.classifier.weight, head)
+    assert all(parameter.requires_grad for parameter in made.parameters())
+    made.config.problem_type = REGRESSION
+    with pytest.raises(ValueError, match="Found --contrastive_steps 8 with numbers as labels; expected classes"):
+        contrastive_stage(made, rows, collator, training_args, steps=8)
+
+
+def plan(model, collator, tmp_path, rows, validation=None, words=(), **options) -> RunArguments:
+    training_args = RunArguments(str(tmp_path), disable_tqdm=True, **dict(words))
+    splits = DatasetDict(train=tokenized(topics(rows)))
+    if validation:
+        splits["validation"] = tokenized(topics(validation, seed=1))
+    prepare_training(model, splits, collator, training_args, **options)
+    return training_args
+
+
+def test_epochs_follow_from_the_rows(model, collator, tmp_path, capsys):
+    random = {"head_init": "random"}
+    sizes = {"per_device_train_batch_size": 8}
+    assert plan(model(), collator, tmp_path, 30, words=sizes, **random).num_train_epochs == 25
+    assert "30 rows: 25 epochs, 100 steps" in capsys.readouterr().out
+    assert plan(model(), collator, tmp_path, 300, words=sizes, **random).num_train_epochs == 4  # of 38 steps
+    assert plan(model(), collator, tmp_path, 30, words=sizes | {"num_train_epochs": 2}).num_train_epochs == 2
+    assert plan(model(), collator, tmp_path, 30, words=sizes | {"max_steps": 7}).max_steps == 7
+
+
+def test_what_an_epoch_is_chosen_by(model, collator, tmp_path, capsys):
+    found = plan(model(), collator, tmp_path, 30, head_init="random")
+    assert found.eval_strategy == "no" and not found.load_best_model_at_end and not found.eval_on_start
+    assert "No rows to choose an epoch by: the last one is taken." in capsys.readouterr().out
+    assert plan(model(), collator, tmp_path, 30, 60, head_init="random").metric_for_best_model == "calibrated_loss"
+    assert plan(model(), collator, tmp_path, 30, 240, head_init="random").metric_for_best_model == "accuracy"
+    named = {"metric_for_best_model": "f1_macro"}
+    assert (
+        plan(model(), collator, tmp_path, 30, 60, words=named, head_init="random").metric_for_best_model == "f1_macro"
+    )
+
+
+def write_rows(folder, rows: Dataset) -> str:
+    folder.mkdir()
+    names = rows.features["label"].names
+    lines = [json.dumps({"text": row["text"], "label": names[row["label"]]}) for row in rows]
+    (folder / "train.jsonl").write_text("\n".join(lines))
+    return str(folder)
+
+
+QUICK = "--from_scratch --pooling mean --max_length 16 --learning_rate 3e-3 --num_train_epochs 3 --figures false"
+
+
+def test_folds_answer_every_row_by_a_model_that_did_not_see_it(tmp_path):
+    recipe, data = load_recipe("csv_finetune"), write_rows(tmp_path / "data", topics(60))
+    words = ["--dataset_name", data, "--model_name_or_path", str(TINY), *QUICK.split(), "--folds", "3"]
+    words += ["--output_dir", str(tmp_path / "run"), "--disable_tqdm", "true"]
+    seen = []
+    for args, training_args in parse_runs(RecipeArguments, words, defaults=recipe.DEFAULTS):
+        if args.fold == "final/3":
+            break
+        recipe.main(args, training_args)
+        seen.append(args.fold)
+    assert seen == ["1/3", "2/3", "3/3"]
+    rows = topics(60)
+    answers = FoldAnswers(tmp_path / "run", rows, problem_type=SINGLE)
+    assert answers.probabilities(texts_of(rows)).shape == (60, 3) and answers.temperature > 0
+    np.testing.assert_allclose(answers.values.sum(1), 1, atol=1e-6)
+    assert np.bincount(answers.fold_of).tolist() == [20, 20, 20]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--folds 1", "Found --folds 1; expected at least 2"),
+        ("--folds 5 --seeds 1 2", "Found --seeds with --folds"),
+        ("--seeds 1 2 --seed 3", "Found --seeds with --seed"),
+        ("--train_sizes 0.5 1.5", "Found --train_sizes 1.5; expected shares up to 1"),
+        ("--head_init probe --classifier_hidden_size 8", "Found --head_init probe with --classifier_hidden_size"),
+        ("--contrastive_steps -1", "Found --contrastive_steps -1; expected 0 or more"),
+        ("--num_train_epochs -1", "Found --num_train_epochs -1; expected 0"),
+        ("--max_train_samples 1.5", "Found --max_train_samples 1.5; expected at least 1, or a share below it"),
+    ],
+)
+def test_what_contradicts_itself_gets_one_line(words, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        list(parse_runs(RecipeArguments, [*words.split(), "--output_dir", str(tmp_path / "run")], defaults={}))
+
+
+def test_more_folds_than_texts_of_a_label_are_refused():
+    rows = topics(7)
+    with pytest.raises(ValueError, match="Found --folds 3 and 2 different texts of money; expected at most as many"):
+        arrange_splits(DatasetDict(train=rows), fold="1/3")
+
+
+@pytest.mark.parametrize("counts", [[274, 26], [396, 4], [50, 2, 7], [20] * 6, [3, 3, 3]])
+@pytest.mark.parametrize("ratio", ["8:1:1", "6:2:2"])
+def test_shares_are_kept_within_a_row(counts, ratio):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    rows = Dataset.from_dict({"text": [f"text {row}" for row in range(len(labels))], "label": labels.tolist()})
+    rows = rows.cast_column("label", ClassLabel(num_classes=len(counts)))
+    parts, _ = arrange_splits(DatasetDict(train=rows), split=ratio)
+    shares = np.array([float(part) for part in ratio.split(":")])
+    found = {name: np.bincount(part["label"][:], minlength=len(counts)) for name, part in parts.items()}
+    assert sum(found.values()).tolist() == counts
+    assert (abs(found["test"] - np.array(counts) * shares[2] / shares.sum()) <= 1.5).all()
+
+
+def test_sets_of_labels_keep_their_shares_better_than_a_random_draw():
+    random = np.random.default_rng(0)
+    worst = []
+    for seed in range(20):
+        sets = random.random((200, 5)) < random.uniform(0.02, 0.4, 5)
+        rows = Dataset.from_dict(
+            {"text": [f"{seed} {row}" for row in range(200)], "label": [np.flatnonzero(one).tolist() for one in sets]}
+        )
+        rows = rows.cast_column("label", List(ClassLabel(num_classes=5)))
+        parts, _ = arrange_splits(DatasetDict(train=rows), split="8:1:1", seed=seed)
+        test = np.zeros(5)
+        for row in parts["test"]["label"][:]:
+            test[row] += 1
+        drawn = sets[random.permutation(200)[: len(parts["test"])]].sum(0)
+        expected = sets.mean(0) * len(parts["test"])
+        worst.append((abs(test - expected).max(), abs(drawn - expected).max()))
+    ours, theirs = np.array(worst).T
+    assert ours.mean() < 0.6 * theirs.mean() and ours.max() <= theirs.max()
