@@ -136,7 +136,10 @@ def test_a_run_acts_on_a_leak(splits, tokenizer, tmp_path, on_leak):
     found = json.loads((tmp_path / "run" / "audit.json").read_text())
     assert found["dropped"] == [2, 5, 6]
     assert ("TAKEN OUT: 3 leaking rows" in format_audit(found)) == (on_leak == "drop")
-    assert _audited(found)["leaked"] == (on_leak != "drop")
+    shown = _audited(found, "dev")
+    assert shown["leaked"] == (on_leak != "drop")
+    assert shown["lines"][0].split() == ["train", "dev"]  # as the report calls them
+    assert any(line.startswith("LEAK, dev in train") for line in shown["lines"])
 
 
 def test_the_command(splits, tmp_path):
