@@ -29,6 +29,7 @@ LEAK_EXIT_CODE = 3
 LENGTHS = (128, 256, 512)  # tokens, special ones included
 MIN_CHARACTERS = 8  # the same where words are not parted by blanks
 _EXAMPLES = 5  # rows shown of each finding
+_SHOWN_LABELS = 40  # in the table; audit.json has all
 _TOKENIZED_ROWS = 2000  # a share of these rows is within 2 points
 _WIDE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # characters of Chinese and Japanese
 _WIDE_CHARACTER = re.compile(f"([{_WIDE}])")
@@ -173,9 +174,12 @@ def format_audit(findings: dict) -> str:
     """The findings as a table of one column a split, and a line for each thing to look at."""
     names = list(findings["rows"])
     rows = [("rows", [f"{findings['rows'][name]:,}" for name in names])]
-    for label in findings["labels"]["train"]:
+    labels = list(findings["labels"]["train"])
+    for label in labels[:_SHOWN_LABELS]:
         shares = [findings["labels"][name][label] for name in names]
         rows.append((label, [f"{share:.6f}" for share in shares]))
+    if len(labels) > _SHOWN_LABELS:
+        rows.append((f"and {len(labels) - _SHOWN_LABELS:,} more labels", ["" for _ in names]))
     shown = [
         ("equal texts, to the letter", [findings["duplicates"][name]["exact"] for name in names]),
         ("equal texts, normalised", [findings["duplicates"][name]["normalised"] for name in names]),
@@ -201,10 +205,11 @@ def format_audit(findings: dict) -> str:
         lines.append(f"TAKEN OUT: {findings['taken_out']:,} leaking rows (--on_leak drop); all above is from before")
     if findings["contradictions"]["all"]:
         lines.append(f"CONTRADICTION: {findings['contradictions']['all']:,} texts have several labels")
-    for alike in findings["alike_labels"]:
+    for alike in findings["alike_labels"][:_SHOWN_LABELS]:
         lines.append(f"LABELS that differ only in case or blanks: {', '.join(map(repr, alike))}")
     for name, labels in findings["missing_labels"].items():
-        lines.append(f"LABELS missing from {name}: {', '.join(labels)}")
+        more = f" and {len(labels) - _SHOWN_LABELS:,} more" if len(labels) > _SHOWN_LABELS else ""
+        lines.append(f"LABELS missing from {name}: {', '.join(labels[:_SHOWN_LABELS])}{more}")
     return "\n".join(lines)
 
 

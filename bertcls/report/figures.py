@@ -83,9 +83,9 @@ def draw_curves(log_history: list[dict], path: Path, *, best_step: int | None = 
 
 
 def draw_before_after(scores: dict, path: Path, *, rows: int | None = None) -> None:
-    """Bars of `before_*` and `eval_*`, the scores on the rows that the model was chosen by; R squared ends at -1."""
+    """Bars of `before_*` and `eval_*`, the scores on the rows that the model was chosen by."""
     groups = {
-        label: {SCORES[key][0]: max(scores[f"{prefix}_{key}"], -1.0) for key in _BARS if f"{prefix}_{key}" in scores}
+        label: {SCORES[key][0]: scores[f"{prefix}_{key}"] for key in _BARS if f"{prefix}_{key}" in scores}
         for prefix, label in (("before", "before training"), ("eval", "after"))
     }
     _draw_bars(groups, path, lambda score: format_score(score, rows), xlabel="score on the selection rows", ylabel="")
@@ -225,7 +225,7 @@ def draw_predictions(truth: np.ndarray, predictions: np.ndarray, name: str, path
     with _figure(path, _WIDTH, 5.4) as figure:
         axes = figure.subplots()
         if len(truth) > _POINTS:
-            found = axes.hexbin(truth, predictions, gridsize=45, bins="log", mincnt=1, cmap="Blues")
+            found = axes.hexbin(truth, predictions, gridsize=45, norm=PowerNorm(0.5), mincnt=1, cmap="Blues")
             figure.colorbar(found, ax=axes).set_label("rows")
         else:
             axes.plot(truth, predictions, "o", color=_BLUE, alpha=0.5, markeredgewidth=0)
@@ -242,7 +242,7 @@ def draw_shares(shares: dict[str, dict[str, float]], path: Path) -> None:
 def _draw_bars(
     groups: dict[str, dict[str, float]], path: Path, write: Callable[[float], str], *, xlabel: str, ylabel: str
 ) -> None:
-    """A bar for each name in each group, with its number where there are few names."""
+    """A bar for each name in each group, with its number where there are few names; it ends at -1."""
     names = list(dict.fromkeys(name for values in groups.values() for name in values))
     longest = sorted(names, key=lambda name: -max(values.get(name, 0) for values in groups.values()))
     shown = [place for place, name in enumerate(names) if name in set(longest[:_SHOWN_BARS])]
@@ -252,7 +252,9 @@ def _draw_bars(
         for place, (group, values) in enumerate(groups.items()):
             places = np.arange(len(shown)) + thick * (place - (len(groups) - 1) / 2)
             lengths = [values.get(names[place], 0) for place in shown]
-            bars = axes.barh(places, lengths, thick, hatch=(None, "//", "..")[place % 3], ec="white", label=group)
+            bars = axes.barh(
+                places, np.maximum(lengths, -1), thick, hatch=(None, "//", "..")[place % 3], ec="white", label=group
+            )
             if few:
                 axes.bar_label(bars, list(map(write, lengths)), padding=3, fontsize=10.5)
         written = _written(names)
@@ -263,7 +265,7 @@ def _draw_bars(
         if len(shown) < len(names):
             axes.set_ylabel(f"{ylabel}, the {len(shown)} most frequent of {len(names)}")
         lowest = min((bar.get_width() for bar in axes.patches), default=0)
-        axes.set_xlim(left=lowest - 0.2 if lowest < 0 else 0)  # with room for its number
+        axes.set_xlim(left=lowest - 0.35 if lowest < 0 else 0)  # with room for its number
         if "%" in write(0):
             axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
@@ -296,8 +298,8 @@ def draw_arm_curves(histories: dict[str, list[list[dict]]], path: Path) -> None:
                     _line(axes, log, key, label, color=colour)
         losses.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
         scores.set(xlabel="epoch", ylabel="score on the selection rows")
-        if scores.lines:
-            scores.legend()
+        if losses.lines:
+            losses.legend()
 
 
 @contextmanager

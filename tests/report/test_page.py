@@ -543,6 +543,17 @@ def test_figures_are_drawn_without_a_warning_and_can_be_read(case, tmp_path, mon
                 assert not (one.overlaps(other) and min(one.width, other.width) > 1)
 
 
+def test_a_bar_that_is_cut_has_its_own_number(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: saved.append(self))
+    figures.draw_before_after(
+        {"before_r2": -17.234, "eval_r2": 0.512, "before_loss": 3.0}, tmp_path / "x.png", rows=99
+    )
+    axes = saved[0].axes[0]
+    assert [round(bar.get_width(), 3) for bar in axes.patches] == [-1, 0.512]
+    assert [text.get_text() for text in axes.texts] == ["-17.23", "0.51"]
+
+
 def test_the_chosen_model_is_no_point_of_the_curve(tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: saved.append(self))
