@@ -30,6 +30,7 @@ LEAK_EXIT_CODE = 3
 LENGTHS = (128, 256, 512)  # tokens, special ones included
 MIN_CHARACTERS = 8  # as MIN_WORDS, where words are not parted by blanks
 _EXAMPLES = 5  # rows shown of each finding
+_SHOWN_LABELS = 40  # in the table; audit.json has all
 _TOKENIZED_ROWS = 2000  # a share of these rows is within 2 points
 _HTML = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:#\d+|#x[0-9a-fA-F]+|[a-zA-Z]{2,8});")
 
@@ -140,7 +141,10 @@ def format_audit(findings: dict) -> str:
     names = list(findings["rows"])
     labels = findings["labels"]
     rows = [("rows", [f"{findings['rows'][name]:,}" for name in names])]
-    rows += [(label, [f"{labels[name][label]:.6f}" for name in names]) for label in labels["train"]]
+    for label in list(labels["train"])[:_SHOWN_LABELS]:
+        rows.append((label, [f"{labels[name][label]:.6f}" for name in names]))
+    if len(labels["train"]) > _SHOWN_LABELS:
+        rows.append((f"and {len(labels['train']) - _SHOWN_LABELS:,} more labels", ["" for _ in names]))
     counts = {
         "equal texts, to the letter": lambda name: findings["duplicates"][name]["exact"],
         "equal texts, normalised": lambda name: findings["duplicates"][name]["normalised"],
@@ -165,11 +169,11 @@ def format_audit(findings: dict) -> str:
         lines.append(f"TAKEN OUT: {findings['taken_out']:,} leaking rows (--on_leak drop); all above is from before")
     if findings["contradictions"]["all"]:
         lines.append(f"CONTRADICTION: {findings['contradictions']['all']:,} texts have several labels")
-    for alike in findings["alike_labels"]:
+    for alike in findings["alike_labels"][:_SHOWN_LABELS]:
         lines.append(f"LABELS that differ only in case or blanks: {', '.join(map(repr, alike))}")
-    lines += [
-        f"LABELS missing from {name}: {', '.join(absent)}" for name, absent in findings["missing_labels"].items()
-    ]
+    for name, labels in findings["missing_labels"].items():
+        more = f" and {len(labels) - _SHOWN_LABELS:,} more" if len(labels) > _SHOWN_LABELS else ""
+        lines.append(f"LABELS missing from {name}: {', '.join(labels[:_SHOWN_LABELS])}{more}")
     return "\n".join(lines)
 
 

@@ -13,18 +13,20 @@ from transformers import EvalPrediction, PreTrainedConfig, TrainingArguments
 
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
+_TAKEN = ("samples", "runtime", "per_class", "confusion_matrix", "window_accuracy", "vote_accuracy")  # other scores
+
 
 class ClassificationMetric(evaluate.Metric):
     """Accuracy, precision, recall and F1 (macro, weighted, per class) and confusion counts of a single-label task.
 
-    A class that was never predicted has precision 0. `confusion_matrix[i][j]` counts the examples of class i that
-    were predicted as class j.
+    A class that was never predicted has precision 0. Scores of classes stand in a table of their own, `per_class`,
+    since a class may be called `macro`. `confusion_matrix[i][j]` counts the examples of class i predicted as class j.
 
     Args:
         label_names: names of the classes, in the order of their numbers.
 
     >>> scores = ClassificationMetric(["no", "yes"]).compute(predictions=[1, 1, 0, 1], references=[1, 0, 0, 1])
-    >>> scores["accuracy"], scores["recall_no"], scores["confusion_matrix"]
+    >>> scores["accuracy"], scores["per_class"]["no"]["recall"], scores["confusion_matrix"]
     (0.75, 0.5, [[1, 1], [0, 2]])
     """
 
@@ -44,17 +46,7 @@ class ClassificationMetric(evaluate.Metric):
 
     def _compute(self, predictions, references) -> dict:
         numbers = list(range(len(self.label_names)))
-        scores = {}
-        per_class = precision_recall_fscore_support(references, predictions, labels=numbers, zero_division=0)
-        for name, values in zip(("precision", "recall", "f1", "support"), per_class):
-            for label, value in zip(self.label_names, values):
-                scores[f"{name}_{label}"] = value.item()
-        for average in ("macro", "weighted"):  # after the classes: one may be called "macro"
-            values = precision_recall_fscore_support(
-                references, predictions, labels=numbers, average=average, zero_division=0
-            )
-            for name, value in zip(("precision", "recall", "f1"), values):
-                scores[f"{name}_{average}"] = float(value)
+        scores = _f_scores(references, predictions, self.label_names, ("macro", "weighted"), labels=numbers)
         scores["accuracy"] = float(np.mean(np.asarray(predictions) == np.asarray(references)))
         scores["confusion_matrix"] = confusion_matrix(references, predictions, labels=numbers).tolist()
         return scores
@@ -68,7 +60,7 @@ class MultiLabelMetric(evaluate.Metric):
     predicted has precision 0.
 
     >>> scores = MultiLabelMetric(["a", "b"]).compute(predictions=[[1, 0], [1, 1]], references=[[1, 0], [0, 1]])
-    >>> scores["accuracy"], scores["f1_micro"], scores["f1_b"]
+    >>> scores["accuracy"], scores["f1_micro"], scores["per_class"]["b"]["f1"]
     (0.5, 0.8, 1.0)
     """
 
@@ -87,15 +79,21 @@ class MultiLabelMetric(evaluate.Metric):
 
     def _compute(self, predictions, references) -> dict:
         predictions, references = np.asarray(predictions), np.asarray(references)
-        scores = {}
-        per_label = precision_recall_fscore_support(references, predictions, average=None, zero_division=0)
-        for name, values in zip(("precision", "recall", "f1", "support"), per_label):
-            scores |= {f"{name}_{label}": value.item() for label, value in zip(self.label_names, values)}
-        for average in ("micro", "macro"):
-            values = precision_recall_fscore_support(references, predictions, average=average, zero_division=0)
-            scores |= {f"{name}_{average}": float(value) for name, value in zip(("precision", "recall", "f1"), values)}
+        scores = _f_scores(references, predictions, self.label_names, ("micro", "macro"))
         scores["accuracy"] = float((predictions == references).all(-1).mean())
         return scores
+
+
+def _f_scores(references, predictions, label_names: list[str], averages: tuple[str, ...], **options) -> dict:
+    """Precision, recall and F1 by each way of averaging, and `per_class` with the support beside them."""
+    names = ("precision", "recall", "f1", "support")
+    found = precision_recall_fscore_support(references, predictions, average=None, zero_division=0, **options)
+    rows = [dict(zip(names, (value.item() for value in values))) for values in zip(*found)]
+    scores: dict = {"per_class": dict(zip(label_names, rows))}
+    for average in averages:
+        values = precision_recall_fscore_support(references, predictions, average=average, zero_division=0, **options)
+        scores |= {f"{name}_{average}": float(value) for name, value in zip(names[:3], values)}
+    return scores
 
 
 class RegressionMetric(evaluate.Metric):
@@ -153,12 +151,18 @@ def make_compute_metrics(
         own: further metrics by name, each a function of labels and predictions as scikit-learn's are.
 
     Raises:
-        ValueError: `metric_for_best_model` is none of the metrics, or label smoothing of other than classes.
+        ValueError: `metric_for_best_model` is none of the metrics, label smoothing of other than classes, or a metric
+            of one's own that has the name of another score.
     """
     kind, label_names = config.problem_type or SINGLE_LABEL, list(config.id2label.values())
     metric, kept = task_metric(kind, label_names)
     losses = [] if kind == REGRESSION else ["log_loss", "calibrated_loss"]
-    known = ["loss", *losses, *kept, *(own or {})]
+    known = ["loss", *losses, *kept]
+    if taken := sorted({*known, *_TAKEN} & {*(own or {})}):
+        raise ValueError(
+            f"Found a metric of one's own called {taken[0]}; expected a name that no score has. Rename it."
+        )
+    known += [*(own or {})]
     if training_args is not None:
         _check_training(training_args, kind, known)
 

@@ -1,9 +1,10 @@
-"""Two or more runs side by side: scores with intervals, a paired test, and one sentence that says what it means.
+"""Runs side by side: scores with intervals, paired tests, what differs, and sentences that say what it means.
 
 A run is the folder of a finished recipe, or a folder that holds the runs of several seeds; all must have been scored
-on the same examples. The first one is what the others are compared with.
+on the same examples. The first one is what the others are compared with; one folder of seeds is summed up.
 Run:  python recipes/compare_runs.py runs/direct runs/pretrained
-      python recipes/compare_runs.py runs/direct runs/decay --output_dir runs/comparison
+      python recipes/compare_runs.py runs/direct runs/decay --output_dir runs/comparison --metrics f1_macro
+      python recipes/compare_runs.py runs/seeds       (mean, standard deviation and interval)
 """
 
 import argparse
@@ -13,73 +14,108 @@ from pathlib import Path
 import numpy as np
 
 from bertcls.process import one_line_errors
-from bertcls.report.compare import compare_arms, describe_differences, load_arms
+from bertcls.report.compare import Arm, compare_arms, describe_differences, load_arms
 from bertcls.report.figures import draw_arm_curves, draw_arms
-from bertcls.report.formats import format_p
-from bertcls.report.statistics import accuracy_interval, wilson_interval
+from bertcls.report.formats import format_duration, format_p, format_score
+from bertcls.report.statistics import mean_interval, score_with_interval
 
 
-def main(folders: list[str], output_dir: str | None = None) -> list[dict]:
+def main(folders: list[str], output_dir: str | None = None, metrics: list[str] | None = None) -> list[dict]:
     # 1. Read, and refuse what cannot be compared
     arms = load_arms(folders)
+    if len(arms) == len(arms[0].values) == 1:
+        raise ValueError("Found 1 run; expected two, or a folder with the runs of several seeds. Name another folder.")
     rows = compare_arms(arms)
+    found = [summary(arm, metrics or []) for arm in arms]
 
-    # 2. A line a run, and the sentence
-    width, found = max(len(arm.name) for arm in arms), []
-    print(f"{'run'.ljust(width)}  seeds  accuracy (sd over seeds)  95 % interval     training    memory")
-    for arm in arms:
-        accuracies = arm.right.mean(1)
-        spread = float(accuracies.std(ddof=1)) if len(accuracies) > 1 else None
-        if len(accuracies) == 1:
-            low, high = wilson_interval(int(arm.right.sum()), arm.right.size)
-        else:  # for other examples and seeds
-            low, high = accuracy_interval(arm.right)
-        seconds = [result["train_runtime"] for result in arm.results if "train_runtime" in result]
-        memory = {where: peak(arm.records, where) for where in ("process", "accelerator")}
-        found.append(
-            {
-                "name": arm.name,
-                "values": accuracies.tolist(),
-                "mean": float(accuracies.mean()),
-                "sd": spread,
-                "low": low,
-                "high": high,
-                "train_seconds": float(np.mean(seconds)) if seconds else None,
-                "peak_memory_gib": memory,
-            }
-        )
-        scores = f"{accuracies.mean():.4f} ({'-' if spread is None else f'{spread:.4f}'})"
-        used = " + ".join(
-            f"{size:.1f} GiB{' GPU' * (where == 'accelerator')}" for where, size in memory.items() if size
-        )
+    # 2. A line a run
+    error, width = arms[0].regression, max(len(arm.name) for arm in arms)
+    measure = "mean absolute error" if error else "accuracy"
+    heads = [f"{name} (sd)" for name in (measure, *(metrics or []))]
+    print("  ".join(["run".ljust(width), "seeds", heads[0], "95 % interval   ", *heads[1:], "training", "memory"]))
+    for arm, one in zip(arms, found):
+        examples = arm.values.shape[1]
+        mean, low, high = (format_score(one[key], examples, error=error) for key in ("mean", "low", "high"))
+        spreads = [(one["mean"], one["sd"]), *((m["mean"], m["sd"]) for m in one["metrics"].values())]
+        cells = [
+            f"{format_score(value, examples, error=error)} ({'-' if sd is None else f'{sd:.2g}'})".ljust(len(head))
+            for (value, sd), head in zip(spreads, heads)
+        ]
+        seconds, memory = one["train_seconds"], one["peak_memory_gib"]
+        used = " + ".join(f"{n:.1f} GiB{' GPU' * (where == 'accelerator')}" for where, n in memory.items() if n)
+        interval = f"{low} to {high}".ljust(16)
+        trained = format_duration(seconds) if seconds else "-"
         print(
-            f"{arm.name.ljust(width)}  {len(accuracies):5d}  {scores:24s}  {low:.4f} to {high:.4f}"
-            f"  {f'{np.mean(seconds):.0f} s' if seconds else '-':>8s}  {used or '-':>8s}"
+            "  ".join([arm.name.ljust(width), f"{len(arm.values):5d}", cells[0], interval, *cells[1:], trained, used])
         )
-    for row in rows:
-        if row["p_value"] is not None:
-            print(f"McNemar, {row['name']} and {arms[0].name}: p {format_p(row['p_value'], '= ')}")
-    print(describe_differences(arms, rows))
 
-    # 3. Figures and numbers
+    # 3. What differs, and what it means
+    for row in rows:
+        options = [f"{key} {other or 'not given'} for {one or 'none'}" for key, (one, other) in row["options"].items()]
+        print(f"{row['name']}, other than {arms[0].name}: {'; '.join(options) or 'no option that is known'}")
+        print(f"  {row['answers_changed']:,} of {arms[0].values.shape[1]:,} texts have another answer")
+        if row["p_value"] is not None:
+            test = "Paired test" if error else "McNemar"
+            print(f"{test}, {row['name']} and {arms[0].name}: p {format_p(row['p_value'], '= ')}")
+    verdict = describe_differences(arms, rows)
+    print(verdict or f"{arms[0].name}: {measure} {mean} ({low} to {high}) over {len(arms[0].values)} runs.")
+
+    # 4. Figures and numbers
     if output_dir is not None:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        facts = {"runs": found, "differences": rows, "verdict": describe_differences(arms, rows)}
-        Path(output_dir, "comparison.json").write_text(json.dumps(facts, indent=2) + "\n")
-        draw_arms(found, "accuracy", Path(output_dir, "scores.png"))
+        facts = {"measure": measure, "runs": found, "differences": rows, "verdict": verdict}
+        written = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+        Path(output_dir, "comparison.json").write_text(written, encoding="utf-8")
+        draw_arms(found, measure, Path(output_dir, "scores.png"))
         draw_arm_curves({arm.name: arm.logs for arm in arms}, Path(output_dir, "curves.png"))
     return rows
 
 
-def peak(records: list[dict], where: str) -> float | None:
-    """GiB that the largest of the runs used of the process's memory or the accelerator's."""
-    return max((record["peak_memory_gib"].get(where) or 0 for record in records if record), default=0) or None
+def summary(arm: Arm, metrics: list[str]) -> dict:
+    """The scores of an arm: for other examples, and where it has several runs for other seeds."""
+    means = arm.values.mean(1)
+    if len(means) == 1 and arm.values.shape[1] > 1:
+        interval = score_with_interval(arm.values[0] if arm.regression else arm.values[0] == 1)
+        low, high = interval["low"], interval["high"]
+    else:
+        low, high = mean_interval(arm.values)
+    seconds = [result["train_runtime"] for result in arm.results if "train_runtime" in result]
+    peaks = [record["peak_memory_gib"] for record in arm.records if record]
+    return {
+        "name": arm.name,
+        "values": means.tolist(),
+        **spread(means.tolist()),
+        "low": low,
+        "high": high,
+        "metrics": {name: spread(scores_of(arm, name)) for name in metrics},
+        "train_seconds": float(np.mean(seconds)) if seconds else None,
+        "peak_memory_gib": {
+            where: max((peak.get(where) or 0 for peak in peaks), default=0) or None
+            for where in ("process", "accelerator")
+        },
+    }
+
+
+def spread(values: list[float]) -> dict:
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def scores_of(arm: Arm, name: str) -> list[float]:
+    """A score of the reported rows, of each run."""
+    shared = set.intersection(
+        *({key for key, value in one.items() if isinstance(value, float)} for one in arm.results)
+    )
+    if f"test_{name}" not in shared:
+        known = ", ".join(sorted(key.removeprefix("test_") for key in shared if key.startswith("test_")))
+        raise ValueError(f"Found --metrics {name}, which not all runs of {arm.name} have; expected one of {known}.")
+    return [one[f"test_{name}"] for one in arm.results]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="folders; the first is what the others are compared with")
     parser.add_argument("--output_dir", help="folder for comparison.json, scores.png and curves.png; none: print only")
+    parser.add_argument("--metrics", nargs="+", help="further scores of metrics.json to show, such as f1_macro")
     arguments = parser.parse_args()
     with one_line_errors():
-        main(arguments.runs, arguments.output_dir)
+        main(arguments.runs, arguments.output_dir, arguments.metrics)

@@ -27,10 +27,19 @@ FACTS = {  # as write_report gives them
             "test": {"negative": 0.4908, "positive": 0.5092},
         },
     },
+    "name": "sst2",
+    "data": "stanfordnlp/sst2",
     "source": {"dataset": "stanfordnlp/sst2", "config": "default", "revision": "8d51e7e4887a4caaa95b3f", "files": []},
     "baselines": [
-        {"name": "always positive", "score": 0.5092, "low": 0.476, "high": 0.5422, "p_value": 1e-9, "beaten": True},
-        {"name": "TF-IDF", "score": 0.8011, "low": 0.7733, "high": 0.8263, "p_value": 0.00012, "beaten": True},
+        {
+            "name": "always positive",
+            "score": 0.5092,
+            "low": 0.476,
+            "high": 0.5422,
+            "p_value": 1e-9,
+            "outcome": "better",
+        },
+        {"name": "TF-IDF", "score": 0.8011, "low": 0.7733, "high": 0.8263, "p_value": 0.00012, "outcome": "better"},
     ],
     "calibration": {
         "temperature": 1.3742,
@@ -50,7 +59,7 @@ FACTS = {  # as write_report gives them
             "score": 0.7311,
             "low": 0.6678,
             "high": 0.7862,
-            "differs": True,
+            "outcome": "worse",
         },
     ],
     "audit": {

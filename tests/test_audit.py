@@ -114,6 +114,15 @@ def test_the_table_names_every_finding(splits, tokenizer):
         assert words in table
 
 
+def test_the_table_of_many_labels_is_short(tmp_path):
+    splits = write(
+        tmp_path, train=[(f"text {n} of many", f"label {n // 2}") for n in range(400)], test=[("a", "label 0")]
+    )
+    lines = format_audit(audit_splits(splits)).splitlines()
+    assert len(lines) < 60 and any(line.startswith("and 160 more labels") for line in lines)
+    assert lines[-1].startswith("LABELS missing from test: label 1, ") and lines[-1].endswith(" and 159 more")
+
+
 def test_cut_tokens_are_counted(tmp_path, tokenizer):
     splits = write(tmp_path, train=[("film " * 198, "a"), ("film", "b")])  # 200 and 3 tokens with the special ones
     assert audit_splits(splits, tokenizer=tokenizer)["cut"]["train"] == {
@@ -136,7 +145,10 @@ def test_a_run_acts_on_a_leak(splits, tokenizer, tmp_path, on_leak):
     found = json.loads((tmp_path / "run" / "audit.json").read_text())
     assert found["dropped"] == [2, 5, 6]
     assert ("TAKEN OUT: 3 leaking rows" in format_audit(found)) == (on_leak == "drop")
-    assert _audited(found)["leaked"] == (on_leak != "drop")
+    shown = _audited(found, "dev")
+    assert shown["leaked"] == (on_leak != "drop")
+    assert shown["lines"][0].split() == ["train", "dev"]  # as the report calls them
+    assert any(line.startswith("LEAK, dev in train") for line in shown["lines"])
 
 
 def test_the_command(splits, tmp_path):

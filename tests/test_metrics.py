@@ -6,7 +6,7 @@ from sklearn import metrics as reference
 from transformers import EvalPrediction
 
 from bertcls import BertClsConfig, make_compute_metrics
-from bertcls.metrics import ClassificationMetric, log_loss
+from bertcls.metrics import ClassificationMetric, MultiLabelMetric, log_loss
 from bertcls.report.statistics import wilson_interval
 
 CONFIG = BertClsConfig(id2label={0: "a", 1: "b"}, problem_type="single_label_classification")
@@ -29,20 +29,38 @@ def test_scores_agree_with_scikit_learn():
             ("f1", "f1-score"),
             ("support", "support"),
         ):
-            assert scores[f"{ours}_{name}"] == pytest.approx(report[name][theirs])
+            assert scores["per_class"][name][ours] == pytest.approx(report[name][theirs])
 
 
 def test_confusion_counts_have_the_truth_in_rows():
     scores = ClassificationMetric(["a", "b", "c"]).compute(predictions=PREDICTIONS, references=LABELS)
     assert scores["confusion_matrix"] == [[2, 2, 0], [1, 1, 0], [0, 1, 0]]
-    assert scores["recall_a"] == 2 / 4  # of the 4 that are a
-    assert scores["precision_a"] == 2 / 3  # of the 3 called a
+    assert scores["per_class"]["a"]["recall"] == 2 / 4  # of the 4 that are a
+    assert scores["per_class"]["a"]["precision"] == 2 / 3  # of the 3 called a
 
 
-def test_a_class_called_macro_does_not_change_the_average():
-    scores = ClassificationMetric(["macro", "weighted"]).compute(predictions=[0, 0, 0], references=[0, 0, 1])
-    assert scores["f1_macro"] == pytest.approx(0.4)
-    assert scores["f1_weighted"] == pytest.approx(0.8 * 2 / 3)
+NAMES = ["macro", "weighted", "micro", "accuracy", "loss", "samples", "per_class", "confusion_matrix", "mcc"]
+
+
+@pytest.mark.parametrize("metric", [ClassificationMetric, MultiLabelMetric])
+def test_no_name_of_a_class_changes_an_average(metric):
+    draw = np.random.default_rng(0)
+    shape = (200,) if metric is ClassificationMetric else (200, len(NAMES))
+    labels, predictions = draw.integers(0, len(NAMES) if len(shape) == 1 else 2, (2, *shape)).tolist()
+    found, plain = (
+        metric(names).compute(predictions=predictions, references=labels)
+        for names in (NAMES, [f"class {number}" for number in range(len(NAMES))])
+    )
+    assert list(found["per_class"]) == NAMES and list(found) == list(plain)
+    assert [*found.pop("per_class").values()] == [*plain.pop("per_class").values()] and found == plain
+
+
+@pytest.mark.parametrize("name", ["accuracy", "log_loss", "f1_macro", "loss", "samples", "per_class"])
+def test_a_metric_of_ones_own_takes_no_name_of_another_score(name):
+    with pytest.raises(
+        ValueError, match=f"Found a metric of one's own called {name}; expected a name that no score has"
+    ):
+        make_compute_metrics(CONFIG, own={name: reference.accuracy_score})
 
 
 def test_compute_metrics_reads_labels_beside_the_ids():

@@ -1,5 +1,6 @@
 """The model card of a run: what the model is, how good, how it was made, and how to use it."""
 
+import html
 import os
 import re
 import tempfile
@@ -9,23 +10,42 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from jinja2 import ChainableUndefined
+from markupsafe import Markup
 
 from bertcls.data.tables import file_format
 from bertcls.layout import CARD, DRAWN
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.process import whole_file
-from bertcls.report.formats import SCORES, format_duration, format_p, score_names
+from bertcls.report.formats import (
+    ERRORS,
+    MANY_CLASSES,
+    SCORES,
+    UNSURE,
+    WORSE,
+    format_duration,
+    format_p,
+    format_score,
+    score_names,
+    shown_splits,
+)
 from bertcls.report.page import load_template
 
 _KINDS = {
     SINGLE_LABEL: "gives a text one of {} labels",
     MULTI_LABEL: "gives a text any number of {} labels",
-    REGRESSION: "gives a text a number",
+    REGRESSION: "gives a text a number, its {1}",
+}
+_PLACEHOLDERS = {  # in the language of the data, which is not shown itself: a text, and a second one
+    "en": ("A text.", "Another text."),
+    "zh": ("一段文本。", "另一段文本。"),
+    "ja": ("これは文です。", "これは別の文です。"),
+    "de": ("Ein Text.", "Ein anderer Text."),
+    "fr": ("Un texte.", "Un autre texte."),
+    "es": ("Un texto.", "Otro texto."),
 }
 # What the card shows of the facts; the others hold texts of the data
 _SHOWN = "task headline scores source model arguments run audit baselines calibration slices measure stock".split()
 _FEW_ROWS = 30  # of a label: its own score says little
-_SHOWN_LABELS = 50
 _TOKEN = re.compile(r"\bhf_\w{6,}")
 _PATH = re.compile(r"(?<![\w./:~-])~?(?:/[^\s/'\"`|,;()]+){2,}/?|\b[A-Za-z]:\\[^\s'\"`|,;()]+")
 _WHOLE_PATH = re.compile(r"(?:~?/|\.\.?/|[A-Za-z]:[\\/])(?:(?!\s[-~/])[^\n\t])*")  # no command line
@@ -39,30 +59,30 @@ def write_card(facts: dict, run_dir: str, *, language: str | None = None, licens
     """
     name = Path(run_dir).resolve().name
     named = {key: (facts.get(place) or {}).get(key) for place, key in (("source", "dataset"), ("model", "encoder"))}
+    data = data_name(facts.get("source") or {}, run_dir)
     hub_dataset = named["dataset"] if _is_hub_id(named["dataset"], owner=True) else None
     hub_encoder = named["encoder"] if _is_hub_id(named["encoder"]) else None
     facts = {"measure": "accuracy"} | {name: _public(facts[name], run_dir) for name in _SHOWN if name in facts}
     task, source, model = facts["task"], facts.get("source") or {}, facts.get("model") or {}
-    data_name = source.get("dataset") or ", ".join(source.get("files") or []) or "data of its own"
     from_scratch = str((facts.get("arguments") or {}).get("from_scratch", False)).lower() == "true"
     drawn = task.get("reported_split") == DRAWN
-    names = score_names(task["problem_type"])
+    names = score_names(facts["scores"], task["problem_type"])
     results = [
         EvalResult(
             task_type="text-classification",
-            dataset_type=hub_dataset or data_name,
-            dataset_name=data_name,
+            dataset_type=hub_dataset or data,
+            dataset_name=data,
             dataset_config=source.get("config"),
             dataset_split=None if drawn else task.get("reported_split"),
             dataset_revision=source.get("revision"),
-            metric_type=kind,
-            metric_name=names[score],
+            metric_type=SCORES.get(score, (score, score))[1],
+            metric_name=called,
             metric_value=float(facts["scores"][f"test_{score}"]),
         )
-        for score, (_, kind) in SCORES.items()
+        for score, called in names.items()
         if f"test_{score}" in facts["scores"]
     ]
-    data = ModelCardData(
+    metadata = ModelCardData(
         language=language,
         license=license,
         library_name="transformers",
@@ -73,23 +93,34 @@ def write_card(facts: dict, run_dir: str, *, language: str | None = None, licens
         model_name=name,
         eval_results=results,
     )
-    filters = {"cell": _cell, "number": _number, "duration": format_duration, "p": format_p, "interval": _interval}
-    template = load_template("card.md.jinja", filters, autoescape=False, undefined=ChainableUndefined)
+    kind, tested, reported = task["problem_type"], facts["scores"].get("test_samples"), task.get("reported_split")
+    filters = {
+        "cell": lambda value: ", ".join(map(str, value[:MANY_CLASSES])) if isinstance(value, list) else str(value),
+        "number": lambda value: format_score(value, tested),
+        "measured": lambda value: format_score(value, tested, error=kind == REGRESSION),
+        "duration": format_duration,
+        "p": format_p,
+    }
+    template = load_template(
+        "card.md.jinja", filters, autoescape=False, undefined=ChainableUndefined, finalize=_escaped
+    )
     text = template.render(
         facts,
         name=name,
-        kind=task["problem_type"],
-        does=_KINDS[task["problem_type"]].format(len(task["labels"])),
-        data_name=data_name,
+        kind=kind,
+        does=_KINDS[kind].format(len(task["labels"]), task.get("label_column") or "value"),
+        data=data,
         from_scratch=from_scratch,
+        placeholder=_PLACEHOLDERS.get((language or "en").split("-")[0].lower(), _PLACEHOLDERS["en"]),
         pairs=(model.get("contract") or {}).get("pair_truncation") is not None,
-        labels=_label_rows(task),
-        more_labels=max(len(task["labels"]) - _SHOWN_LABELS, 0),
+        splits=shown_splits(task.get("rows") or {}, reported),
+        shares=shown_splits(task.get("label_shares") or {}, reported),
+        most=MANY_CLASSES,
         drawn=drawn,
-        score_rows=_score_rows(facts["scores"], names),
-        limits=_limits(facts, data_name, from_scratch, names),
+        score_rows=_score_rows(facts, names),
+        limits=_limits(facts, data, from_scratch, names),
     )
-    card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")  # which parses the metadata
+    card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}")  # which parses the metadata
     path = Path(run_dir, CARD)
     try:
         with whole_file(path) as draft:
@@ -100,6 +131,25 @@ def write_card(facts: dict, run_dir: str, *, language: str | None = None, licens
             "some KiB. Make room and call write_card of bertcls.report.card; the model beside it is whole."
         ) from error
     return path
+
+
+def data_name(source: dict, run_dir: str) -> str:
+    """What the data of a run is called: its name or those of its files, without the folders that they lie in."""
+    names = [source["dataset"]] if source.get("dataset") else source.get("files") or ["data of its own"]
+    return ", ".join(_public_text(str(name), run_dir) for name in names)
+
+
+def _escaped(value):
+    """A string as it stands in Markdown, whatever is in it; what the template calls safe is left alone.
+
+    >>> _escaped("my_run, _a|b_ <b>*c*</b>\\n# www.x.y")
+    'my_run, \\\\_a\\\\|b\\\\_ &lt;b&gt;\\\\*c\\\\*&lt;/b&gt; # www&#46;x.y'
+    """
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    text = html.escape(" ".join(value.splitlines()), quote=False)
+    text = re.sub(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
+    return re.sub(r"(?i)\bwww\.", lambda found: f"{found[0][:-1]}&#46;", text.replace("://", ":&#47;/"))
 
 
 def _is_hub_id(name: str | None, *, owner: bool = False) -> bool:
@@ -146,49 +196,45 @@ def _last_part(path: str) -> str:
     return PureWindowsPath(path).name or "."  # which knows both kinds of slashes
 
 
-def _label_rows(task: dict) -> list[tuple[str, list[str]]]:
-    """Each label with its share of every split."""
-    shares = (task.get("label_shares") or {}).values()
-    return [
-        (label, [f"{part[label]:.1%}" if label in part else "" for part in shares])
-        for label in task["labels"][:_SHOWN_LABELS]
-    ]
-
-
-def _score_rows(scores: dict, names: dict[str, str]) -> list[tuple[str, str, float, str]]:
+def _score_rows(facts: dict, names: dict[str, str]) -> list[tuple[str, str, str, str]]:
     """Which rows, which score, its value, and its 95 % interval where there is one."""
-    rows = []
+    rows, scores, selection = [], facts["scores"], (facts["task"].get("rows") or {}).get("validation")
     for prefix, which in (("test", "reported"), ("eval", "selection"), ("before", "selection, before training")):
+        counted = scores.get("test_samples") if prefix == "test" else selection
         for score, name in names.items():
-            key = f"{prefix}_{score}"
-            if scores.get(key) is not None:
-                ends = {end: scores.get(f"{key}_{end}") for end in ("low", "high")}
-                rows.append((which, name, scores[key], _interval(ends)))
+            found = [scores.get(f"{prefix}_{score}{end}") for end in ("", "_low", "_high")]
+            value, *ends = (x if x is None else format_score(x, counted, error=score in ERRORS) for x in found)
+            if value is not None:
+                rows.append((which, name, value, " to ".join(filter(None, ends))))
     return rows
 
 
-def _limits(facts: dict, data_name: str, from_scratch: bool, names: dict[str, str]) -> list[str]:
+def _limits(facts: dict, data: str, from_scratch: bool, names: dict[str, str]) -> list[str]:
     """What this model was not shown to do, in sentences made from the facts."""
     task, scores, model = facts["task"], facts["scores"], facts.get("model") or {}
     tested, trained = scores.get("test_samples"), scores.get("train_samples", (task.get("rows") or {}).get("train"))
     found = [
-        f"It was trained on {_count(trained)} and tested on {_count(tested)} of {data_name}. Texts of another kind, "
+        f"It was trained on {_count(trained)} and tested on {_count(tested)} of {data}. Texts of another kind, "
         "time or language were not tried."
     ]
     main = "pearson" if task["problem_type"] == REGRESSION else "accuracy"
     if f"test_{main}_low" in scores:
-        ends = f"{scores[f'test_{main}_low']:.4f} and {scores[f'test_{main}_high']:.4f} (95 % interval)"
-        found.append(f"{_count(tested).capitalize()} leave its {names[main]} on rows of this kind between {ends}.")
+        ends = " and ".join(format_score(scores[f"test_{main}_{end}"], tested) for end in ("low", "high"))
+        rows = f"{_count(tested).capitalize()} leave its {names[main]} on rows of this kind"
+        found.append(f"{rows} between {ends} (95 % interval).")
     baselines = facts.get("baselines") or []
-    if unbeaten := [row["name"] for row in baselines if not row["beaten"]]:
-        found.append(f"On these rows it does not beat {' and '.join(unbeaten)} beyond noise.")
-    elif not baselines:
+    for kind, said in ((WORSE, "On these rows it is worse than {}."), (UNSURE, "These rows cannot tell it from {}.")):
+        if others := [row["name"] for row in baselines if row["outcome"] == kind]:
+            found.append(said.format(" and ".join(others)))
+    if not baselines:
         found.append("It was not compared with a simple model.")
     if few := _rare_labels(task, tested):
         found.append(f"Labels with few tested rows, whose own scores say little: {few}.")
-    if weak := [row for row in facts.get("slices") or [] if row["differs"]]:
-        groups = "; ".join(f"{row['slice']}, {row['group']}: {row['score']:.4f} of {row['rows']}" for row in weak)
-        found.append(f"Its {facts['measure']} differs beyond noise between groups of rows: {groups}.")
+    error = task["problem_type"] == REGRESSION
+    if weak := [row for row in facts.get("slices") or [] if row["outcome"] == WORSE]:
+        values = (f"{format_score(row['score'], tested, error=error)} of {row['rows']:,}" for row in weak)
+        groups = "; ".join(f"{row['slice']}, {row['group']}: {value}" for row, value in zip(weak, values))
+        found.append(f"Its {facts['measure']} is worse on some groups of rows than on the others: {groups}.")
     if facts.get("calibration"):
         found.append(
             "Its probabilities are calibrated on held-out rows of this data alone; on other texts it may be surer "
@@ -239,17 +285,3 @@ def _rare_labels(task: dict, tested: int | None) -> str:
 
 def _count(rows: int | None) -> str:
     return "an unknown number of rows" if rows is None else f"{rows:,} rows"
-
-
-def _cell(value) -> str:
-    """A value in a table of Markdown."""
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def _interval(row: dict) -> str:
-    return "" if row["low"] is None else f"{_number(row['low'])} to {_number(row['high'])}"

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_float_dtype
 
 from bertcls.layout import CHECKPOINTS, PREDICTIONS, RECORD, RESULTS
+from bertcls.report.formats import BETTER, UNSURE, WORSE, outcome
 from bertcls.report.scores import as_key, row_values
-from bertcls.report.statistics import accuracy_interval, paired_p_value
+from bertcls.report.statistics import mean_interval, paired_p_value
+
+_NO_OPTIONS = ("seed", "seeds", "output_dir", "overwrite_output", "temperature", "thresholds")  # of a way of training
+_SHOWN_TEXTS = 20
 
 
 @dataclass(frozen=True)
@@ -20,8 +25,13 @@ class Arm:
     results: list[dict]  # the scores of each run's metrics.json
     records: list[dict]  # run.json of each run, empty where it has none
     logs: list[list[dict]]  # of the Trainer of each run, empty where its checkpoints are gone
-    table: pd.DataFrame  # example_id, text and label of the reported examples, the same in all runs
-    right: np.ndarray  # [runs, examples], 1.0 where the prediction is right
+    options: dict[str, str]  # that all its runs share
+    table: pd.DataFrame  # example_id, text, label and prediction (the most frequent one) of the reported examples
+    values: np.ndarray  # [runs, examples], 1.0 where the prediction is right; of numbers how far off it is
+
+    @property
+    def regression(self) -> bool:
+        return is_float_dtype(self.table["label"])
 
 
 def load_arms(folders: list[str]) -> list[Arm]:
@@ -39,7 +49,7 @@ def load_arm(folder: str, name: str | None = None) -> Arm:
 
     Raises:
         FileNotFoundError: no prediction file in it.
-        ValueError: runs on different examples, or of numbers.
+        ValueError: runs on different examples.
     """
     found = sorted(Path(folder).glob(PREDICTIONS)) or sorted(Path(folder).glob(f"*/{PREDICTIONS}"))
     if not found:
@@ -49,16 +59,38 @@ def load_arm(folder: str, name: str | None = None) -> Arm:
     runs, tables = [path.parents[1] for path in found], [pd.read_parquet(path) for path in found]
     for run, table in zip(runs[1:], tables[1:]):
         check_same_examples(tables[0], table, str(runs[0]), str(run))
-    if pd.api.types.is_float_dtype(tables[0]["label"]):
-        raise ValueError(f"{folder} holds a regression; expected classes, whose predictions are right or wrong.")
-    order = tables[0]["example_id"]
-    tables = [table.set_index("example_id").loc[order] for table in tables]
-    right = [row_values(table).astype(float) for table in tables]
-    results = [json.loads((run / RESULTS).read_text(encoding="utf-8"))["scores"] for run in runs]
+    tables = [table.set_index("example_id").loc[tables[0]["example_id"]] for table in tables]
+    table = tables[0].filter(["text", "text_pair", "label"])
+    answers = pd.concat([one["prediction"].map(_written) for one in tables], axis=1)
+    table["prediction"] = answers.mean(axis=1) if is_float_dtype(table["label"]) else answers.mode(axis=1)[0]
+    facts = [json.loads((run / RESULTS).read_text(encoding="utf-8")) for run in runs]
     records = [json.loads(path.read_text()) if (path := run / RECORD).is_file() else {} for run in runs]
-    table = tables[0].filter(["text", "text_pair", "label"]).reset_index()
-    logs = [_log_of(run) for run in runs]
-    return Arm(name or Path(folder).resolve().name, results, records, logs, table, np.array(right))
+    options = [_options(*both) for both in zip(facts, records)]
+    return Arm(
+        name=name or Path(folder).resolve().name,
+        results=[one["scores"] for one in facts],
+        records=records,
+        logs=[_log_of(run) for run in runs],
+        options={key: value for key, value in options[0].items() if all(one.get(key) == value for one in options)},
+        table=table.reset_index(),
+        values=np.array([row_values(table).astype(float) for table in tables]),
+    )
+
+
+def _written(answer: str | float | np.ndarray) -> str | float:
+    return answer if isinstance(answer, str | float) else ", ".join(answer) or "no label"
+
+
+def _options(facts: dict, record: dict) -> dict[str, str]:
+    """What a run was told, and how it read that, apart from what training found."""
+    model = facts.get("model") or {}
+    found = {**(model.get("contract") or {}), **(facts.get("arguments") or {})}
+    found |= {key: model[key] for key in ("encoder", "pooling") if key in model} | (facts.get("source") or {})
+    found |= {key: record[key] for key in ("device", "precision", "processes", "git_commit") if key in record}
+    found |= {f"version of {name}": number for name, number in record.get("versions", {}).items()}
+    said = " ".join(record.get("command", [])).split(" --")[1:]  # what else the command line says
+    found = {flag: value for flag, _, value in (part.replace("=", " ", 1).partition(" ") for part in said)} | found
+    return {key: str(value) for key, value in found.items() if key not in _NO_OPTIONS}
 
 
 def _log_of(run: Path) -> list[dict]:
@@ -90,39 +122,57 @@ def check_same_examples(one: pd.DataFrame, other: pd.DataFrame, name: str, other
 
 
 def compare_arms(arms: list[Arm]) -> list[dict]:
-    """Each arm beside the first: difference of the mean accuracies, its interval, and whether these data can tell.
+    """Each arm beside the first: the difference of the means, its interval, and whether it is better or worse.
 
-    With one run each the p-value is McNemar's exact one, which says nothing about other seeds; with several it is left
-    out and the interval decides. With more than two arms intervals and levels are Bonferroni's, so that all statements
-    together hold at 95 %.
+    Means are of the accuracy, or of the absolute error. With one run each the p-value is that of `paired_p_value`,
+    which says nothing about other seeds; with several it is left out and the interval decides. With more than two arms
+    intervals and levels are Bonferroni's, so that all statements together hold at 95 %. `options` are those that
+    differ, and `changed` the first texts that got another answer (of numbers the one that moved most).
 
     Raises:
-        ValueError: arms on different examples, or fewer than two.
+        ValueError: arms on different examples.
     """
-    if len(arms) < 2:
-        raise ValueError(f"Found {len(arms)} run; expected at least two to compare. Name another folder.")
-    first, level, rows = arms[0], 0.05 / (len(arms) - 1), []
+    first, level, rows = arms[0], 0.05 / max(len(arms) - 1, 1), []
     for arm in arms[1:]:
         check_same_examples(first.table, arm.table, first.name, arm.name)
-        right = arm.right[:, pd.Index(arm.table["example_id"]).get_indexer(first.table["example_id"])]
-        low, high = accuracy_interval(right, minus=first.right, confidence=1 - level)
-        lone = len(first.right) == len(right) == 1
-        p_value = paired_p_value(first.right[0] == 1, right[0] == 1) if lone else None
-        row = {"name": arm.name, "difference": float(right.mean() - first.right.mean()), "low": low, "high": high}
-        rows.append(row | {"p_value": p_value, "differs": p_value < level if lone else not low <= 0 <= high})
+        order = pd.Index(arm.table["example_id"]).get_indexer(first.table["example_id"])
+        values, table = arm.values[:, order], arm.table.iloc[order].reset_index(drop=True)
+        low, high = mean_interval(values, minus=first.values, confidence=1 - level)
+        difference, p_value = float(values.mean() - first.values.mean()), None
+        if len(first.values) == len(values) == 1:
+            one, other = ((v[0] if arm.regression else v[0] == 1) for v in (first.values, values))
+            p_value = paired_p_value(one, other)
+        decides = p_value if p_value is not None else 1.0 if low <= 0 <= high else 0.0
+        row = {"name": arm.name, "difference": difference, "low": low, "high": high, "p_value": p_value}
+        row["outcome"] = outcome(-difference if arm.regression else difference, decides, level=level)
+        keys = dict.fromkeys([*first.options, *arm.options])
+        both = {key: [one.options.get(key) for one in (first, arm)] for key in keys}
+        row["options"] = {key: values for key, values in both.items() if values[0] != values[1]}
+        rows.append(row | _changes(first, table))
     return rows
+
+
+def _changes(first: Arm, table: pd.DataFrame) -> dict:
+    """How many texts got another answer than in the first arm, and some of them."""
+    before, after = first.table["prediction"], table["prediction"]
+    moved = (after - before).abs() if first.regression else (after != before).astype(int)
+    order = moved[moved > 0].sort_values(ascending=False, kind="stable").index
+    shown = first.table.assign(label=first.table["label"].map(_written), other_prediction=after).loc[
+        order[:_SHOWN_TEXTS]
+    ]
+    return {"answers_changed": len(order), "changed": shown.to_dict("records")}
 
 
 def describe_differences(arms: list[Arm], rows: list[dict]) -> str:
     """One sentence for each arm beside the first."""
-    sentences = []
+    sentences, first = [], arms[0]
+    said = {BETTER: "{0} is better than {1}: {2}.", WORSE: "{0} is worse than {1}: {2}."}
+    said[UNSURE] = "These data cannot tell {0} from {1}: {2}."
     for row in rows:
-        points = f"{100 * row['difference']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-        better, worse = (row["name"], arms[0].name) if row["difference"] > 0 else (arms[0].name, row["name"])
-        if row["differs"]:
-            sentences.append(f"{better} is better than {worse}: {row['name']} has {points}.")
-        else:
-            sentences.append(f"These data cannot tell {row['name']} from {arms[0].name}: {points}.")
-    if any(row["differs"] and row["p_value"] is not None for row in rows):
+        ends = [row[key] for key in ("difference", "low", "high")]
+        middle, low, high = (f"{end:+.3g}" if first.regression else f"{100 * end:+.1f}" for end in ends)
+        by = f"{middle} {'in mean absolute error' if first.regression else 'points'} ({low} to {high})"
+        sentences.append(said[row["outcome"]].format(row["name"], first.name, by))
+    if any(row["outcome"] != UNSURE and row["p_value"] is not None for row in rows):
         sentences.append("That is of these runs: what another seed changes is seen with several (--seeds 1 2 3).")
     return " ".join(sentences)

@@ -1,6 +1,6 @@
 """Figures of runs, each from plain data to a PNG; drawn without a screen and without pyplot's global state."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import cycle
@@ -13,9 +13,9 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
-from bertcls.report.formats import SCORES
+from bertcls.report.formats import MANY_CLASSES, SCORES, format_score
 from bertcls.report.statistics import wilson_interval
 
 # Okabe and Ito (2008), told apart also by people who are colour-blind; the order keeps their brightness apart in print
@@ -43,11 +43,14 @@ _NAME_LENGTH = 28  # characters of a class name on an axis
 _LARGEST_SIDE = 20.0  # inches, 2,400 pixels
 _SHOWN_BARS = 40  # of a figure; a longer one is a table
 _BARS = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "pearson", "spearman", "r2")  # before and after
+_CONFUSED = 30  # classes in a figure of many
+_TAIL = 8  # times the median length
+_POINTS = 3_000  # in a figure; more would hide each other
 _WIDTH = 6.0  # inches: 720 pixels, so that 12 points are 10 pixels on a telephone of 400
 
 
 def draw_curves(log_history: list[dict], path: Path, *, best_step: int | None = None) -> None:
-    """Losses of training and validation, and the scores of validation, over the epochs of a Trainer's log.
+    """Losses of the training and selection rows, and the scores of the latter, over the epochs of a Trainer's log.
 
     A second evaluation at one epoch is that of the chosen model, loaded again after the last step, and no point of the
     curve; `best_step`, which it was saved at, is marked.
@@ -59,12 +62,12 @@ def draw_curves(log_history: list[dict], path: Path, *, best_step: int | None = 
     with _figure(path, _WIDTH, 6.2) as figure:
         losses, scores = figure.subplots(2, 1, sharex=True)
         _line(losses, log_history, "loss", "training")
-        _line(losses, evaluations, "eval_loss", "validation")
+        _line(losses, evaluations, "eval_loss", "selection")
         for name in names:
             _line(scores, evaluations, name, name.removeprefix("eval_").replace("_", " "))
         regression = any("eval_rmse" in entry for entry in evaluations)
         losses.set(ylabel="loss (mean squared error)" if regression else "loss (nats)")
-        scores.set(xlabel="epoch (passes over the training rows)", ylabel="score on validation")
+        scores.set(xlabel="epoch (passes over the training rows)", ylabel="score on the selection rows")
         losses.tick_params(labelbottom=True)
         for axes in (losses, scores):
             if chosen is not None and axes.lines:
@@ -79,23 +82,29 @@ def draw_curves(log_history: list[dict], path: Path, *, best_step: int | None = 
         losses.set_ylim(bottom=0)
 
 
-def draw_before_after(scores: dict, path: Path) -> None:
-    """Bars of `before_*` and `eval_*`, the scores on the rows that the model was chosen by; R squared ends at -1."""
+def draw_before_after(scores: dict, path: Path, *, rows: int | None = None) -> None:
+    """Bars of `before_*` and `eval_*`, the scores on the rows that the model was chosen by."""
     groups = {
-        label: {SCORES[key][0]: max(scores[f"{prefix}_{key}"], -1.0) for key in _BARS if f"{prefix}_{key}" in scores}
+        label: {SCORES[key][0]: scores[f"{prefix}_{key}"] for key in _BARS if f"{prefix}_{key}" in scores}
         for prefix, label in (("before", "before training"), ("eval", "after"))
     }
-    _draw_bars(groups, path, "{:.3f}", xlabel="score on validation", ylabel="")
+    _draw_bars(groups, path, lambda score: format_score(score, rows), xlabel="score on the selection rows", ylabel="")
 
 
 def draw_confusion(matrix: list[list[int]], names: list[str], path: Path) -> None:
     """Counts `[true, predicted]` of named classes; the colour is the share of the true class's rows.
 
-    The colours follow the square root of the share, so that a rare confusion is seen beside a full diagonal.
+    The colours follow the square root of the share, so that a rare confusion is seen beside a full diagonal. Of more
+    than 50 classes the 30 are shown that are in most of the errors.
     """
     counts = np.asarray(matrix, dtype=np.int64)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    written, number = _written(names), len(names)
+    written, chosen = _written(names), np.arange(len(names))
+    if len(names) > MANY_CLASSES:
+        errors = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+        chosen = np.sort(np.argsort(-errors, kind="stable")[:_CONFUSED])
+    counts, shares = counts[np.ix_(chosen, chosen)], shares[np.ix_(chosen, chosen)]
+    written, number = [written[place] for place in chosen], len(chosen)
     cell = 1.15 if number <= 3 else 0.8 if number <= 10 else 0.46 if number <= 30 else 0.16
     side = min(number * cell, _LARGEST_SIDE)
     longest = max(map(len, written))
@@ -114,20 +123,20 @@ def draw_confusion(matrix: list[list[int]], names: list[str], path: Path) -> Non
                 text = f"{count:,}\n{share:.1%}" if number <= 10 else str(count) if count else ""
                 colour = "white" if share > 0.4 else "black"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=10.5)
-        axes.set(xlabel="predicted class", ylabel="true class")
+        which = f" (the {number} most confused of {len(names):,})" if number < len(names) else ""
+        axes.set(xlabel=f"predicted class{which}", ylabel="true class")
         bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1, 0), shrink=min(1, 5 / side), aspect=25)
         bar.set_label("share of the true class's rows")
         bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
 
 
-def draw_reliability(bins: list[dict], path: Path, *, decisions: bool = False) -> None:
+def draw_reliability(bins: list[dict], path: Path, *, start: float = 0.0, decisions: bool = False) -> None:
     """How often answers of a confidence are right, with 95 % intervals, beside how often they should be; rows below.
 
-    The bins are those of `calibration_error`; with `decisions` of probabilities of labels, each label of each text,
-    and not of answers.
+    The bins are those of `calibration_error`, and `start` is the lowest possible confidence; with `decisions` they are
+    of probabilities of labels, each label of each text, and not of answers.
     """
     bins = [row for row in bins if row["rows"]]
-    start = min((row["low"] for row in bins), default=0)
     lows, accuracies, rows, means = ([row[key] for row in bins] for key in ("low", "accuracy", "rows", "confidence"))
     widths = [row["high"] - row["low"] for row in bins]
     with _figure(path, _WIDTH, 6.2) as figure:
@@ -177,14 +186,19 @@ def draw_coverage(points: list[dict], path: Path) -> None:
 def draw_lengths(lengths: dict[str, list[int]], max_length: int | None, path: Path) -> None:
     """Histogram of tokens a text for each split, and where `max_length` cuts a text or begins its second window.
 
-    The longest 0.5 % stand in the last bar.
+    The longest 0.5 % stand in the last bar. Where some are over 8 times as long as most, the axis is logarithmic.
     """
     splits = {name: np.asarray(values) for name, values in lengths.items() if len(values)}
+    tail = any(values.max() > _TAIL * max(np.median(values), 1) for values in splits.values())
     with _figure(path, _WIDTH, 4.4) as figure:
         axes = figure.subplots()
         top = max((int(np.quantile(values, 0.995, method="higher")) for values in splits.values()), default=1)
         width = max(1, -(-top // 40))
         edges = np.arange(0, top + 2 * width, width)
+        if tail:
+            edges = np.unique(np.geomspace(1, top + 1, 41).round())
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:,.0f}"))
         for (name, values), dashes in zip(splits.items(), _LINES):
             label = f"{name}: {len(values):,} texts, median {np.median(values):.0f}"
             if max_length is not None:
@@ -198,19 +212,37 @@ def draw_lengths(lengths: dict[str, list[int]], max_length: int | None, path: Pa
         elif max_length is not None:
             axes.plot([], [], " ", label=f"max_length {max_length:,}, far to the right")
         cut = any(values.max() >= edges[-1] for values in splits.values())
-        bars = f"bars of {width:,}, the last with all longer texts" if cut else f"bars of {width:,}"
-        axes.set(xlabel=f"tokens a text ({bars})", ylabel="share of the split's texts", xlim=(0, right))
+        bars = "logarithmic" if tail else f"bars of {width:,}"
+        bars += ", the last with all longer texts" if cut else ""
+        axes.set(xlabel=f"tokens a text ({bars})", ylabel="share of the split's texts", xlim=(int(tail), right))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         figure.legend(loc="outside upper center")
 
 
+def draw_predictions(truth: np.ndarray, predictions: np.ndarray, name: str, path: Path) -> None:
+    """Predicted over true numbers, a point a row, with the line where both are equal; many points lie as counts."""
+    ends = [min(truth.min(), predictions.min()), max(truth.max(), predictions.max())]
+    with _figure(path, _WIDTH, 5.4) as figure:
+        axes = figure.subplots()
+        if len(truth) > _POINTS:
+            found = axes.hexbin(truth, predictions, gridsize=45, norm=PowerNorm(0.5), mincnt=1, cmap="Blues")
+            figure.colorbar(found, ax=axes).set_label("rows")
+        else:
+            axes.plot(truth, predictions, "o", color=_BLUE, alpha=0.5, markeredgewidth=0)
+        axes.plot(ends, ends, "--", color=_GREY, marker="", label="predicted as true")
+        axes.set(xlabel=f"true {name}", ylabel=f"predicted {name}")
+        axes.legend()
+
+
 def draw_shares(shares: dict[str, dict[str, float]], path: Path) -> None:
     """Share, from 0 to 1, of each label in each split; of more than 40 labels the most frequent."""
-    _draw_bars(shares, path, "{:.1%}", xlabel="share of the split's rows", ylabel="label")
+    _draw_bars(shares, path, "{:.1%}".format, xlabel="share of the split's rows", ylabel="label")
 
 
-def _draw_bars(groups: dict[str, dict[str, float]], path: Path, number: str, *, xlabel: str, ylabel: str) -> None:
-    """A bar for each name in each group, with its number where there are few names."""
+def _draw_bars(
+    groups: dict[str, dict[str, float]], path: Path, write: Callable[[float], str], *, xlabel: str, ylabel: str
+) -> None:
+    """A bar for each name in each group, with its number where there are few names; it ends at -1."""
     names = list(dict.fromkeys(name for values in groups.values() for name in values))
     longest = sorted(names, key=lambda name: -max(values.get(name, 0) for values in groups.values()))
     shown = [place for place, name in enumerate(names) if name in set(longest[:_SHOWN_BARS])]
@@ -220,9 +252,11 @@ def _draw_bars(groups: dict[str, dict[str, float]], path: Path, number: str, *, 
         for place, (group, values) in enumerate(groups.items()):
             places = np.arange(len(shown)) + thick * (place - (len(groups) - 1) / 2)
             lengths = [values.get(names[place], 0) for place in shown]
-            bars = axes.barh(places, lengths, thick, hatch=(None, "//", "..")[place % 3], ec="white", label=group)
+            bars = axes.barh(
+                places, np.maximum(lengths, -1), thick, hatch=(None, "//", "..")[place % 3], ec="white", label=group
+            )
             if few:
-                axes.bar_label(bars, [number.format(length) for length in lengths], padding=3, fontsize=10.5)
+                axes.bar_label(bars, list(map(write, lengths)), padding=3, fontsize=10.5)
         written = _written(names)
         axes.set_yticks(range(len(shown)), [written[place] for place in shown])
         axes.invert_yaxis()
@@ -230,9 +264,9 @@ def _draw_bars(groups: dict[str, dict[str, float]], path: Path, number: str, *, 
         axes.set(xlabel=xlabel, ylabel=ylabel)
         if len(shown) < len(names):
             axes.set_ylabel(f"{ylabel}, the {len(shown)} most frequent of {len(names)}")
-        if min((bar.get_width() for bar in axes.patches), default=0) >= 0:
-            axes.set_xlim(left=0)
-        if "%" in number:
+        lowest = min((bar.get_width() for bar in axes.patches), default=0)
+        axes.set_xlim(left=lowest - 0.35 if lowest < 0 else 0)  # with room for its number
+        if "%" in write(0):
             axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         if groups:
@@ -263,9 +297,9 @@ def draw_arm_curves(histories: dict[str, list[list[dict]]], path: Path) -> None:
                 for axes, key in ((losses, "loss"), (scores, "eval_accuracy"), (scores, "eval_pearson")):
                     _line(axes, log, key, label, color=colour)
         losses.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
-        scores.set(xlabel="epoch", ylabel="score on validation")
-        if scores.lines:
-            scores.legend()
+        scores.set(xlabel="epoch", ylabel="score on the selection rows")
+        if losses.lines:
+            losses.legend()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from bertcls.inference import TextClassifier, texts_of
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.process import warn
 from bertcls.report.baseline import TfidfClassifier, cleaned_texts
-from bertcls.report.formats import MEASURES, format_p, format_value
+from bertcls.report.formats import BETTER, MEASURES, UNSURE, WORSE, format_p, format_score, format_value, outcome
 from bertcls.report.scores import predict_rows, row_values
 from bertcls.report.slices import confident_errors, confused_pairs, slice_scores, slices_of
 from bertcls.report.statistics import accuracy_by_coverage, calibration_error, paired_p_value, score_with_interval
@@ -65,36 +65,34 @@ def gather_findings(
 
 
 def _beside(name: str, simple: np.ndarray, values: np.ndarray) -> dict:
-    """A simple model beside the encoder, by their values of the same rows: right or not (bool), or how far off.
+    """A simple model beside the encoder, by what `row_values` gives of both.
 
-    Its `score` with its interval `low` to `high`, `p_value`, and `beaten`: whether the encoder is better beyond noise.
+    Its `score` with its interval `low` to `high`, `p_value`, and `outcome`: what the encoder is, better or worse.
     """
-    p_value = paired_p_value(simple, values)
-    better = values.mean() > simple.mean() if values.dtype == bool else values.mean() < simple.mean()
-    return {
-        "name": name,
-        **score_with_interval(simple),
-        "p_value": p_value,
-        "beaten": bool(better and p_value < 0.05),
-    }
+    p_value, difference = paired_p_value(simple, values), float(values.mean() - simple.mean())
+    difference = difference if values.dtype == bool else -difference  # of an error less is better
+    found = {"p_value": p_value, "outcome": outcome(difference, p_value)}
+    return {"name": name} | score_with_interval(simple) | found
 
 
-def headline(score: float, findings: dict) -> str:
+def headline(score: float, findings: dict, rows: int | None = None) -> str:
     """Whether the encoder is worth its cost: the first line of the report.
 
-    >>> row = {"name": "TF-IDF", "score": 0.89, "p_value": 0.4, "beaten": False}
-    >>> headline(0.9, {"measure": "accuracy", "baselines": [row]})
-    'Warning: the encoder (accuracy 0.9000) does not beat TF-IDF (0.8900, p = 0.40) beyond noise.'
+    >>> row = {"name": "TF-IDF", "score": 0.89, "p_value": 0.4, "outcome": "cannot tell"}
+    >>> headline(0.9, {"measure": "accuracy", "baselines": [row]}, 198)
+    'The encoder (accuracy 0.90) cannot be told from TF-IDF (0.89, p = 0.40).'
     """
-    encoder = f"the encoder ({findings['measure']} {score:.4f})"
-    unbeaten = [row for row in findings["baselines"] if not row["beaten"]]
-    if not unbeaten:
-        others = " and ".join(f"{row['name']} ({row['score']:.4f})" for row in findings["baselines"])
-        return f"{encoder[0].upper()}{encoder[1:]} beats {others} beyond noise."
-    others = " and ".join(
-        f"{row['name']} ({row['score']:.4f}, p {format_p(row['p_value'], '= ')})" for row in unbeaten
-    )
-    return f"Warning: {encoder} does not beat {others} beyond noise."
+    error, clauses = findings["measure"] == MEASURES[REGRESSION], []
+    for kind, verb in ((WORSE, "is worse than"), (UNSURE, "cannot be told from"), (BETTER, "is better than")):
+        others = [
+            f"{row['name']} ({format_score(row['score'], rows, error=error)}, p {format_p(row['p_value'], '= ')})"
+            for row in findings["baselines"]
+            if row["outcome"] == kind
+        ]
+        clauses += [f"{verb} {' and '.join(others)}"] if others else []
+    start = "Warning: the" if any(row["outcome"] == WORSE for row in findings["baselines"]) else "The"
+    written = format_score(score, rows, error=error)
+    return f"{start} encoder ({findings['measure']} {written}) {' and '.join(clauses)}."
 
 
 def _constant(train: np.ndarray, labels: np.ndarray, names: list[str], kind: str) -> tuple[str, np.ndarray]:
@@ -112,6 +110,7 @@ def _constant(train: np.ndarray, labels: np.ndarray, names: list[str], kind: str
 def _calibration(probabilities: np.ndarray, labels: np.ndarray, temperature: float) -> dict:
     """Of the most probable class; of several labels, of every decision on a label."""
     several = labels.ndim == 2
+    lowest = 0.0 if several else 1 / probabilities.shape[1]  # that the probability of the predicted class can be
     if several:
         confidence, right = probabilities.ravel(), labels.ravel() == 1
         raw = expit(temperature * logit(confidence))  # as without the temperature
@@ -120,5 +119,6 @@ def _calibration(probabilities: np.ndarray, labels: np.ndarray, temperature: flo
         powers = probabilities**temperature  # as without it, up to a factor
         raw = powers.max(-1) / powers.sum(-1)
     error, bins = calibration_error(confidence, right)
+    bins[0]["low"] = max(bins[0]["low"], lowest)
     found = {"temperature": temperature, "ece_before": calibration_error(raw, right)[0], "ece": error, "bins": bins}
     return found if several else found | {"coverage": accuracy_by_coverage(confidence, right)}

@@ -12,13 +12,20 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader, StrictUnde
 
 from bertcls.layout import DRAWN
 from bertcls.modeling import MULTI_LABEL, REGRESSION
-from bertcls.report.formats import format_p, format_value, score_names
+from bertcls.report.formats import (
+    ERRORS,
+    MANY_CLASSES,
+    format_p,
+    format_score,
+    format_value,
+    score_names,
+    shown_splits,
+)
 
 PAGE = "report.html"
-FIGURES = ("confusion", "reliability", "coverage", "label_shares", "lengths", "curves", "before_after")
+FIGURES = "confusion predictions reliability coverage label_shares lengths curves before_after".split()
 _WIDE = 1000  # pixels, from which on a figure scrolls on a telephone rather than shrink
 _SCALE = 0.85  # of other figures, so that their letters are as large as the text beside them
-_PER_CLASS = ("precision", "recall", "f1", "support")
 _FOLDERS = [Path(__file__).parent / "templates", Path(__file__).parents[1] / "serve"]
 
 
@@ -27,10 +34,14 @@ def write_page(facts: dict, folder: Path) -> Path:
 
     A section without facts is left out. Every text is escaped, and a policy in the page forbids scripts and loading.
     """
+    rows = facts["scores"].get("test_samples")
+    error = facts["task"]["problem_type"] == REGRESSION  # which the baselines and slices have for a measure
     filters = {
-        "score": lambda value: _known(value, "{:.4f}"),
-        "percent": lambda value: _known(value, "{:.1%}").replace("%", " %"),
-        "count": lambda value: _known(value, "{:,.0f}"),
+        "score": lambda value, of=rows: _known(value, lambda: format_score(value, of)),
+        "error": lambda value, of=rows: _known(value, lambda: format_score(value, of, error=True)),
+        "measured": lambda value: _known(value, lambda: format_score(value, rows, error=error)),
+        "percent": lambda value: _known(value, lambda: f"{value:.1%}".replace("%", " %")),
+        "count": lambda value: _known(value, lambda: f"{value:,.0f}"),
         "probability": _probability,
         "p_value": lambda value: "–" if value is None else format_p(value),
         "value": _value,
@@ -55,33 +66,39 @@ def load_template(name: str, filters: dict[str, Callable] | None = None, **optio
 def _context(facts: dict, figures: dict) -> dict:
     """The facts, and what the template needs besides."""
     scores, task = facts["scores"], {"rows": {}, "label_shares": {}, "labels": []} | facts["task"]
-    kind, names = task["problem_type"], score_names(task["problem_type"])
+    kind, reported, run = task["problem_type"], task.get("reported_split") or "test", facts.get("run") or {}
     main, measured = ("pearson", "mae") if kind == REGRESSION else ("accuracy", "accuracy")
-    per_class = [
-        {"number": number, "name": name} | {key: scores[f"test_{key}_{name}"] for key in _PER_CLASS}
-        for number, name in enumerate(task["labels"])
-        if all(f"test_{key}_{name}" in scores for key in _PER_CLASS)
-    ]
+    names, per_class = score_names(scores, kind), scores.get("test_per_class") or {}
     encoder = _with_interval(scores, f"test_{measured}")  # beside the baselines
     coverage = (facts.get("calibration") or {}).get("coverage")
+    shares = shown_splits(task["label_shares"], reported)
+    frequent = sorted(
+        task["labels"], key=lambda label: -max((part.get(label, 0) for part in shares.values()), default=0)
+    )
+    rows = f"{scores['test_samples']:,} rows of {reported}" if "test_samples" in scores else None
     context = facts | {
         "task": task,
+        "splits": shown_splits(task["rows"], reported),
+        "shares": shares,
+        "frequent": frequent[:MANY_CLASSES],
+        "reported": reported,
         "kind": kind,
+        "about": [*filter(None, (facts.get("name"), facts.get("data"), rows, run.get("started")))],
         "main": {"key": f"test_{main}", "name": names[main]} | _with_interval(scores, f"test_{main}"),
         "beside": [
-            (f"test_{key}", name, scores[f"test_{key}"])
+            {"key": f"test_{key}", "name": name, "value": scores[f"test_{key}"], "error": key in ERRORS}
             for key, name in names.items()
             if f"test_{key}" in scores and key != main
         ],
-        "per_class": per_class,
+        "per_class": [{"number": number, "name": name} | per_class[name] for number, name in enumerate(per_class)],
         "matrix": scores.get("test_confusion_matrix"),
         "probes": _groups(facts.get("probes") or []),
         "before_after": [
-            {"name": name, "before": scores[f"before_{key}"], "after": scores[f"eval_{key}"]}
+            {"name": name, "error": key in ERRORS} | {when: scores[f"{when}_{key}"] for when in ("before", "eval")}
             for key, name in names.items()
             if f"before_{key}" in scores and f"eval_{key}" in scores
         ],
-        "drawn": task.get("reported_split") == DRAWN,
+        "drawn": reported == DRAWN,
         "figures": figures,
         "encoder": encoder,
         "measure": facts.get("measure", "accuracy"),
@@ -92,7 +109,13 @@ def _context(facts: dict, figures: dict) -> dict:
     }
     present = {
         "baselines": ("Simple baselines", facts.get("baselines")),
-        "classes": ("Scores per class", per_class or context["matrix"] or "confusion" in figures),
+        "classes": (
+            "Predictions" if kind == REGRESSION else "Scores per class",
+            per_class
+            or context["matrix"]
+            or len(task["labels"]) > MANY_CLASSES
+            or {"confusion", "predictions"} & {*figures},
+        ),
         "calibration": ("Calibration and coverage" if coverage else "Calibration", facts.get("calibration")),
         "slices": ("Slices", context["slices"]),
         "confusions": ("Confused pairs", facts.get("confusions")),
@@ -142,8 +165,8 @@ def _figure(path: Path) -> dict:
     return {"data": base64.b64encode(data).decode(), "wide": wide, **size}
 
 
-def _known(value: float | None, written: str) -> str:
-    return "–" if value is None or math.isnan(value) else written.format(value)
+def _known(value: float | None, write: Callable[[], str]) -> str:
+    return "–" if value is None or math.isnan(value) else write()
 
 
 def _probability(value: float | None) -> str:
@@ -154,7 +177,7 @@ def _probability(value: float | None) -> str:
     """
     if value is not None and 0.9995 <= value < 1:
         return "> 0.999"
-    return "< 0.001" if value is not None and 0 < value < 0.0005 else _known(value, "{:.3f}")
+    return "< 0.001" if value is not None and 0 < value < 0.0005 else _known(value, lambda: f"{value:.3f}")
 
 
 def _value(value: object) -> str:
@@ -166,7 +189,8 @@ def _value(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_value(one)}" for key, one in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(_value, value)) or "–"
+        more = f" and {len(value) - MANY_CLASSES:,} more" * (len(value) > MANY_CLASSES)
+        return ", ".join(map(_value, value[:MANY_CLASSES])) + more or "–"
     return "–" if value is None else format_value(value) if isinstance(value, float) else str(value)
 
 

@@ -40,6 +40,7 @@ def write_record(trainer: Trainer | None, *, run_dir: str, started: float, seed:
         "command": _without_tokens(sys.argv),
         "git_commit": _git_commit(Path(sys.argv[0]).resolve().parent),
         "seed": trainer.args.seed if seed is None else seed,
+        "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(started)),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         "wall_seconds": round(time.time() - started, 1),
         **({} if trainer is None else _training_record(trainer)),

@@ -13,10 +13,10 @@ from bertcls.layout import PREDICTIONS, REPORT
 from bertcls.metrics import own_scores, task_metric
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.report.baseline import TfidfClassifier
-from bertcls.report.formats import SCORES
+from bertcls.report.formats import ERRORS, MANY_CLASSES, format_score, score_names
 from bertcls.report.statistics import correlation_interval, score_with_interval
 
-_CONSOLE = ("rmse", "f1_micro", "f1_macro", "window_accuracy", "vote_accuracy")  # beside the main score
+_QUIET = ("precision_macro", "recall_macro", "spearman", "r2", "mae", "log_loss")  # scores that the console leaves out
 
 
 def score_reported(
@@ -29,6 +29,7 @@ def score_reported(
 ) -> dict:
     """Scores the reported rows from their raw text, `test_*`, and writes `report/predictions.parquet`, their source.
 
+    Of more than 50 classes the scores and counts of each go to `report/classes.csv` and `report/confusion.csv`.
     Where texts were read in several windows, also what is often reported in place of a score per document:
     `test_window_accuracy`, each window judged by its document's label, and `test_vote_accuracy`, documents by the
     label that most of their windows have.
@@ -37,14 +38,16 @@ def score_reported(
     table, predictions, windows_of = predict_rows(classifier, dataset, progress=progress)
     Path(run_dir, REPORT).mkdir(exist_ok=True)
     table.to_parquet(Path(run_dir, PREDICTIONS), index=False)
-    scores = task_metric(kind, names)[0].compute(predictions=predictions, references=labels)
+    scores = own_scores(own, labels, predictions)
+    scores |= task_metric(kind, names)[0].compute(predictions=predictions, references=labels)
+    if len(names) > MANY_CLASSES:
+        _write_classes(scores, names, Path(run_dir, REPORT))
     if kind == REGRESSION:
         scores["pearson_low"], scores["pearson_high"] = correlation_interval(scores["pearson"], len(labels))
     measured, interval = "mae" if kind == REGRESSION else "accuracy", score_with_interval(row_values(table))
     scores |= {f"{measured}_{end}": interval[end] for end in ("low", "high")}
     if any(len(rows) > 1 for rows in windows_of):
         scores |= _window_scores(labels, windows_of)
-    scores |= own_scores(own, labels, predictions)
     scores["samples"] = len(labels)
     return {f"test_{name}": value for name, value in scores.items()}
 
@@ -86,9 +89,19 @@ def row_values(table: pd.DataFrame) -> np.ndarray:
     return (table["label"].map(as_key) == table["prediction"].map(as_key)).to_numpy(bool)
 
 
-def as_key(label: str | list[str] | np.ndarray) -> str | tuple[str, ...]:
+def as_key(label):
     """A label, or several, as it can be compared."""
-    return label if isinstance(label, str) else tuple(label)
+    return tuple(label) if isinstance(label, list | np.ndarray) else label
+
+
+def _write_classes(scores: dict, names: list[str], folder: Path) -> None:
+    """Moves what grows with the classes out of the scores; what a spreadsheet would run as a formula gets a mark."""
+    cells = [f"'{name}" if name.startswith(tuple("=+-@\t\r")) else name for name in names]
+    per_class = pd.DataFrame(scores.pop("per_class").values(), index=pd.Index(cells, name="class"))
+    per_class.rename(columns={"support": "rows"}).to_csv(folder / "classes.csv")
+    if "confusion_matrix" in scores:
+        counts = pd.DataFrame(scores.pop("confusion_matrix"), pd.Index(cells, name="true class"), cells)
+        counts.to_csv(folder / "confusion.csv")
 
 
 def _window_scores(labels: np.ndarray, windows_of: list[np.ndarray]) -> dict:
@@ -113,11 +126,11 @@ def scores_before(log_history: list[dict]) -> dict:
 
 def describe_scores(scores: dict) -> str:
     """One line: the reported score with its interval, and those beside it."""
-    main = "pearson" if "test_pearson" in scores else "accuracy"
-    low, high, rows = scores[f"test_{main}_low"], scores[f"test_{main}_high"], scores["test_samples"]
-    beside = [key for key in _CONSOLE if f"test_{key}" in scores]
-    if "test_confusion_matrix" in scores and "f1_micro" in beside:
-        beside.remove("f1_micro")  # of one label a text this would be a class of that name
-    parts = [f"{SCORES[main][0]} {scores[f'test_{main}']:.4f} (95 % interval {low:.4f} to {high:.4f}, {rows} rows)"]
-    parts += [f"{SCORES[key][0]} {scores[f'test_{key}']:.4f}" for key in beside]
+    main, rows = "pearson" if "test_pearson" in scores else "accuracy", scores["test_samples"]
+    names = score_names(scores, MULTI_LABEL if "test_f1_micro" in scores else SINGLE_LABEL)
+    score, low, high = (format_score(scores[f"test_{main}{end}"], rows) for end in ("", "_low", "_high"))
+    parts = [f"{names[main]} {score} (95 % interval {low} to {high}, {rows:,} rows)"]
+    for key, name in names.items():
+        if key not in (main, *_QUIET) and f"test_{key}" in scores:
+            parts.append(f"{name} {format_score(scores[f'test_{key}'], rows, error=key in ERRORS)}")
     return f"{scores['reported_split']} {', '.join(parts)}"

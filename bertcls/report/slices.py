@@ -13,6 +13,7 @@ from scipy.stats import fisher_exact, ttest_ind
 from bertcls.data.labels import label_names_of
 from bertcls.inference import TextClassifier, reaches
 from bertcls.report.baseline import TfidfClassifier
+from bertcls.report.formats import outcome
 from bertcls.report.scores import row_values
 from bertcls.report.statistics import score_with_interval
 from bertcls.text import clean_all, words_of
@@ -26,16 +27,16 @@ _CONTRAST = re.compile(
     r"\b(?:but|however|although|though|yet|despite|nevertheless|nonetheless|except|unfortunately)\b|但|却|然而|不过|虽",
     re.IGNORECASE,
 )
-_SHOWN_PIECES = 80  # of an error's text
+_SHOWN_PIECES, _SHOWN_PROBABILITIES = 80, 5  # of an error
 
 
 def slice_scores(values: np.ndarray, groups: dict[str, pd.Categorical]) -> list[dict]:
     """The mean of every group of every slice (a name for each row), of the `values` that `row_values` gives.
 
-    Each with its 95 % interval, and `differs`: Fisher's exact test, or Welch's, against the other rows at 5 % over all
-    groups together (Bonferroni).
+    Each with its 95 % interval, and `outcome`, what the group is beside the other rows: by Fisher's exact test, or
+    Welch's, at 5 % over all groups together (Bonferroni).
     """
-    rows = []
+    rows, sign = [], 1 if values.dtype == bool else -1  # of an error less is better
     groups = {slice_name: names.remove_unused_categories() for slice_name, names in groups.items()}
     level = 0.05 / max(sum(len(names.categories) for names in groups.values()), 1)
     for slice_name, names in groups.items():
@@ -43,7 +44,8 @@ def slice_scores(values: np.ndarray, groups: dict[str, pd.Categorical]) -> list[
             inside = np.asarray(names == group)
             own, rest = values[inside], values[~inside]
             row = {"slice": slice_name, "group": group, "rows": len(own), **score_with_interval(own)}
-            rows.append(row | {"differs": bool(_p_value(own, rest) < level)})
+            difference = sign * float(own.mean() - values.mean())
+            rows.append(row | {"outcome": outcome(difference, _p_value(own, rest), level=level)})
     return rows
 
 
@@ -151,7 +153,7 @@ def confident_errors(
     """The errors that the model is surest of, which is where wrong labels are found, with what may explain them.
 
     Each has columns of `sure_errors` (the text of a pair with the second behind a line), `pieces` (the first 80
-    tokens), the `probabilities` of all classes, and the `similar` rows of `train`, which the baseline learned from.
+    tokens), the 5 highest `probabilities`, and the `similar` rows of `train`, which the baseline learned from.
     """
     config, names = classifier.model.config, class_names(table)
     wrong = sure_errors(table, config.thresholds).head(count)
@@ -164,7 +166,8 @@ def confident_errors(
         known = ("example_id", "label", "prediction", "probability", "decision")
         error = {key: _plain(row[key]) for key in known if key in row}
         error |= {"text": text, "pieces": pieces}
-        error["probabilities"] = {name: row[f"probability_{name}"] for name in names}
+        probabilities = sorted(((row[f"probability_{name}"], name) for name in names), reverse=True)
+        error["probabilities"] = {name: probability for probability, name in probabilities[:_SHOWN_PROBABILITIES]}
         error["similar"] = [_shown(train, number) | {"similarity": cosine} for number, cosine in similar]
         errors.append(error)
     return errors

@@ -44,19 +44,19 @@ def correlation_interval(correlation: float, trials: int) -> tuple[float, float]
     return float(low), float(high)
 
 
-def accuracy_interval(
-    right: np.ndarray, *, minus: np.ndarray | None = None, confidence: float = 0.95
+def mean_interval(
+    values: np.ndarray, *, minus: np.ndarray | None = None, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of an arm's accuracy, or of how much it is above another's; both `[runs, examples]`, 1.0 where right.
+    """Interval of the mean of an arm's values, or of how much it is above another's; both `[runs, examples]`.
 
     Holds for other examples (paired), and for other seeds, where an arm has several runs, taken to vary alike in both.
     The two variances add up, with Satterthwaite's degrees of freedom: where seeds are most of the noise, it is
     Student's t interval of the runs. Of lone runs it says nothing about other seeds.
     """
-    if right.shape[1] < 2:
-        raise ValueError(f"Found {right.shape[1]} example; expected at least 2 for an interval. Report more rows.")
-    arms = [right] if minus is None else [right, minus]
-    difference = right.mean(0) - (0.0 if minus is None else minus.mean(0))
+    if values.shape[1] < 2:
+        raise ValueError(f"Found {values.shape[1]} example; expected at least 2 for an interval. Report more rows.")
+    arms = [values] if minus is None else [values, minus]
+    difference = values.mean(0) - (0.0 if minus is None else minus.mean(0))
     examples, runs = len(difference), sum(len(arm) - 1 for arm in arms)  # runs: degrees of freedom
     variance = difference.var(ddof=1) / examples  # squared standard error, of other examples
     parts = [(variance, examples - 1)]
@@ -72,7 +72,8 @@ def accuracy_interval(
         return middle, middle
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
     width = float(t.ppf((1 + confidence) / 2, freedom) * variance**0.5)
-    return max(middle - width, 0.0 if minus is None else -1.0), min(middle + width, 1.0)
+    top = 1.0 if all(np.isin(arm, (0, 1)).all() for arm in arms) else math.inf  # of shares
+    return max(middle - width, 0.0 if minus is None else -top), min(middle + width, top)
 
 
 def paired_p_value(one: np.ndarray, other: np.ndarray) -> float:

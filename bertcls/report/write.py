@@ -1,30 +1,34 @@
 """What a run leaves behind beside the model."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 from datasets import DatasetDict
+from sklearn.metrics import confusion_matrix
 from transformers import Trainer
 
 from bertcls.audit import format_audit
 from bertcls.data.labels import label_names_of, label_shares
 from bertcls.export.stock import export_stock
-from bertcls.inference import TextClassifier, texts_of
+from bertcls.inference import Text, TextClassifier, texts_of
 from bertcls.layout import AUDIT, PREDICTIONS, REPORT, RESULTS, STOCK
-from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION
+from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.process import warn, whole_file
 from bertcls.report import figures
 from bertcls.report.baseline import cleaned_texts
-from bertcls.report.card import write_card
+from bertcls.report.card import data_name, write_card
 from bertcls.report.findings import gather_findings, headline
+from bertcls.report.formats import shown_splits
 from bertcls.report.page import PAGE, write_page
 from bertcls.report.record import revision_of, write_record
 from bertcls.report.scores import describe_scores, score_reported
 from bertcls.report.slices import run_probes
 
 _STOCK_TEXTS = 16  # of the reported rows, on which the stock export is compared, in fp64
+_EXAMPLE = 60  # characters of the text in the last line
 _ARGUMENTS = """learning_rate num_train_epochs per_device_train_batch_size gradient_accumulation_steps
     lr_scheduler_type warmup_steps weight_decay max_grad_norm label_smoothing_factor optim metric_for_best_model
     seed""".split()  # of training, shown in the report and the card
@@ -50,6 +54,7 @@ def write_report(
     source: dict,
     language: str | None = None,
     license: str | None = None,
+    label_column: str | None = None,
     own: dict[str, Callable] | None = None,
     probes: str | None = None,
     draw: bool = True,
@@ -63,6 +68,7 @@ def write_report(
         scores: what is known by now: `train_*`, `before_*` and `eval_*`, and `reported_split`, its name in the source.
         encoder, from_scratch: what the model started from, and whether it took the architecture alone.
         source: `dataset`, `config` and `files`.
+        language, license, label_column: for the card; what the numbers of a regression are called.
         own, probes, draw: further metrics; a file for `run_probes`; whether to draw the figures and the page.
     """
     test, config = splits["test"], classifier.model.config
@@ -70,17 +76,20 @@ def write_report(
     found = score_reported(classifier, test, run_dir=run_dir, own=own, progress=not trainer.args.disable_tqdm)
     scores = scores | found | {"seed": trainer.args.seed, "train_samples": len(splits["train"])}
     shares = {name: {} if kind == REGRESSION else label_shares(split) for name, split in splits.items()}
-    arguments = trainer.args.to_dict()
+    arguments, run = trainer.args.to_dict(), Path(run_dir).resolve()
     facts = {
         "headline": "",
         "scores": scores,
         "task": {
             "problem_type": kind,
             "labels": label_names_of(test),
+            "label_column": label_column or "value",
             "reported_split": scores["reported_split"],
             "rows": {name: len(split) for name, split in splits.items()},
             "label_shares": shares,
         },
+        "name": "/".join(run.parts[-2:] if run.name.startswith("seed-") else run.parts[-1:]),
+        "data": data_name(source, run_dir),
         "source": source | {"revision": revision_of(splits["train"])},
         "model": {
             "encoder": encoder,
@@ -90,7 +99,7 @@ def write_report(
         },
         "arguments": {name: arguments[name] for name in _ARGUMENTS} | {"from_scratch": from_scratch},
         "run": write_record(trainer, run_dir=run_dir, started=started),
-        "audit": _audited(json.loads(audit.read_text())) if audit.is_file() else None,
+        "audit": _audited(json.loads(audit.read_text()), scores["reported_split"]) if audit.is_file() else None,
     }
     write_metrics(facts, run_dir=run_dir)  # whatever happens to the rest
     texts = cleaned_texts(texts_of(test), config.cleaning)
@@ -99,8 +108,9 @@ def write_report(
         for start in range(0, len(texts), 1000)  # whose encodings are in memory together
         for ids in classifier.tokenizer(texts[start : start + 1000], add_special_tokens=False, verbose=False).input_ids
     ]
-    facts |= gather_findings(classifier, splits, pd.read_parquet(Path(run_dir, PREDICTIONS)), texts, tokens)
-    facts["headline"] = headline(scores["test_mae" if kind == REGRESSION else "test_accuracy"], facts)
+    table = pd.read_parquet(Path(run_dir, PREDICTIONS))
+    facts |= gather_findings(classifier, splits, table, texts, tokens)
+    facts["headline"] = headline(scores["test_mae" if kind == REGRESSION else "test_accuracy"], facts, len(test))
     if probes is not None and config.pair_truncation is not None:
         warn("--probes holds single texts, and this model reads pairs; they are left out.")
     elif probes is not None:
@@ -113,33 +123,48 @@ def write_report(
     write_metrics(facts, run_dir=run_dir)
     write_card(facts, run_dir, language=language, license=license)
     if draw:
-        _draw(facts, trainer, Path(run_dir, REPORT), test_tokens=tokens)
+        _draw(facts, trainer, Path(run_dir, REPORT), table, test_tokens=tokens)
         write_page(facts, Path(run_dir, REPORT))
     return facts
 
 
-def _audited(findings: dict) -> dict:
-    """The table of an audit, and whether the run trained with what leaks into another split."""
+def _audited(findings: dict, reported: str) -> dict:
+    """The table of an audit under the report's names of splits, and whether the run trained with what leaks."""
     leaked = findings["leaked"] and not findings.get("taken_out")
-    return {"lines": format_audit(findings).splitlines(), "leaked": leaked}
+    named = {key: shown_splits(part, reported) if isinstance(part, dict) else part for key, part in findings.items()}
+    named["leaks"] = {
+        " in ".join(shown_splits(dict.fromkeys(pair.split(" in ")), reported)): leak
+        for pair, leak in findings["leaks"].items()
+    }
+    return {"lines": format_audit(named).splitlines(), "leaked": leaked}
 
 
-def describe_report(facts: dict, *, run_dir: str) -> str:
-    """What to tell the user at the end: the score, the headline, where the model is, and how to use it."""
-    pair = facts["model"]["contract"]["pair_truncation"] is not None
-    example = ("A text.", "Another.") if pair else "A film that ends well."
+def describe_report(facts: dict, *, run_dir: str, texts: list[Text]) -> str:
+    """What to tell the user at the end: the score, the headline, where the model is, and how to use it on a text."""
+    example = _literal(next((text for text in texts if "".join(text).strip()), ""))
     lines, page = [describe_scores(facts["scores"]), facts["headline"]], Path(run_dir, REPORT, PAGE)
     if page.is_file():
         lines.append(f"The report is in {page}.")
-    lines += [
-        f"The model is in {run_dir}. Use it:",
-        '  python -c "from bertcls import TextClassifier; '
-        f"print(TextClassifier.from_pretrained('{Path(run_dir).as_posix()}').predict({example!r}))\"",
-    ]
+    folder = json.dumps(Path(run_dir).as_posix(), ensure_ascii=False)
+    code = f"from bertcls import TextClassifier; print(TextClassifier.from_pretrained({folder}).predict({example}))"
+    lines += [f"The model is in {run_dir}. Use it:", f"  python -c {shlex.quote(code)}"]
     return "\n".join(dict.fromkeys(lines))
 
 
-def _draw(facts: dict, trainer: Trainer, folder: Path, *, test_tokens: list[int]) -> None:
+def _literal(text: Text) -> str:
+    """A text, or pair, shortened, as it stands in a line of code.
+
+    >>> _literal("So\\n" + "so " * 40), _literal(("a\\x1b", 'b"'))
+    ('"So so so so so so so so so so so so so so so so so so so so…"', '("a", "b\\\\"")')
+    """
+    if not isinstance(text, str):
+        return f"({', '.join(map(_literal, text))})"
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    line = line if len(line) <= _EXAMPLE else line[: _EXAMPLE - 1].rstrip() + "…"
+    return json.dumps(line, ensure_ascii=False)
+
+
+def _draw(facts: dict, trainer: Trainer, folder: Path, table: pd.DataFrame, *, test_tokens: list[int]) -> None:
     """The figures that `write_page` shows, as far as there is something to draw."""
     scores, task, contract = facts["scores"], facts["task"], facts["model"]["contract"]
     special = trainer.processing_class.num_special_tokens_to_add(pair=contract["pair_truncation"] is not None)
@@ -149,17 +174,23 @@ def _draw(facts: dict, trainer: Trainer, folder: Path, *, test_tokens: list[int]
             continue
         tokens[name] = list(dict(zip(dataset["example_id"][:], dataset["tokens"][:])).values())  # windows once
     tokens = {name: [count + special for count in counts] for name, counts in (tokens | {"test": test_tokens}).items()}
+    reported = task["reported_split"]
     best_step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     figures.draw_curves(trainer.state.log_history, folder / "curves.png", best_step=best_step)
-    figures.draw_lengths(tokens, contract["max_length"], folder / "lengths.png")
+    figures.draw_lengths(shown_splits(tokens, reported), contract["max_length"], folder / "lengths.png")
     if task["label_shares"]["test"]:
-        figures.draw_shares(task["label_shares"], folder / "label_shares.png")
+        figures.draw_shares(shown_splits(task["label_shares"], reported), folder / "label_shares.png")
+    else:
+        truth, predictions = table["label"].to_numpy(), table["prediction"].to_numpy()
+        figures.draw_predictions(truth, predictions, task["label_column"], folder / "predictions.png")
     if any(name.startswith("before_") for name in scores):
-        figures.draw_before_after(scores, folder / "before_after.png")
+        figures.draw_before_after(scores, folder / "before_after.png", rows=task["rows"]["validation"])
     if calibration := facts.get("calibration"):
         decisions = task["problem_type"] == MULTI_LABEL
-        figures.draw_reliability(calibration["bins"], folder / "reliability.png", decisions=decisions)
+        start = 0.0 if decisions else 1 / len(task["labels"])
+        figures.draw_reliability(calibration["bins"], folder / "reliability.png", start=start, decisions=decisions)
         if "coverage" in calibration:
             figures.draw_coverage(calibration["coverage"], folder / "coverage.png")
-    if "test_confusion_matrix" in scores:
-        figures.draw_confusion(scores["test_confusion_matrix"], task["labels"], folder / "confusion.png")
+    if task["problem_type"] == SINGLE_LABEL:
+        counts = confusion_matrix(table["label"], table["prediction"], labels=task["labels"])
+        figures.draw_confusion(counts, task["labels"], folder / "confusion.png")

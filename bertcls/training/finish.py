@@ -55,6 +55,7 @@ def finish_run(
     started: float | None = None,
     language: str | None = None,
     license: str | None = None,
+    label_column: str | None = None,
     probes: str | None = None,
     figures: bool = True,
     hub: dict | None = None,
@@ -74,6 +75,7 @@ def finish_run(
         model_name_or_path, from_scratch, dataset_name, dataset_config_name, data_files: what the run was made from.
         started: when it began, in seconds of `time.time()`; `None`: now.
         language, license: for the model card.
+        label_column: what the numbers of a regression are called in the report.
         probes: file for `run_probes`.
         figures: draw the figures and the page.
         hub: arguments of `push_folder`; `None` pushes nothing.
@@ -107,11 +109,12 @@ def finish_run(
             source={"dataset": dataset_name, "config": dataset_config_name, "files": data_files or []},
             language=language,
             license=license,
+            label_column=label_column,
             own=own,
             probes=probes,
             draw=figures,
         )
-        say(describe_report(facts, run_dir=run_dir))
+        say(describe_report(facts, run_dir=run_dir, texts=texts_of(splits["validation"])))
     else:
         facts = {"scores": results}
         write_metrics(facts, run_dir=run_dir)

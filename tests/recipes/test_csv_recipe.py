@@ -13,6 +13,7 @@ from helpers import arguments_of
 from bertcls import RecipeArguments, TextClassifier, augment, load_splits
 from bertcls.audit import audit_splits
 from bertcls.data.augmentation import METHODS
+from bertcls.report.formats import format_score
 from bertcls.training.launch import parse
 
 TOPICS = {
@@ -122,10 +123,14 @@ def test_numbers_far_from_zero(recipe, tmp_path):
     assert results["test_mae"] == pytest.approx(errors.mean()) and facts["measure"] == "mean absolute error"
     assert results["test_mae_low"] < results["test_mae"] < results["test_mae_high"]
     median, tfidf = facts["baselines"]
+    assert median["outcome"] == "better" and median["score"] > 1.5 * results["test_mae"]
+    assert tfidf["name"].startswith("TF-IDF with r")
+    written = format_score(results["test_mae"], len(table), error=True)
     assert (
-        median["beaten"] and median["score"] > 1.5 * results["test_mae"] and tfidf["name"].startswith("TF-IDF with r")
+        f"encoder (mean absolute error {written})" in facts["headline"]
+        and "is better than always" in facts["headline"]
     )
-    assert facts["headline"].endswith("beyond noise.") and f"{results['test_mae']:.4f}" in facts["headline"]
+    assert facts["task"]["label_column"] == "value"
     furthest = [abs(error["label"] - error["prediction"]) for error in facts["errors"]]
     assert furthest == pytest.approx(errors.nlargest(20).tolist())
     assert "calibration" not in facts and "confusions" not in facts
@@ -251,7 +256,7 @@ def test_a_class_that_no_training_row_has(tmp_path):
     for name in ("train", "test"):
         rows.cast_column("label", ClassLabel(names=names)).to_parquet(tmp_path / "data" / f"{name}.parquet")
     results = run(load_recipe("tfidf_baseline"), tmp_path, "--dataset_name", str(tmp_path / "data"))
-    assert results["test_accuracy"] == 1.0 and results["test_support_unused"] == 0
+    assert results["test_accuracy"] == 1.0 and results["test_per_class"]["unused"]["support"] == 0
 
 
 def test_options_that_do_not_go_with_the_texts_are_refused(tmp_path):

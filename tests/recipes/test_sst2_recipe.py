@@ -1,5 +1,8 @@
+import html
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -56,10 +59,15 @@ def test_report_console_and_metrics_say_what_the_predictions_say(sample_run, sst
     macro = f1_score(table["label"], table["prediction"], average="macro")
     assert facts["scores"]["test_accuracy"] == results["test_accuracy"] == accuracy
     assert facts["scores"]["test_f1_macro"] == pytest.approx(macro)
-    console = describe_report(facts, run_dir=str(folder))
-    assert f"test accuracy {accuracy:.4f} (95 % interval" in console and f"F1 macro {macro:.4f}" in console
+    console = describe_report(facts, run_dir=str(folder), texts=["It's 5 $ \n" + "so " * 40])
+    assert f"test accuracy {accuracy:.2f} (95 % interval" in console and f"F1 macro {macro:.2f}" in console
+    (code,) = shlex.split(console.splitlines()[-1])[2:]
+    assert "predict(\"It's 5 $ so so" in code and len(code) < len(str(folder)) + 170 and "…" in code
     page = (folder / "report" / "report.html").read_text(encoding="utf-8")
-    assert f"{accuracy:.4f}" in page and facts["headline"] in page
+    assert f">{accuracy:.2f}<" in page and facts["headline"] in html.unescape(page)
+    assert re.search(
+        rf'id="about">{folder.name} · reviews · {len(table)} rows of test · 20\d\d-\d\d-\d\d .* UTC<', page
+    )
     wrong = table[table["label"] != table["prediction"]]
     assert sum(pair["rows"] for pair in facts["confusions"]) == len(wrong)
     assert sum(row["rows"] for row in facts["calibration"]["bins"]) == len(table)
@@ -81,7 +89,8 @@ def test_report_console_and_metrics_say_what_the_predictions_say(sample_run, sst
     recipe = load_recipe("tfidf_baseline")
     alone = recipe.main(*parse(recipe.Arguments, words, defaults=recipe.DEFAULTS, sample=recipe.SAMPLE))
     assert tfidf["score"] == pytest.approx(alone["test_accuracy"], abs=0.011)  # cleaned as the encoder's texts are
-    assert facts["headline"].startswith("Warning: the encoder") is not all(row["beaten"] for row in facts["baselines"])
+    worse = [row for row in facts["baselines"] if row["outcome"] == "worse"]
+    assert facts["headline"].startswith("Warning: the encoder") is bool(worse)
 
 
 def test_the_temperature_is_fitted_and_changes_no_answer(sample_run):
@@ -286,7 +295,7 @@ def test_the_lab_protocol_reports_its_own_test_part(sst2_recipe, tmp_path):
     )
     assert results["reported_split"] == DRAWN
     assert results["train_samples"] == 400
-    assert results["test_support_negative"] + results["test_support_positive"] == 50
+    assert sum(row["support"] for row in results["test_per_class"].values()) == 50
 
 
 def test_without_a_labelled_test_split_validation_is_reported(sst2_recipe, tmp_path, encoder_folder):
@@ -409,7 +418,7 @@ def test_minilm_learns_from_a_thousand_rows(sst2_recipe, tmp_path):
         sst2_recipe, tmp_path / "run", *words, "--num_train_epochs", "2", "--seed", "1", sample=False
     )
     assert results["reported_split"] == "validation"
-    assert results["test_support_negative"] == 428 and results["test_support_positive"] == 444
+    assert [row["support"] for row in results["test_per_class"].values()] == [428, 444]
     assert results["test_accuracy"] > 0.74
 
 

@@ -1,19 +1,19 @@
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import load_recipe
 from scipy.stats import binomtest, ttest_1samp, ttest_ind
 
 from bertcls.report.compare import compare_arms, describe_differences, load_arm, load_arms
-from bertcls.report.statistics import accuracy_interval, paired_p_value
+from bertcls.report.statistics import mean_interval, paired_p_value
 
 
-def write_run(folder, right, *, texts=None, ids=None, pairs=None):
-    """A finished run whose predictions are right or wrong as `right` says."""
+def write_run(
+    folder, right, *, texts=None, ids=None, pairs=None, numbers=None, command=(), scores=None, arguments=None
+):
+    """A finished run whose predictions are right or wrong as `right` says, or `numbers` where the truth is 0 to 1."""
     (folder / "report").mkdir(parents=True, exist_ok=True)
     rows = len(right)
     labels = ["no" if i % 3 else "yes" for i in range(rows)]
@@ -25,10 +25,13 @@ def write_run(folder, right, *, texts=None, ids=None, pairs=None):
         "prediction": [label if good else other[label] for label, good in zip(labels, right)],
     }
     table |= {} if pairs is None else {"text_pair": pairs}
+    table |= {} if numbers is None else {"label": np.linspace(0, 1, rows), "prediction": numbers}
     pd.DataFrame(table).to_parquet(folder / "report" / "predictions.parquet")
-    scores = {"test_accuracy": float(np.mean(right)), "train_runtime": 60.0}
-    (folder / "report" / "metrics.json").write_text(json.dumps({"scores": scores}))
-    (folder / "run.json").write_text(json.dumps({"peak_memory_gib": {"process": 2.5, "accelerator": 7.5}}))
+    scores = {"test_accuracy": float(np.mean(right)), "train_runtime": 60.0} | (scores or {})
+    facts = {"scores": scores, "arguments": arguments or {}, "model": {"contract": {"temperature": np.mean(right)}}}
+    (folder / "report" / "metrics.json").write_text(json.dumps(facts))
+    record = {"peak_memory_gib": {"process": 2.5, "accelerator": 7.5}, "command": ["x.py", *command]}
+    (folder / "run.json").write_text(json.dumps(record))
     return str(folder)
 
 
@@ -69,7 +72,7 @@ def test_the_interval_holds_the_true_difference():
     draw, held = np.random.default_rng(2), 0
     for _ in range(200):
         one, other = (run[None].astype(float) for run in correlated(draw, 500, 0.80, 0.84))
-        low, high = accuracy_interval(other, minus=one)
+        low, high = mean_interval(other, minus=one)
         held += low <= 0.04 <= high
     assert 181 <= held < 200  # at 95 % fewer has a probability below 0.01
 
@@ -85,7 +88,7 @@ def test_seeds_are_not_taken_for_a_difference(runs, spread):
             for number in runs
         ]
         one, other = (np.array(arm, dtype=float) for arm in arms)
-        low, high = accuracy_interval(other, minus=one)
+        low, high = mean_interval(other, minus=one)
         wrong += not low <= 0 <= high
     assert wrong <= 14  # of equal ways of training: more has a probability below 0.01 at 5 %
 
@@ -94,9 +97,9 @@ def test_seeds_are_not_taken_for_a_difference(runs, spread):
 def test_where_seeds_are_all_the_noise_it_is_students(rates):
     one, other = (np.repeat(np.array(runs)[:, None], 1000, axis=1) for runs in rates)
     expected = ttest_ind(other[:, 0], one[:, 0]).confidence_interval(0.9)
-    assert accuracy_interval(other, minus=one, confidence=0.9) == pytest.approx((expected.low, expected.high))
+    assert mean_interval(other, minus=one, confidence=0.9) == pytest.approx((expected.low, expected.high))
     expected = ttest_1samp(other[:, 0], 0).confidence_interval()
-    assert accuracy_interval(other) == pytest.approx((expected.low, expected.high))
+    assert mean_interval(other) == pytest.approx((expected.low, expected.high))
 
 
 def test_runs_that_differ_and_runs_that_do_not(tmp_path):
@@ -104,8 +107,14 @@ def test_runs_that_differ_and_runs_that_do_not(tmp_path):
     one, other = correlated(draw, 1000, 0.80, 0.88)
     arms = [load_arm(write_run(tmp_path / name, right)) for name, right in (("direct", one), ("better", other))]
     rows = compare_arms(arms)
-    assert rows[0]["differs"] and rows[0]["low"] < rows[0]["difference"] < rows[0]["high"]
-    assert describe_differences(arms, rows).startswith("better is better than direct: better has +")
+    assert rows[0]["outcome"] == "better" and rows[0]["low"] < rows[0]["difference"] < rows[0]["high"]
+    assert describe_differences(arms, rows).startswith("better is better than direct: +")
+    back = compare_arms(arms[::-1])
+    assert (
+        back[0]["outcome"] == "worse"
+        and back[0]["answers_changed"] == rows[0]["answers_changed"] == (one ^ other).sum()
+    )
+    assert describe_differences(arms[::-1], back).startswith("direct is worse than better: -")
     assert "That is of these runs" in describe_differences(arms, rows)
     same = [arms[0], load_arm(write_run(tmp_path / "again", one ^ (np.arange(1000) % 200 == 0)))]
     assert describe_differences(same, compare_arms(same)).startswith("These data cannot tell again from direct:")
@@ -118,14 +127,14 @@ def test_several_seeds_are_one_arm(tmp_path):
         write_run(tmp_path / "a" / f"seed-{seed}", one)
         write_run(tmp_path / "b" / f"seed-{seed}", other)
     arms = [load_arm(str(tmp_path / name)) for name in ("a", "b")]
-    assert arms[0].right.shape == (3, 600)
+    assert arms[0].values.shape == (3, 600)
     row = compare_arms(arms)[0]
-    assert row["p_value"] is None and row["differs"] and 0.05 < row["difference"] < 0.15
+    assert row["p_value"] is None and row["outcome"] == "better" and 0.05 < row["difference"] < 0.15
 
 
 def test_one_example_is_too_few():
     with pytest.raises(ValueError, match="Found 1 example; expected at least 2"):
-        accuracy_interval(np.ones((2, 1)))
+        mean_interval(np.ones((2, 1)))
 
 
 @pytest.mark.parametrize("change", ["texts", "ids", "rows"])
@@ -165,26 +174,92 @@ def test_rows_in_another_order_are_joined(tmp_path):
     write_run(tmp_path / "other", right)
     table.to_parquet(tmp_path / "other" / "report" / "predictions.parquet")
     assert compare_arms([load_arm(one), load_arm(str(tmp_path / "other"))])[0]["difference"] == 0
-    assert mcnemar(*(load_arm(str(tmp_path / name)).right[0] for name in ("one", "one"))) == 1.0
+    assert mcnemar(*(load_arm(str(tmp_path / name)).values[0] for name in ("one", "one"))) == 1.0
 
 
-def test_the_command_prints_and_draws(tmp_path):
-    draw = np.random.default_rng(5)
+def test_what_differs_between_arms(tmp_path):
+    draw = np.random.default_rng(6)
+    right = {name: [run for run in correlated(draw, 60, 0.8, 0.9)] for name in ("a", "b")}
+    said = {"a": ["--pooling", "mean", "--labels", "x", "y"], "b": ["--pooling=cls", "--learning_rate", "1e-3"]}
+    for name, runs in right.items():
+        for seed, run in enumerate(runs):
+            command = ["--seed", str(seed), "--output_dir", name, *said[name]]
+            write_run(
+                tmp_path / name / str(seed), run, command=command, arguments={"learning_rate": 0.001, "seed": seed}
+            )
+    first, other = (load_arm(str(tmp_path / name)) for name in ("a", "b"))
+    (row,) = compare_arms([first, other])
+    assert row["options"] == {"pooling": ["mean", "cls"], "labels": ["x y", None]}
+    text = other.table["text"][0]
+    table = [(one, two) for one, two in zip(first.table["prediction"], other.table["prediction"]) if one != two]
+    assert row["answers_changed"] == len(table) and len(row["changed"]) == min(len(table), 20) and text == "text 0"
+    for shown in row["changed"]:
+        at = shown["example_id"]
+        assert shown["prediction"] == first.table["prediction"][at] != shown["other_prediction"]
+        assert shown["text"] == f"text {at}" and shown["label"] == first.table["label"][at]
+
+
+def test_numbers_are_compared_by_how_far_off_they_are(tmp_path):
+    draw, right = np.random.default_rng(7), np.ones(80, dtype=bool)
+    truth = np.linspace(0, 1, 80)
+    near, far = truth + draw.normal(0, 0.05, 80), truth + draw.normal(0, 0.3, 80)
+    for name, numbers in (("near", near), ("far", far), ("again", near + draw.normal(0, 0.001, 80))):
+        write_run(tmp_path / name, right, numbers=numbers)
+    arms = load_arms([str(tmp_path / name) for name in ("near", "far", "again")])
+    rows = compare_arms(arms)
+    assert [row["outcome"] for row in rows] == ["worse", "cannot tell"] and rows[0]["p_value"] < 0.001
+    off = np.abs(far - truth).mean() - np.abs(near - truth).mean()
+    assert rows[0]["difference"] == pytest.approx(off) and rows[0]["low"] < off < rows[0]["high"]
+    assert rows[0]["changed"][0]["example_id"] == np.abs(far - near).argmax() and len(rows[0]["changed"]) == 20
+    assert describe_differences(arms, rows).startswith(f"far is worse than near: {off:+.3g} in mean absolute error (+")
+    assert compare_arms(arms[1::-1])[0]["outcome"] == "better"  # less is better
+    for seed in range(3):
+        write_run(tmp_path / "seeds" / str(seed), right, numbers=far + draw.normal(0, 0.01, 80))
+    (row,) = compare_arms([arms[0], load_arm(str(tmp_path / "seeds"))])
+    assert row["p_value"] is None and row["outcome"] == "worse"
+
+
+def test_one_folder_of_seeds_is_summed_up(tmp_path, capsys):
+    recipe, draw = load_recipe("compare_runs"), np.random.default_rng(8)
+    for seed in range(3):
+        scores = {"test_mcc": 0.5 + seed / 10, "test_f1_macro": 0.7}
+        write_run(tmp_path / "seeds" / f"seed-{seed}", correlated(draw, 200, 0.8, 0.8)[0], scores=scores)
+    arm = load_arm(str(tmp_path / "seeds"))
+    assert recipe.main([str(tmp_path / "seeds")], str(tmp_path / "out"), ["mcc"]) == []
+    told = capsys.readouterr().out
+    (one,) = json.loads((tmp_path / "out" / "comparison.json").read_text())["runs"]
+    low, high = mean_interval(arm.values)
+    means = arm.values.mean(1)
+    assert (one["mean"], one["sd"], one["low"], one["high"]) == pytest.approx(
+        (means.mean(), means.std(ddof=1), low, high)
+    )
+    assert one["metrics"] == {"mcc": {"mean": pytest.approx(0.6), "sd": pytest.approx(0.1)}}
+    assert (
+        f"seeds: accuracy {means.mean():.2f} ({low:.2f} to {high:.2f}) over 3 runs." in told and "0.60 (0.1)" in told
+    )
+    with pytest.raises(
+        ValueError, match="Found --metrics kappa, which not all runs of seeds have; .* accuracy, f1_macro"
+    ):
+        recipe.main([str(tmp_path / "seeds")], metrics=["kappa"])
+
+
+def test_the_recipe_prints_and_draws(tmp_path, capsys):
+    recipe, draw = load_recipe("compare_runs"), np.random.default_rng(5)
     one, other = correlated(draw, 300, 0.7, 0.9)
     write_run(tmp_path / "one", one)
     write_run(tmp_path / "two", other)
     state = {"log_history": [{"epoch": 1, "loss": 0.7}, {"epoch": 1, "eval_accuracy": 0.8}]}
     (tmp_path / "two" / "checkpoints" / "checkpoint-1").mkdir(parents=True)
     (tmp_path / "two" / "checkpoints" / "checkpoint-1" / "trainer_state.json").write_text(json.dumps(state))
-    command = [sys.executable, str(ROOT / "recipes" / "compare_runs.py"), str(tmp_path / "one"), str(tmp_path / "two")]
-    done = subprocess.run([*command, "--output_dir", str(tmp_path / "out")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "McNemar, two and one: p < 0.0001" in done.stdout and "two is better than one: two has +" in done.stdout
+    recipe.main([str(tmp_path / "one"), str(tmp_path / "two")], str(tmp_path / "out"))
+    told = capsys.readouterr().out
+    assert "McNemar, two and one: p < 0.0001" in told and "two is better than one: +" in told
+    assert f"{(one ^ other).sum()} of 300 texts have another answer" in told
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"comparison.json", "scores.png", "curves.png"}
     facts = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert [run["mean"] for run in facts["runs"]] == pytest.approx([one.mean(), other.mean()])
     assert facts["runs"][1] == facts["runs"][1] | {"name": "two", "sd": None, "train_seconds": 60.0}
     assert facts["runs"][1]["peak_memory_gib"] == {"process": 2.5, "accelerator": 7.5}
-    assert "2.5 GiB + 7.5 GiB GPU" in done.stdout and facts["verdict"] in done.stdout
-    alone = subprocess.run(command[:3], capture_output=True, text=True)
-    assert alone.returncode == 2 and "Found 1 run; expected at least two" in alone.stderr
+    assert "60 seconds  2.5 GiB + 7.5 GiB GPU" in told and facts["verdict"] in told
+    with pytest.raises(ValueError, match="Found 1 run; expected two, or a folder"):
+        recipe.main([str(tmp_path / "one")])

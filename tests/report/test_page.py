@@ -5,15 +5,23 @@ import logging
 import re
 import subprocess
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 from browser import find_browser
+from datasets import ClassLabel, Dataset
 from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix
 
 from bertcls.report import figures
+from bertcls.report.card import write_card
 from bertcls.report.page import FIGURES, PAGE, write_page
+from bertcls.report.scores import describe_scores, score_reported
+from bertcls.report.slices import confused_pairs
+from bertcls.report.write import write_metrics
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 HOSTILE = [
@@ -68,16 +76,20 @@ def task_facts(kind: str) -> dict:
             "before_f1_macro": 0.44,
             "eval_f1_macro": 0.91,
         }
-        for number, name in enumerate(labels):
-            for place, key in enumerate(("precision", "recall", "f1")):
-                scores[f"test_{key}_{name}"] = 0.5 + number / 77 + place / 1000
-            scores[f"test_support_{name}"] = 400 + number
+        scores["test_per_class"] = {
+            name: {key: 0.5 + number / 77 + place / 1000 for place, key in enumerate(("precision", "recall", "f1"))}
+            | {"support": 400 + number}
+            for number, name in enumerate(labels)
+        }
+        scores["test_cohen_kappa"] = 0.73456  # of one's own
     if kind == "multi-label":
         scores["test_f1_micro"] = 0.92345
     if problem.startswith("single"):
         scores["test_confusion_matrix"] = counts(len(labels))
     return {
-        "headline": f"The encoder beats TF-IDF beyond noise. {HOSTILE[0]}",
+        "headline": f"The encoder is better than TF-IDF. {HOSTILE[0]}",
+        "name": f"my run {HOSTILE[0]}",
+        "data": f"reviews {HOSTILE[3]}",
         "scores": scores,
         "task": {
             "problem_type": problem,
@@ -89,6 +101,7 @@ def task_facts(kind: str) -> dict:
         "run": {
             "command": ["recipes/x.py", "--text", HOSTILE[1], "--seed", "1"],
             "git_commit": None,
+            "started": "2026-02-03 04:05 UTC",
             "versions": {"python": "3.11.2", "torch": "2.13.0"},
             "train_seconds": 732.8541,
             "peak_memory_gib": {"process": 1.62, "accelerator": None},
@@ -131,8 +144,9 @@ def all_facts(kind: str) -> dict:
     facts |= {
         "measure": "accuracy",
         "baselines": [
-            {"name": HOSTILE[0], "score": 0.5, "low": 0.4, "high": 0.6, "p_value": 1e-20, "beaten": True},
-            {"name": "TF-IDF", "score": 0.87, "low": 0.86, "high": 0.88, "p_value": None, "beaten": False},
+            {"name": HOSTILE[0], "score": 0.5, "low": 0.4, "high": 0.6, "p_value": 1e-20, "outcome": "better"},
+            {"name": "TF-IDF", "score": 0.87, "low": 0.86, "high": 0.88, "p_value": None, "outcome": "cannot tell"},
+            {"name": "a forest", "score": 0.93, "low": 0.92, "high": 0.94, "p_value": 0.01, "outcome": "worse"},
         ],
         "calibration": {
             "temperature": 1.31,
@@ -142,7 +156,8 @@ def all_facts(kind: str) -> dict:
             "coverage": coverage_points(),
         },
         "slices": [
-            {"slice": s, "group": g, "rows": 90, "score": 0.8, "low": 0.7, "high": 0.87, "differs": g == HOSTILE[1]}
+            {"slice": s, "group": g, "rows": 90, "score": 0.8, "low": 0.7, "high": 0.87}
+            | {"outcome": "worse" if g == HOSTILE[1] else "cannot tell"}
             for s, g in (("words", "2 to 9 words"), ("words", HOSTILE[1]), (HOSTILE[2], "with"), (HOSTILE[2], "no"))
         ],
         "confusions": [{"label": names[0], "prediction": names[1], "rows": 52, "share": 52 / 428}],
@@ -196,6 +211,9 @@ def draw_all(facts: dict, folder) -> list[str]:
     figures.draw_before_after(scores, folder / "before_after.png")
     if labels:
         figures.draw_shares(facts["task"]["label_shares"], folder / "label_shares.png")
+    if not labels:
+        truth = np.arange(30.0)
+        figures.draw_predictions(truth, truth**0.9, "stars", folder / "predictions.png")
     if "test_confusion_matrix" in scores:
         figures.draw_confusion(scores["test_confusion_matrix"], labels, folder / "confusion.png")
     if "calibration" in facts:
@@ -297,27 +315,50 @@ def test_every_number_of_the_score_is_that_of_the_facts(pages, kind):
     shown = {key: text for key, text in page.by_id.items() if key.startswith("test_") and key != "test_samples"}
     main = "test_pearson" if kind == "regression" else "test_accuracy"
     assert {main, f"{main}_low", f"{main}_high"} < set(shown) and len(shown) >= 6
-    assert shown == {key: f"{scores[key]:.4f}" for key in shown}
+    assert shown == {key: f"{scores[key]:.{4 if key in ('test_rmse', 'test_mae') else 3}f}" for key in shown}
     assert page.by_id["test_samples"] == "1,872"
     order = [content.index(text) for text in ("<h1>", f'id="{main}"', f'id="{main}_low"', "<nav", "<h2")]
     assert order == sorted(order)
-    for number, name in enumerate(LABELS[kind]):
-        values = [f"{scores[f'test_{key}_{name}']:.4f}" for key in ("precision", "recall", "f1")]
+    for number, (name, row) in enumerate(scores.get("test_per_class", {}).items()):
+        values = [f"{row[key]:.3f}" for key in ("precision", "recall", "f1")]
         assert [str(number), name, *values, str(400 + number)] in page.rows
     if "test_confusion_matrix" in scores:
         for name, row in zip(LABELS[kind], scores["test_confusion_matrix"]):
             assert [name, *map(str, row)] in page.rows
-        assert page.by_id["ece"] == "0.0219" and page.by_id["ece_before"] == "0.0621"
-        assert ["TF-IDF", "0.8700", "0.8600 to 0.8800", "", "–", "not better beyond noise"] in page.rows
-        assert ["0.900", "50.0 %", "0.9375", "0.8975 to 0.9444"] in page.rows
+        assert page.by_id["ece"] == "0.022" and page.by_id["ece_before"] == "0.062"
+        assert ["TF-IDF", "0.870", "0.860 to 0.880", "", "–", "cannot tell"] in page.rows
+        assert ["a forest", "0.930", "0.920 to 0.940", "", "0.01", "worse"] in page.rows
+        assert ["0.900", "50.0 %", "0.938", "0.897 to 0.944"] in page.rows
+        assert page.by_id["test_cohen_kappa"] == "0.735" and "cohen kappa" in page.text
     if kind == "regression":
-        assert ["R²", "-17.2000", "0.6600"] in page.rows
+        assert ["R²", "-17.200", "0.660"] in page.rows
         assert ["this encoder", "0.3457", "0.3100 to 0.3800", "", "", ""] in page.rows
-        assert ["TF-IDF", "3.5000", "3.1000 to 4.0000", "", "–", "not better beyond noise"] in page.rows
+        assert ["TF-IDF", "3.500", "3.100 to 4.000", "", "–", "cannot tell"] in page.rows
         assert "Mean absolute error with its 95 % interval; the line runs from 0 to 4" in page.text
     if kind == "multi-label":
         assert ["–", LABELS[kind][2], "3", "1.0 %"] in page.rows
         assert f"its probability of {LABELS[kind][0]} is 0.030" in page.text
+
+
+def test_an_outcome_has_its_own_words_and_colour(pages):
+    """Worse is red, better is green, and what cannot be told is neither."""
+    for _, content, _, _ in pages.values():
+        marks = re.findall('<td class="mark ([a-z]+)">([^<]*)</td>', content)
+        looks = {"better": "good", "worse": "bad", "cannot tell": "soft", "": "soft"}
+        assert {word for _, word in marks} == {*looks} and all(look == looks[word] for look, word in marks)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_title_is_the_run_its_data_and_its_date_and_the_rows_have_one_name_each(pages, kind):
+    facts, content, page, _ = pages[kind]
+    about = f"{facts['name']} · {facts['data']} · 1,872 rows of validation · 2026-02-03 04:05 UTC"
+    assert page.by_id["about"] == about
+    title = html.unescape(re.search("<title>(.*?)</title>", content)[1])
+    assert title.startswith(f"Report of {facts['name']}: ") and title.endswith(f" on {facts['data']}")
+    assert ["train", "selection", "validation"] in page.rows and ["62,925", "3,370", "1,872"] in page.rows
+    text = re.sub(r"\s+", " ", page.text)
+    assert "is chosen by the selection rows. The score is that of validation" in text
+    assert "Both on the selection rows" in text and "alidation loss" not in text and "validation rows," not in text
 
 
 def test_sections_stand_in_their_order_or_are_left_out(pages):
@@ -326,7 +367,7 @@ def test_sections_stand_in_their_order_or_are_left_out(pages):
     }
     last = ["data", "curves", "before-after", "made"]
     order = ["baselines", "classes", "calibration", "slices", "confusions", "errors", "probes", *last]
-    numbers = [name for name in order if name not in ("classes", "calibration", "confusions")]
+    numbers = [name for name in order if name not in ("calibration", "confusions")]
     assert sections == {"binary": order, "twenty": order, "multi-label": order, "regression": numbers}
 
 
@@ -346,7 +387,7 @@ def test_the_page_can_be_read_aloud(pages, kind):
 
 def test_figures_of_the_folder_are_inside_to_the_byte(pages, tmp_path):
     facts, content, _, drawn = pages["binary"]
-    assert drawn == sorted(FIGURES)
+    assert drawn == sorted({*FIGURES} - {"predictions"}) and "predictions" in pages["regression"][3]
     inside = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]*)"', content)]
     assert len(inside) == len(drawn) and all(data.startswith(b"\x89PNG") for data in inside)
     bare = write_page(facts, tmp_path).read_text(encoding="utf-8")
@@ -410,7 +451,7 @@ def test_a_browser_runs_nothing_and_scrolls_no_page_sideways(pages, kind, tmp_pa
     report = browse(tmp_path, {1280: content, 400: content, 401: unguarded, 1281: unguarded})
     assert report["ran"] is False and [seen["width"] for seen in report["seen"]] == [1280, 400, 401, 1281]
     for seen in report["seen"]:
-        assert seen["width"] == seen["viewport"] and seen["title"].startswith("Report of ")
+        assert seen["width"] == seen["viewport"] and seen["title"].startswith("Report of my run <script>")
         assert seen["scripts"] == seen["loaded"] == 0
         assert seen["images"] == seen["decoded"] == len(drawn)
 
@@ -465,6 +506,9 @@ FIGURE_CASES = {
     "coverage of one point": ("draw_coverage", [coverage_points()[0]] * 6),
     "lengths": ("draw_lengths", {split: lengths(900, 0.6) for split in SPLITS}, 128),
     "lengths with a long tail": ("draw_lengths", {split: lengths(900, 2.0) for split in SPLITS}, 256),
+    "lengths of posts": ("draw_lengths", {split: lengths(900, 3.0) for split in SPLITS}, 128),
+    "predictions": ("draw_predictions", np.arange(50.0), np.arange(50.0) ** 0.9, "stars"),
+    "predictions of many rows": ("draw_predictions", np.tile(np.arange(50.0), 99), np.tile(np.ones(50), 99), "$a"),
     "lengths far below": ("draw_lengths", {"train": [3, 4, 5], "test": []}, 8192),
     "lengths without a limit": ("draw_lengths", {"train": [1]}, None),
     "shares of 2": ("draw_shares", {split: {"negative": 0.4, "positive": 0.6} for split in SPLITS}),
@@ -499,6 +543,17 @@ def test_figures_are_drawn_without_a_warning_and_can_be_read(case, tmp_path, mon
                 assert not (one.overlaps(other) and min(one.width, other.width) > 1)
 
 
+def test_a_bar_that_is_cut_has_its_own_number(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: saved.append(self))
+    figures.draw_before_after(
+        {"before_r2": -17.234, "eval_r2": 0.512, "before_loss": 3.0}, tmp_path / "x.png", rows=99
+    )
+    axes = saved[0].axes[0]
+    assert [round(bar.get_width(), 3) for bar in axes.patches] == [-1, 0.512]
+    assert [text.get_text() for text in axes.texts] == ["-17.23", "0.51"]
+
+
 def test_the_chosen_model_is_no_point_of_the_curve(tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: saved.append(self))
@@ -509,7 +564,7 @@ def test_the_chosen_model_is_no_point_of_the_curve(tmp_path, monkeypatch):
     for entries, step, chosen in ((history, None, []), ([*history, again], 10, [1.0, 1.0])):
         figures.draw_curves(entries, tmp_path / "x.png", best_step=step)
         lines = {line.get_label(): list(line.get_ydata()) for line in saved[-1].axes[0].lines}
-        assert lines["validation"] == losses
+        assert lines["selection"] == losses
         marks = [line for axes in saved[-1].axes for line in axes.lines if line.get_label() == "chosen model"]
         assert [line.get_xdata()[0] for line in marks] == chosen
 
@@ -536,3 +591,66 @@ def test_names_that_no_font_can_write_stand_as_numbers(monkeypatch):
         assert figures._written(names) == ["good", "class 1", "class 2"]
     finally:
         figures._characters.cache_clear()
+
+
+def test_a_thousand_classes_stay_small(tmp_path):
+    names = [f"=class {number}" for number in range(1_000)]
+    draw = np.random.default_rng(0)
+    labels = np.append(draw.integers(0, 1_000, 5_000), [7] * 300)  # of which one is often mistaken for another
+    predictions = np.where(draw.random(5_300) < 0.8, labels, draw.integers(0, 1_000, 5_300))
+    predictions[-250:] = 11
+    rows = Dataset.from_dict({"text": ["x"] * 5_300, "label": labels, "example_id": range(5_300)})
+    rows = rows.cast_column("label", ClassLabel(names=names))
+    answers = SimpleNamespace(probabilities=lambda texts, progress: np.eye(1_000, dtype=np.float32)[predictions])
+    scores = score_reported(answers, rows, run_dir=str(tmp_path))
+    assert (
+        not {"test_per_class", "test_confusion_matrix"} & {*scores}
+        and len(describe_scores(scores | {"reported_split": "test"})) < 200
+    )
+    counts = pd.read_csv(tmp_path / "report" / "confusion.csv", index_col=0)
+    assert counts.shape == (1_000, 1_000) and counts.to_numpy().sum() == 5_300
+    assert counts.loc["'=class 7", "'=class 11"] >= 250  # no formula for a spreadsheet
+    classes = pd.read_csv(tmp_path / "report" / "classes.csv", index_col=0)
+    assert list(classes.columns) == ["precision", "recall", "f1", "rows"] and classes["rows"].sum() == 5_300
+    table = pd.read_parquet(tmp_path / "report" / "predictions.parquet")
+    shares = {split: dict.fromkeys(names, 0.001) for split in SPLITS}
+    facts = all_facts("binary")
+    facts["task"] |= {"labels": names, "label_shares": shares}
+    facts |= {"scores": facts["scores"] | scores, "confusions": confused_pairs(table)}
+    facts["baselines"] = facts["baselines"][:1]
+    for key in ("test_per_class", "test_confusion_matrix"):
+        del facts["scores"][key]
+    facts["model"]["contract"]["thresholds"] = [0.5] * 1_000
+    figures.draw_confusion(confusion_matrix(labels, predictions), names, tmp_path / "report" / "confusion.png")
+    page = write_page(facts, tmp_path / "report")
+    write_metrics(facts, run_dir=str(tmp_path))
+    card = write_card(facts, str(tmp_path))
+    assert (tmp_path / "report" / "metrics.json").stat().st_size < 2e6
+    assert page.stat().st_size < 2e6 and card.stat().st_size < 50_000
+    shown = Page(page.read_text(encoding="utf-8"))
+    assert (
+        "the files classes.csv and confusion.csv beside this page have them all" in shown.text
+        and len(shown.rows) < 250
+    )
+
+
+def test_the_figure_of_many_classes_has_the_most_confused_ones(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: saved.append(self))
+    matrix = 9 * np.eye(60, dtype=int)
+    matrix[50, 3] = matrix[41, 3] = 5
+    figures.draw_confusion(matrix, [f"c{number}" for number in range(60)], tmp_path / "x.png")
+    axes = saved[0].axes[0]
+    written = [text.get_text() for text in axes.get_yticklabels()]
+    assert len(written) == 30 and {"c3", "c41", "c50"} <= {*written}
+    assert axes.get_xlabel() == "predicted class (the 30 most confused of 60)"
+
+
+def test_a_reliability_shows_the_whole_axis_and_long_tails_a_logarithmic_one(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kw: saved.append(self))
+    figures.draw_reliability(bins()[-2:], tmp_path / "x.png", start=0.5)
+    assert saved[-1].axes[0].get_xlim() == (0.5, 1)
+    for values, scale in (([20] * 50 + [161], "log"), ([20] * 50 + [159], "linear")):
+        figures.draw_lengths({"train": values}, 128, tmp_path / "x.png")
+        assert saved[-1].axes[0].get_xscale() == scale

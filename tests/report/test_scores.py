@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 from datasets import ClassLabel, Dataset
+from sklearn.metrics import matthews_corrcoef
 
 from bertcls.report.scores import describe_scores, score_reported
 
@@ -32,7 +33,17 @@ def test_the_file_and_the_scores_say_the_same(tmp_path):
     assert results["test_confusion_matrix"] == [[1, 1], [0, 1]]
     assert results["test_accuracy_low"] < 2 / 3 < results["test_accuracy_high"]
     text = describe_scores(results | {"reported_split": "validation"})
-    assert text.startswith("validation accuracy 0.6667 (95 % interval 0.2077 to 0.9385, 3 rows), F1 macro 0.6667")
+    assert text.startswith("validation accuracy 0.67 (95 % interval 0.21 to 0.94, 3 rows), F1 macro 0.67")
+    assert results["test_per_class"]["good"] == {"precision": 0.5, "recall": 1.0, "f1": 2 / 3, "support": 1}
+
+
+def test_own_metrics_are_told_and_take_no_score_from_ours(tmp_path):
+    rows = Dataset.from_dict({"text": ["x", "y", "z"], "label": [1, 0, 0], "example_id": [4, 9, 2]})
+    rows = rows.cast_column("label", ClassLabel(names=["macro", "accuracy"]))
+    own = {"mcc": matthews_corrcoef, "accuracy": lambda labels, predictions: 1.0}
+    results = score_reported(FixedAnswers(), rows, run_dir=str(tmp_path), own=own)
+    assert results["test_accuracy"] == 2 / 3 and results["test_mcc"] == 0.5
+    assert describe_scores(results | {"reported_split": "test"}).endswith(", mcc 0.50")
 
 
 def test_scores_of_windows_by_hand(tmp_path):

@@ -77,11 +77,11 @@ def test_slices_by_hand():
         "even": pd.Categorical(["b", "a"] * 50),
     }
     rows = slice_scores(right, groups)
-    assert [(row["slice"], row["group"], row["rows"], row["score"], row["differs"]) for row in rows] == [
-        ("negation", "without", 50, 1.0, True),
-        ("negation", "with", 50, 0.2, True),
-        ("even", "a", 50, 0.6, False),
-        ("even", "b", 50, 0.6, False),
+    assert [(row["slice"], row["group"], row["rows"], row["score"], row["outcome"]) for row in rows] == [
+        ("negation", "without", 50, 1.0, "better"),
+        ("negation", "with", 50, 0.2, "worse"),
+        ("even", "a", 50, 0.6, "cannot tell"),
+        ("even", "b", 50, 0.6, "cannot tell"),
     ]
 
 
@@ -91,7 +91,7 @@ def test_noise_is_not_called_a_difference():
     for _ in range(200):
         right = draw.random(400) < 0.8
         groups = {f"s{i}": pd.Categorical(draw.choice(["a", "b", "c"], 400)) for i in range(4)}
-        found += any(row["differs"] for row in slice_scores(right, groups))
+        found += any(row["outcome"] != "cannot tell" for row in slice_scores(right, groups))
     assert found <= 18  # 5 % of 200 and two standard errors
 
 
@@ -161,12 +161,12 @@ def test_the_surest_wrong_decision_of_several_labels_and_the_furthest_number():
 def test_slices_of_numbers():
     values = np.array([1.0, 1.2, 0.8, 1.0, 5.0, 5.2, 4.8, 5.0, 1.1, 0.9])
     rows = slice_scores(values, {"size": pd.Categorical(["small"] * 4 + ["large"] * 4 + ["small"] * 2)})
-    assert [(row["group"], row["rows"], round(row["score"], 6), row["differs"]) for row in rows] == [
-        ("large", 4, 5.0, True),
-        ("small", 6, 1.0, True),
+    assert [(row["group"], row["rows"], round(row["score"], 6), row["outcome"]) for row in rows] == [
+        ("large", 4, 5.0, "worse"),  # of an error less is better
+        ("small", 6, 1.0, "better"),
     ]
     assert rows[0]["low"] == pytest.approx(5 - 3.18245 * 0.163299 / 2, rel=1e-5)  # t of 3 degrees of freedom
-    assert not slice_scores(np.array([1.0, 2.0]), {"x": pd.Categorical(["a", "b"])})[0]["differs"]
+    assert slice_scores(np.array([1.0, 2.0]), {"x": pd.Categorical(["a", "b"])})[0]["outcome"] == "cannot tell"
 
 
 def test_the_surest_errors_come_first_with_similar_training_texts(tokenizer):
@@ -243,16 +243,27 @@ def test_tfidf_learns_words_and_characters():
         TfidfClassifier(2).fit(["!", "?"], [0, 1])
 
 
-def test_the_headline_warns_where_a_simple_model_is_as_good():
+def test_the_headline_has_three_outcomes():
     right = np.array([1] * 90 + [0] * 10, dtype=bool)
-    worse = np.array([1] * 60 + [0] * 40, dtype=bool)
-    beaten, equal = _beside("majority", worse, right), _beside("TF-IDF", right[::-1], right)
-    assert beaten["beaten"] and not equal["beaten"]
+    simple = {"majority": np.array([1] * 60 + [0] * 40, dtype=bool), "TF-IDF": right[::-1], "all": np.ones(100, bool)}
+    beaten, equal, better = (_beside(name, values, right) for name, values in simple.items())
+    assert [row["outcome"] for row in (beaten, equal, better)] == ["better", "cannot tell", "worse"]
     findings = {"measure": "accuracy", "baselines": [beaten]}
-    assert headline(0.9, findings) == "The encoder (accuracy 0.9000) beats majority (0.6000) beyond noise."
+    assert headline(0.9, findings, 100) == "The encoder (accuracy 0.90) is better than majority (0.60, p < 0.0001)."
     findings["baselines"].append(equal)
-    assert headline(0.9, findings).startswith("Warning: the encoder (accuracy 0.9000) does not beat TF-IDF")
-    assert not _beside("better", np.ones(100, dtype=bool), right)["beaten"]
+    assert headline(0.9, findings, 600) == (
+        "The encoder (accuracy 0.900) cannot be told from TF-IDF (0.900, p = 1.00) and is better than majority "
+        "(0.600, p < 0.0001)."
+    )
+    findings["baselines"].append(better)
+    told = headline(0.9, findings, 100)
+    assert told.startswith(
+        "Warning: the encoder (accuracy 0.90) is worse than all (1.00, p = 0.0020) and cannot be told"
+    )
+    far, near = np.arange(1.0, 101.0), np.arange(1.0, 101.0) / 2
+    assert _beside("ridge", near, far)["outcome"] == "worse" and _beside("ridge", far, near)["outcome"] == "better"
+    told = headline(near.mean(), {"measure": "mean absolute error", "baselines": [_beside("ridge", far, near)]}, 100)
+    assert told.startswith("The encoder (mean absolute error 25.2) is better than ridge (50.5, p ")
 
 
 def test_a_permutation_of_pairs_finds_what_is_there_and_no_more():
@@ -291,7 +302,7 @@ def test_the_error_without_the_temperature_is_that_of_the_raw_logits(kind):
 def test_one_distance_has_no_interval():
     assert score_with_interval(np.array([5.0])) == {"score": 5.0, "low": None, "high": None}
     rows = slice_scores(np.array([5.0, 1.0, 1.0]), {"x": pd.Categorical(["a", "b", "b"])})
-    assert [(row["low"], row["differs"]) for row in rows] == [(None, False), (1.0, False)]
+    assert [(row["low"], row["outcome"]) for row in rows] == [(None, "cannot tell"), (1.0, "cannot tell")]
 
 
 @pytest.mark.parametrize("max_length", [8, 13, 32])
