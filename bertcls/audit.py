@@ -109,7 +109,8 @@ def audit_run(
 
     def findings_of() -> list[int]:
         lengths = tuple(sorted({*LENGTHS, max_length or LENGTHS[0]}))
-        findings = audit_splits(splits, tokenizer=tokenizer, lengths=lengths)
+        apart = {name: split for name, split in splits.items() if name != "test" or split is not splits["train"]}
+        findings = audit_splits(DatasetDict(apart), tokenizer=tokenizer, lengths=lengths)
         findings["taken_out"] = len(findings["dropped"]) if on_leak == "drop" else 0
         print(format_audit(findings))
         Path(run_dir, AUDIT).write_text(json.dumps(findings, indent=2) + "\n")

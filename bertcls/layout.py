@@ -26,4 +26,5 @@ PUBLIC_FILES = (
 )  # the rest holds texts, paths, tokens
 RUN_FILES = (*MODEL_FILES, CARD, RECORD)  # beside the folders and audit.json, which each run writes anew
 
+FOLDS = "folds"  # the same where each was held out once
 DRAWN = "test (drawn by the run)"  # what the reported rows are called where they are no split of the source

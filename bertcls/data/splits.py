@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from tqdm.auto import tqdm
 
 from bertcls.data.labels import label_array, label_names_of, problem_type_of
-from bertcls.layout import DRAWN
+from bertcls.layout import DRAWN, FOLDS
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.process import warn
 from bertcls.text import comparison_key
@@ -20,7 +20,6 @@ MIN_WORDS = 4  # a shorter text stands in others by chance
 _KEY_WORDS = 4  # words by which a text is looked for in others
 _MORE_ROWS = "Add rows, merge rare labels, or give your own --validation_file and --test_file."
 FEWEST_TO_CHOOSE_BY = 50  # rows: fewer choose an epoch by chance
-FOLDS = "folds"  # what the reported rows are called where each was held out once
 
 
 def arrange_splits(

@@ -1,13 +1,16 @@
 """What a table of predictions tells beyond its scores: simple baselines, calibration, slices and errors."""
 
+import copy
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from scipy.special import expit, logit
 
 from bertcls.data.labels import label_array, label_names_of
 from bertcls.data.splits import draw_rows
-from bertcls.inference import TextClassifier, texts_of
+from bertcls.inference import Text, TextClassifier, texts_of
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.process import warn
 from bertcls.report.baseline import TfidfClassifier, cleaned_texts
@@ -19,15 +22,24 @@ from bertcls.tokenization import count_windows
 
 _TFIDF_ROWS = 100_000  # of train at most, shared among the labels that have a regression each: beyond it takes minutes
 _TFIDF_FEWEST_ROWS = 2_000
+_UNTRAINED_ROWS = 2_000  # of the reported ones, that the encoder as it came answers
 
 
 def gather_findings(
-    classifier: TextClassifier, splits: DatasetDict, table: pd.DataFrame, texts: list[str], tokens: list[int]
+    classifier: TextClassifier,
+    splits: DatasetDict,
+    table: pd.DataFrame,
+    texts: list[str],
+    tokens: list[int],
+    *,
+    fold_of: np.ndarray | None = None,
+    as_it_came: TextClassifier | None = None,
 ) -> dict:
     """Where the classifier stands beside simple models, and where it fails.
 
     From the table of its predictions of test, the cleaned texts of test, and the tokens of each: `measure` (its name),
-    `baselines`, `slices` and `errors`; of classes also `confusions` and `calibration`.
+    `baselines`, `slices` and `errors`; of classes also `confusions` and `calibration`. `fold_of` is the fold of each
+    row that was answered out of fold; `as_it_came` is the untrained encoder.
     """
     config, names, train = classifier.model.config, label_names_of(splits["test"]), splits["train"]
     kind, labels, values = config.problem_type, label_array(splits["test"]), row_values(table)
@@ -46,7 +58,13 @@ def gather_findings(
     else:
         cut = f" ({len(drawn):,} of {len(train):,} rows)" if len(drawn) < len(train) else ""
         name = f"TF-IDF with {'ridge' if kind == REGRESSION else 'logistic'} regression{cut}"
-        baselines.append(_beside(name, row_values(predict_rows(tfidf, splits["test"])[0]), values))
+        answers = tfidf if fold_of is None else _OutOfFold(tfidf, train, fold_of)
+        baselines.append(_beside(name, row_values(predict_rows(answers, splits["test"])[0]), values))
+    if as_it_came is not None and fold_of is None:
+        rows = np.sort(np.random.default_rng(0).permutation(len(values))[:_UNTRAINED_ROWS])
+        cut = f" ({len(rows):,} of {len(values):,} rows)" if len(rows) < len(values) else ""
+        plain = row_values(predict_rows(as_it_came, splits["test"].select(rows))[0])
+        baselines.append(_beside(f"the encoder as it came, with a linear head{cut}", plain, values[rows]))
     one_window = config.truncation != "none" or config.pair_truncation is not None
     size = {"max_length": config.max_length, "overlap": config.overlap}
     windows = [1 if one_window else count_windows(count, **size) for count in tokens]
@@ -62,6 +80,24 @@ def gather_findings(
         probabilities = table[[f"probability_{name}" for name in names]].to_numpy()
         found["calibration"] = _calibration(probabilities, labels, config.temperature)
     return found
+
+
+@dataclass
+class _OutOfFold:
+    """Answers of a simple model for rows, each by a copy that was fitted on the rows of the other folds."""
+
+    tfidf: TfidfClassifier
+    rows: Dataset
+    fold_of: np.ndarray  # [rows]
+    thresholds = None
+
+    def probabilities(self, texts: list[Text], *, progress: bool = False) -> np.ndarray:
+        labels, found = label_array(self.rows), np.zeros((len(texts), self.tfidf.num_labels))
+        for number in np.unique(self.fold_of):
+            held = self.fold_of == number
+            fitted = copy.deepcopy(self.tfidf).fit([text for text, out in zip(texts, held) if not out], labels[~held])
+            found[held] = fitted.probabilities([text for text, out in zip(texts, held) if out])
+        return found
 
 
 def _beside(name: str, simple: np.ndarray, values: np.ndarray) -> dict:

@@ -168,7 +168,8 @@ def confident_errors(
         error |= {"text": text, "pieces": pieces}
         probabilities = sorted(((row[f"probability_{name}"], name) for name in names), reverse=True)
         error["probabilities"] = {name: probability for probability, name in probabilities[:_SHOWN_PROBABILITIES]}
-        error["similar"] = [_shown(train, number) | {"similarity": cosine} for number, cosine in similar]
+        others = [pair for pair in similar if train[pair[0]]["example_id"] != row["example_id"]]  # as with folds
+        error["similar"] = [_shown(train, number) | {"similarity": cosine} for number, cosine in others]
         errors.append(error)
     return errors
 

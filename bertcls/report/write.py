@@ -14,18 +14,21 @@ from bertcls.audit import format_audit
 from bertcls.data.labels import label_names_of, label_shares
 from bertcls.export.stock import export_stock
 from bertcls.inference import Text, TextClassifier, texts_of
-from bertcls.layout import AUDIT, PREDICTIONS, REPORT, RESULTS, STOCK
-from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bertcls.layout import AUDIT, FOLDS, PREDICTIONS, REPORT, RESULTS, STOCK
+from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION, SINGLE_LABEL, BertClsConfig
 from bertcls.process import warn, whole_file
 from bertcls.report import figures
+from bertcls.report.advice import advise
 from bertcls.report.baseline import cleaned_texts
 from bertcls.report.card import data_name, write_card
 from bertcls.report.findings import gather_findings, headline
+from bertcls.report.folds import FoldAnswers
 from bertcls.report.formats import shown_splits
 from bertcls.report.page import PAGE, write_page
 from bertcls.report.record import revision_of, write_record
-from bertcls.report.scores import describe_scores, score_reported
+from bertcls.report.scores import describe_scores, predict_rows, score_reported
 from bertcls.report.slices import run_probes
+from bertcls.report.suspects import write_suspects
 
 _STOCK_TEXTS = 16  # of the reported rows, on which the stock export is compared, in fp64
 _EXAMPLE = 60  # characters of the text in the last line
@@ -52,6 +55,9 @@ def write_report(
     encoder: str,
     from_scratch: bool,
     source: dict,
+    chosen: dict | None = None,
+    answers: FoldAnswers | None = None,
+    as_it_came: TextClassifier | None = None,
     language: str | None = None,
     license: str | None = None,
     label_column: str | None = None,
@@ -68,18 +74,24 @@ def write_report(
         scores: what is known by now: `train_*`, `before_*` and `eval_*`, and `reported_split`, its name in the source.
         encoder, from_scratch: what the model started from, and whether it took the architecture alone.
         source: `dataset`, `config` and `files`.
+        chosen: as `chosen_epoch` gives it.
+        answers: of folds, for all rows; where there are no test rows, these are reported.
+        as_it_came: the untrained encoder, a baseline.
         language, license, label_column: for the card; what the numbers of a regression are called.
         own, probes, draw: further metrics; a file for `run_probes`; whether to draw the figures and the page.
     """
     test, config = splits["test"], classifier.model.config
     kind, audit = config.problem_type, Path(run_dir, AUDIT)
-    found = score_reported(classifier, test, run_dir=run_dir, own=own, progress=not trainer.args.disable_tqdm)
+    folded = answers if scores["reported_split"] == FOLDS else None
+    progress = not trainer.args.disable_tqdm
+    found = score_reported(folded or classifier, test, run_dir=run_dir, own=own, progress=progress)
     scores = scores | found | {"seed": trainer.args.seed, "train_samples": len(splits["train"])}
     shares = {name: {} if kind == REGRESSION else label_shares(split) for name, split in splits.items()}
     arguments, run = trainer.args.to_dict(), Path(run_dir).resolve()
     facts = {
         "headline": "",
         "scores": scores,
+        "chosen": chosen,
         "task": {
             "problem_type": kind,
             "labels": label_names_of(test),
@@ -109,7 +121,14 @@ def write_report(
         for ids in classifier.tokenizer(texts[start : start + 1000], add_special_tokens=False, verbose=False).input_ids
     ]
     table = pd.read_parquet(Path(run_dir, PREDICTIONS))
-    facts |= gather_findings(classifier, splits, table, texts, tokens)
+    fold_of = None if folded is None else folded.fold_of
+    facts |= gather_findings(classifier, splits, table, texts, tokens, fold_of=fold_of, as_it_came=as_it_came)
+    if answers is not None and kind == SINGLE_LABEL:
+        told = table if folded is not None else predict_rows(answers, splits["train"])[0]
+        facts["suspects"] = write_suspects(told, label_names_of(test), Path(run_dir, REPORT))
+    special = trainer.processing_class.num_special_tokens_to_add(pair=config.pair_truncation is not None)
+    facts["cut"] = _cut_share(tokens, config, special)
+    facts["advice"] = advise(facts, trainer.state.log_history)
     facts["headline"] = headline(scores["test_mae" if kind == REGRESSION else "test_accuracy"], facts, len(test))
     if probes is not None and config.pair_truncation is not None:
         warn("--probes holds single texts, and this model reads pairs; they are left out.")
@@ -143,12 +162,21 @@ def describe_report(facts: dict, *, run_dir: str, texts: list[Text]) -> str:
     """What to tell the user at the end: the score, the headline, where the model is, and how to use it on a text."""
     example = _literal(next((text for text in texts if "".join(text).strip()), ""))
     lines, page = [describe_scores(facts["scores"]), facts["headline"]], Path(run_dir, REPORT, PAGE)
+    lines += [facts["chosen"]["said"]] if facts["chosen"] else []
+    lines += [f"Next: {line}" for line in facts["advice"]]
     if page.is_file():
         lines.append(f"The report is in {page}.")
     folder = json.dumps(Path(run_dir).as_posix(), ensure_ascii=False)
     code = f"from bertcls import TextClassifier; print(TextClassifier.from_pretrained({folder}).predict({example}))"
     lines += [f"The model is in {run_dir}. Use it:", f"  python -c {shlex.quote(code)}"]
     return "\n".join(dict.fromkeys(lines))
+
+
+def _cut_share(tokens: list[int], config: BertClsConfig, special: int) -> float:
+    """The share of the reported texts' tokens that is not read."""
+    if config.truncation == "none" and config.pair_truncation is None or config.pair_truncation == "none":
+        return 0.0
+    return sum(max(0, count + special - config.max_length) for count in tokens) / max(sum(tokens), 1)
 
 
 def _literal(text: Text) -> str:

@@ -1,8 +1,10 @@
 """The end of a fine-tuning run: what is fitted on the validation rows, and the way from the trained model to its
 report."""
 
+import copy
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 from transformers import Trainer
@@ -10,9 +12,11 @@ from transformers import Trainer
 from bertcls.data.labels import label_array
 from bertcls.hub import push_folder, verify_saved
 from bertcls.inference import TextClassifier, texts_of
+from bertcls.layout import START
 from bertcls.metrics import fit_temperature, tune_thresholds
-from bertcls.modeling import MULTI_LABEL, REGRESSION
+from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsForSequenceClassification
 from bertcls.process import say
+from bertcls.report.folds import FoldAnswers
 from bertcls.report.scores import scores_before
 from bertcls.report.write import describe_report, write_metrics, write_report
 
@@ -46,6 +50,7 @@ def finish_run(
     run_dir: str,
     reported_split: str = "test",
     report: bool = True,
+    fold: str | None = None,
     own: dict[str, Callable] | None = None,
     model_name_or_path: str = "",
     from_scratch: bool = False,
@@ -71,6 +76,7 @@ def finish_run(
         run_dir: folder of the run.
         reported_split: the name that the test rows have in the source.
         report: `False` leaves the reported rows untouched, for a search or a curve.
+        fold: as in `arrange_splits`; the final model's temperature, and without test rows its scores, are the folds'.
         own: further metrics, as in `make_compute_metrics`.
         model_name_or_path, from_scratch, dataset_name, dataset_config_name, data_files: what the run was made from.
         started: when it began, in seconds of `time.time()`; `None`: now.
@@ -90,9 +96,13 @@ def finish_run(
     classifier = TextClassifier.from_trainer(trainer)  # under FSDP all processes give their part
     if not trainer.is_world_process_zero():
         return results
-    results = scores_before(trainer.state.log_history) | results
+    results, chosen = scores_before(trainer.state.log_history) | results, chosen_epoch(trainer)
+    kind, answers = classifier.model.config.problem_type, None
     if "validation" in splits:
         calibrate(classifier, splits["validation"])
+    elif fold is not None and fold.startswith("final"):
+        answers = FoldAnswers(Path(run_dir).parent, splits["train"], problem_type=kind)
+        classifier.model.config.temperature = answers.temperature
     classifier.save_pretrained(run_dir)
     texts = texts_of(splits["test" if report else "train"])[:_COMPARED]
     loaded = verify_saved(run_dir, classifier, texts, new_process=hub is not None)
@@ -104,6 +114,9 @@ def finish_run(
             results | {"reported_split": reported_split},
             run_dir=run_dir,
             started=started or time.time(),
+            chosen=chosen,
+            answers=answers,
+            as_it_came=None if from_scratch else encoder_as_it_came(trainer, classifier, model_name_or_path),
             encoder=model_name_or_path,
             from_scratch=from_scratch,
             source={"dataset": dataset_name, "config": dataset_config_name, "files": data_files or []},
@@ -114,11 +127,58 @@ def finish_run(
             probes=probes,
             draw=figures,
         )
-        say(describe_report(facts, run_dir=run_dir, texts=texts_of(splits["validation"])))
+        say(describe_report(facts, run_dir=run_dir, texts=texts_of(splits["train"].select(range(1)))))
     else:
-        facts = {"scores": results}
+        facts = {"scores": results, "chosen": chosen}
         write_metrics(facts, run_dir=run_dir)
+        say(chosen["said"])
         say(f"The model is in {run_dir}; the reported rows were left untouched.")
     if hub is not None:
         say(push_folder(run_dir, **hub))
     return facts["scores"]
+
+
+def chosen_epoch(trainer: Trainer) -> dict:
+    """Which epoch a trained model is of: `epoch` of `of`, training `stopped_after`, its `steps`, and what `said` so.
+
+    `by` is the metric that chose it, `None` for the last one; epoch 0 is the start.
+    """
+    state, args = trainer.state, trainer.args
+    kept = (
+        Path(state.best_model_checkpoint).name if args.load_best_model_at_end and state.best_model_checkpoint else ""
+    )
+    steps = 0 if kept == START else int(kept.rpartition("-")[2] or state.global_step)
+    an_epoch = state.global_step / state.epoch if state.epoch else 1.0
+    found = {
+        "epoch": round(steps / an_epoch, 2),
+        "of": round(state.max_steps / an_epoch, 2),
+        "stopped_after": round(state.epoch or 0.0, 2),
+        "steps": steps,
+        "by": args.metric_for_best_model if kept else None,
+        "contrastive_steps": getattr(trainer.model, "contrastive_steps", 0),
+    }
+    ended = f"Training stopped after epoch {found['stopped_after']:g} of {found['of']:g}"
+    if found["stopped_after"] == 0:
+        said = f"No epoch followed {found['contrastive_steps']} contrastive steps and a linear head."
+    elif not kept:
+        said = f"{ended}; the last one is taken."
+    else:
+        what = f"epoch {found['epoch']:g}" if steps else "the start"
+        said = f"{ended}; {what} is taken, by the {found['by'].removeprefix('eval_').replace('_', ' ')} of validation."
+    return found | {"said": said}
+
+
+def encoder_as_it_came(trainer: Trainer, classifier: TextClassifier, name_or_path: str) -> TextClassifier | None:
+    """The untrained encoder with the linear model that was fitted on it; `None` where there was none."""
+    head = getattr(trainer.model, "linear_start", None)
+    if head is None:
+        return None
+    config = copy.deepcopy(classifier.model.config)
+    config.temperature, config.thresholds = 1.0, None
+    model = BertClsForSequenceClassification(config)
+    start = BertClsForSequenceClassification.from_encoder(
+        name_or_path, num_labels=config.num_labels, pooling=config.pooling
+    )
+    model.encoder = start.encoder
+    head.copy_to(model)
+    return TextClassifier(model, classifier.tokenizer, device=classifier.device)

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 
 from bertcls.data.labels import label_array
 from bertcls.modeling import MULTI_LABEL, REGRESSION
-from bertcls.process import say
 from bertcls.tokenization import WindowCollator
 
 _STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # C of logistic regression on vectors whose mean square is 1
@@ -177,5 +176,4 @@ def start_head(
         class_weights=config.class_weights,
     )
     head.copy_to(model)
-    say(f"The head starts as a linear model on the encoder as it is, fitted on {len(dataset):,} rows.")
     return head

@@ -15,6 +15,7 @@ from transformers.hf_argparser import string_to_bool
 from bertcls.arguments import NEWEST, RunArguments, TextArguments
 from bertcls.layout import CHECKPOINTS
 from bertcls.process import LOCK, from_rank_0, lock_folder, one_line_errors, refuse_inside, use_cores
+from bertcls.report.folds import chosen_epochs
 from bertcls.training.checkpoints import (
     checkpoints_in,
     clean_up_full_disk,
@@ -22,7 +23,6 @@ from bertcls.training.checkpoints import (
     removed_by_overwriting,
     why_incomplete,
 )
-from bertcls.training.folds import chosen_epochs
 
 Arguments = TypeVar("Arguments", bound=TextArguments)
 Options = TypeVar("Options")

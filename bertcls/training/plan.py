@@ -66,12 +66,17 @@ def prepare_training(
             else f"{rows:,} rows: {epochs} epochs, {epochs * steps_an_epoch:,} steps"
         )
     _choose_by(training_args, len(tokenized.get("validation", ())), kind)
+    model.contrastive_steps = contrastive_steps
+    if can_probe:  # then the start is a candidate like every epoch
+        model.linear_start = start_head(model, tokenized["train"], collator, seed=training_args.seed)
     if training_args.resume_from_checkpoint is not None:
         return  # the checkpoint has the weights
     if contrastive_steps:
         contrastive_stage(model, tokenized["train"], collator, training_args, steps=contrastive_steps)
-    if can_probe:  # then the start is a candidate like every epoch
-        model.linear_start = start_head(model, tokenized["train"], collator, seed=training_args.seed)
+    if contrastive_steps and can_probe:
+        start_head(model, tokenized["train"], collator, seed=training_args.seed)
+    if can_probe:
+        say(f"The head starts as a linear model on the encoder {'so trained' if contrastive_steps else 'as it came'}.")
 
 
 def _choose_by(training_args: TrainingArguments, rows: int, kind: str) -> None:

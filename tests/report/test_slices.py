@@ -184,7 +184,7 @@ def test_the_surest_errors_come_first_with_similar_training_texts(tokenizer):
         }
     )
     train = Dataset.from_dict({"text": ["a dull film", "a great song", "some rain"], "label": [0, 1, 1]})
-    train = train.cast_column("label", ClassLabel(names=["bad", "good"]))
+    train = train.cast_column("label", ClassLabel(names=["bad", "good"])).add_column("example_id", [0, 1, 2])
     baseline = TfidfClassifier(2, min_df=1).fit(train["text"][:], [0, 1, 1])
     errors = confident_errors(table, TextClassifier(model, tokenizer), baseline, train)
     assert [error["example_id"] for error in errors] == [9, 7]

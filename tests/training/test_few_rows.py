@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import TINY, load_recipe
@@ -13,9 +14,10 @@ from transformers import AutoTokenizer
 from bertcls import BertClsForSequenceClassification, RecipeArguments, RunArguments, WindowCollator
 from bertcls.data.splits import arrange_splits
 from bertcls.inference import texts_of
+from bertcls.layout import PREDICTIONS, RESULTS
+from bertcls.report.folds import FoldAnswers
 from bertcls.tokenization import tokenize_windows
 from bertcls.training.contrastive import balanced_order, contrastive_stage, supervised_contrastive_loss
-from bertcls.training.folds import FoldAnswers
 from bertcls.training.head_start import fit_linear_head, start_head, vectors_of
 from bertcls.training.launch import parse_runs
 from bertcls.training.plan import prepare_training
@@ -199,22 +201,35 @@ def write_rows(folder, rows: Dataset) -> str:
 QUICK = "--from_scratch --pooling mean --max_length 16 --learning_rate 3e-3 --num_train_epochs 3 --figures false"
 
 
-def test_folds_answer_every_row_by_a_model_that_did_not_see_it(tmp_path):
+def test_folds_answer_every_row_by_a_model_that_did_not_see_it_and_one_model_is_trained_on_all(tmp_path):
     recipe, data = load_recipe("csv_finetune"), write_rows(tmp_path / "data", topics(60))
     words = ["--dataset_name", data, "--model_name_or_path", str(TINY), *QUICK.split(), "--folds", "3"]
     words += ["--output_dir", str(tmp_path / "run"), "--disable_tqdm", "true"]
     seen = []
     for args, training_args in parse_runs(RecipeArguments, words, defaults=recipe.DEFAULTS):
-        if args.fold == "final/3":
-            break
         recipe.main(args, training_args)
         seen.append(args.fold)
-    assert seen == ["1/3", "2/3", "3/3"]
+    assert seen == ["1/3", "2/3", "3/3", "final/3"]
     rows = topics(60)
     answers = FoldAnswers(tmp_path / "run", rows, problem_type=SINGLE)
     assert answers.probabilities(texts_of(rows)).shape == (60, 3) and answers.temperature > 0
     np.testing.assert_allclose(answers.values.sum(1), 1, atol=1e-6)
     assert np.bincount(answers.fold_of).tolist() == [20, 20, 20]
+
+    final = tmp_path / "run" / "final"
+    facts = json.loads((final / RESULTS).read_text())
+    epochs = [json.loads((tmp_path / "run" / f"fold-{n}" / RESULTS).read_text())["chosen"]["epoch"] for n in (1, 2, 3)]
+    assert facts["chosen"]["of"] == np.median(epochs) and facts["chosen"]["by"] is None
+    assert facts["task"]["reported_split"] == "folds" and facts["task"]["rows"] == {"train": 60, "test": 60}
+    table = pd.read_parquet(final / PREDICTIONS)
+    right = answers.values.argmax(1) == np.array(rows["label"])
+    assert (table["label"] == table["prediction"]).tolist() == right.tolist()
+    assert facts["scores"]["test_accuracy"] == right.mean()
+    assert facts["model"]["contract"]["max_length"] == 16
+    assert json.loads((final / "config.json").read_text())["temperature"] == answers.temperature
+    suspects = pd.read_csv(final / "report" / "suspects.csv")
+    assert len(suspects) == facts["suspects"] == (~right).sum()
+    assert facts["audit"]["leaked"] is False and "LEAK" not in "\n".join(facts["audit"]["lines"])
 
 
 @pytest.mark.parametrize(
