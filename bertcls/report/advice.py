@@ -1,5 +1,9 @@
 """What to try next: at most three lines that follow from facts of the run."""
 
+import math
+
+from bertcls.modeling import SINGLE_LABEL
+
 _MOST = 3
 _OVER_FITTED = 0.3  # training loss at the end, as a share of that of validation
 _FEW_STEPS = 30
@@ -11,16 +15,17 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
     """Lines for people, the most urgent first; none where nothing stands out.
 
     Args:
-        facts: of `write_report`: `scores`, `task`, `baselines`, `arguments`, `cut`, `chosen` and `suspects`, as far as
-            they are there.
+        facts: of `write_report`: `scores`, `task`, `baselines`, `arguments`, `chosen`, `cut` and `suspects`.
         log_history: of the Trainer's state.
     """
     losses = [entry["loss"] for entry in log_history if "loss" in entry]
     evaluations = [entry for entry in log_history if "eval_loss" in entry and entry.get("step", 0) > 0]
-    rate, steps = facts["arguments"].get("learning_rate"), facts.get("chosen", {}).get("steps", 0)
+    rate, steps = facts["arguments"].get("learning_rate"), (facts.get("chosen") or {}).get("steps", 0)
     found = []
-    if constant := facts.get("constant_loss"):
-        if losses and min(losses) > 0.95 * constant:
+    shares = (facts["task"]["label_shares"] or {}).get("train") or {}
+    if losses and shares and facts["task"]["problem_type"] == SINGLE_LABEL:
+        constant = -sum(share * math.log(share) for share in shares.values() if share)
+        if min(losses) > 0.95 * constant:
             found.append(
                 f"The training loss never fell below that of a constant answer ({constant:.2f}): the learning rate "
                 f"{rate:g} does not fit this encoder. Try one a tenth or ten times as large."
@@ -38,7 +43,7 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
             "Training rows are known by heart and others are not: more rows help most; fewer epochs, "
             "--classifier_dropout or --layer_decay 0.9 may help."
         )
-    counts = facts["task"].get("train_counts", {})
+    counts = {name: round(share * facts["task"]["rows"]["train"]) for name, share in shares.items()}
     starved = [name for name, count in counts.items() if count < _STARVED]
     if starved and max(counts.values()) >= 5 * _STARVED:
         found.append(f"{starved[0]} has {counts[starved[0]]} training rows: label more of it first.")

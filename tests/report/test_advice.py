@@ -1,0 +1,100 @@
+"""What to try next, and labels that are probably wrong."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bertcls.report.advice import advise
+from bertcls.report.suspects import rank_suspects, write_suspects
+
+
+def facts(**changes) -> dict:
+    task = {
+        "problem_type": "single_label_classification",
+        "rows": {"train": 200},
+        "label_shares": {"train": {"a": 0.5, "b": 0.5}},
+    }
+    task |= changes.pop("task", {})
+    return {"task": task, "arguments": {"learning_rate": 5e-5}, "chosen": {"steps": 100}, "baselines": []} | changes
+
+
+def log(*losses: float, evaluated: tuple = (0.5, 0.4, 0.41), key: str = "eval_loss") -> list[dict]:
+    entries = [{"step": 10 * (n + 1), "loss": loss} for n, loss in enumerate(losses)]
+    return entries + [{"step": 10 * (n + 1), "eval_loss": loss, key: loss} for n, loss in enumerate(evaluated)]
+
+
+def test_nothing_is_said_where_nothing_stands_out():
+    assert advise(facts(), log(0.6, 0.4, 0.3)) == []
+    assert advise(facts(task={"label_shares": {"train": {}}, "problem_type": "regression"}), log(0.9)) == []
+    assert advise(facts(chosen={"steps": 0}), []) == []  # no epoch
+
+
+@pytest.mark.parametrize(
+    "changes, history, start",
+    [
+        (
+            {},
+            log(0.71, 0.69, 0.7),
+            "The training loss never fell below that of a constant answer (0.69): the learning",
+        ),
+        (
+            {"baselines": [{"name": "TF-IDF", "outcome": "worse"}]},
+            log(0.5),
+            "TF-IDF is better than the encoder beyond",
+        ),
+        ({"chosen": {"steps": 12}}, log(0.5), "Only 12 steps were made"),
+        ({}, log(0.5, evaluated=(0.5, 0.45, 0.4)), "The validation loss still fell in the last epoch"),
+        ({}, log(0.5, evaluated=(0.5, 0.45, 0.4), key="eval_calibrated_loss"), "The validation loss still fell"),
+        ({}, log(0.5, 0.1, evaluated=(0.4, 0.6, 0.8)), "Training rows are known by heart and others are not"),
+        (
+            {"task": {"label_shares": {"train": {"a": 0.98, "b": 0.02}}}},
+            log(0.07, evaluated=(0.1, 0.08, 0.09)),
+            "b has 4 training rows",
+        ),
+        ({"cut": 0.25}, log(0.5), "25% of the tokens are not read"),
+        ({"suspects": 7}, log(0.5), "7 labels are answered otherwise by models that did not see them"),
+    ],
+)
+def test_a_fact_that_stands_out_gets_its_line(changes, history, start):
+    said = advise(facts(**changes), history)
+    assert len(said) == 1 and said[0].startswith(start), said
+
+
+def test_the_three_most_urgent_lines_are_said():
+    every = facts(baselines=[{"name": "TF-IDF", "outcome": "worse"}], chosen={"steps": 3}, cut=0.5, suspects=9)
+    said = advise(every, log(math.log(2)))
+    assert [line.split()[0] for line in said] == ["The", "TF-IDF", "Only"]
+
+
+def test_turned_labels_are_found_before_hard_ones():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 600)
+    logits = random.normal(size=(600, 3)) + 3 * np.eye(3)[labels]  # a model that is mostly right
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    turned = random.choice(600, 30, replace=False)
+    given = labels.copy()
+    given[turned] = (given[turned] + 1) % 3
+    first = rank_suspects(probabilities, given)[:30]
+    assert len({*first} & {*turned}) >= 24
+
+
+def test_suspects_are_a_file_with_the_ids_of_the_user(tmp_path):
+    table = pd.DataFrame(
+        {
+            "example_id": ["x1", "x2", "x3", "x4"],
+            "text": ["good", "fine", "bad", "poor"],
+            "label": ["yes", "no", "no", "no"],
+            "prediction": ["yes", "yes", "no", "yes"],
+            "probability_no": [0.1, 0.02, 0.9, 0.4],
+            "probability_yes": [0.9, 0.98, 0.1, 0.6],
+        }
+    )
+    assert write_suspects(table, ["no", "yes"], tmp_path) == 2
+    found = pd.read_csv(tmp_path / "suspects.csv")
+    assert found["example_id"].tolist() == ["x2", "x4"]
+    assert found.columns.tolist() == [
+        *("example_id", "text", "label", "prediction"),
+        *("probability_of_label", "probability_of_prediction"),
+    ]
