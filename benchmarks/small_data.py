@@ -125,7 +125,7 @@ def write_rows(folder: Path, name: str, size: int, draw: int, data: str) -> None
 
 def run(method: str, data: Path, draw: int, size: int, options: Options) -> dict:
     """Accuracy, macro F1, which rows are right, and the seconds of the whole command."""
-    out = data / f"{method}-{time.time_ns()}"
+    out = data.parent / f"{data.name}-{method}-{time.time_ns()}"
     common = ["--dataset_name", str(data), "--output_dir", str(out), "--seed", str(draw), "--cleaning", "none"]
     cut = ["--max_length", TOKENS, "--truncation", "head"]
     commands = {
