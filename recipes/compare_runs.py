@@ -5,6 +5,7 @@ on the same examples. The first one is what the others are compared with; one fo
 Run:  python recipes/compare_runs.py runs/direct runs/pretrained
       python recipes/compare_runs.py runs/direct runs/decay --output_dir runs/comparison --metrics f1_macro
       python recipes/compare_runs.py runs/seeds       (mean, standard deviation and interval)
+      python recipes/compare_runs.py runs/sizes       (of --train_sizes: would more labels help?)
 """
 
 import argparse
@@ -15,12 +16,17 @@ import numpy as np
 
 from bertcls.process import one_line_errors
 from bertcls.report.compare import Arm, compare_arms, describe_differences, load_arms
-from bertcls.report.figures import draw_arm_curves, draw_arms
+from bertcls.report.figures import draw_arm_curves, draw_arms, draw_growth
 from bertcls.report.formats import format_duration, format_p, format_score
+from bertcls.report.growth import SIZES, describe_growth, read_growth
 from bertcls.report.statistics import mean_interval, score_with_interval
 
 
 def main(folders: list[str], output_dir: str | None = None, metrics: list[str] | None = None) -> list[dict]:
+    # 0. One run of several sizes: a curve
+    if len(folders) == 1 and any(Path(folders[0]).glob(SIZES)):
+        return grow(folders[0], output_dir)
+
     # 1. Read, and refuse what cannot be compared
     arms = load_arms(folders)
     if len(arms) == len(arms[0].values) == 1:
@@ -69,6 +75,24 @@ def main(folders: list[str], output_dir: str | None = None, metrics: list[str] |
         draw_arms(found, measure, Path(output_dir, "scores.png"))
         draw_arm_curves({arm.name: arm.logs for arm in arms}, Path(output_dir, "curves.png"))
     return rows
+
+
+def grow(folder: str, output_dir: str | None) -> list[dict]:
+    sizes = read_growth(folder)
+    print("  ".join(["rows".rjust(8), sizes[0]["measure"], "95 % interval   ", *sizes[0]["beside"]]))
+    for size in sizes:
+        ends = f"{size['low']:.3f} to {size['high']:.3f}".ljust(16)
+        others = [f"{score:.3f}".ljust(len(name)) for name, score in size["beside"].items()]
+        mean = f"{size['mean']:.3f}".ljust(len(size["measure"]))
+        print("  ".join([f"{size['rows']:8,d}", mean, ends, *others]))
+    print(said := describe_growth(sizes))
+    if output_dir is not None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        rows = [{key: value for key, value in size.items() if key != "values"} for size in sizes]
+        facts = json.dumps({"sizes": rows, "verdict": said}, indent=2, ensure_ascii=False) + "\n"
+        Path(output_dir, "growth.json").write_text(facts, encoding="utf-8")
+        draw_growth(sizes, Path(output_dir, "growth.png"))
+    return sizes
 
 
 def summary(arm: Arm, metrics: list[str]) -> dict:

@@ -287,6 +287,21 @@ def draw_arms(arms: list[dict], measure: str, path: Path) -> None:
         axes.legend()
 
 
+def draw_growth(sizes: list[dict], path: Path) -> None:
+    """The score of `read_growth` over the training rows, with its intervals, and those of simple models."""
+    rows = [size["rows"] for size in sizes]
+    with _figure(path, _WIDTH, 4) as figure:
+        axes = figure.subplots()
+        means, lows, highs = (np.array([size[key] for size in sizes]) for key in ("mean", "low", "high"))
+        axes.errorbar(rows, means, [means - lows, highs - means], capsize=5, label="this encoder, 95 % interval")
+        for name in sizes[0]["beside"]:
+            axes.plot(rows, [size["beside"].get(name, np.nan) for size in sizes], label=name)
+        axes.set(xscale="log", xlabel="training rows", ylabel=f"{sizes[0]['measure']} of the reported rows")
+        axes.set_xticks(rows, [f"{count:,}" for count in rows])
+        axes.minorticks_off()
+        axes.legend()
+
+
 def draw_arm_curves(histories: dict[str, list[list[dict]]], path: Path) -> None:
     """Loss of training and score of validation over the epochs, a colour for the runs (logs of Trainer) of an arm."""
     with _figure(path, 11, 4) as figure:
