@@ -315,7 +315,7 @@ def extended(place):
     topics = ("late parcel", "broken screen")
     rows = [
         {"subject": topics[n % 2], "body": f"order {n} was {topics[n % 2]}\n-- \nAnn, sales", "topic": "ab"[n % 2]}
-        for n in range(80)
+        for n in range(600)
     ]
     (place / "tickets").mkdir()
     pd.DataFrame(rows).to_json(place / "tickets" / "train.jsonl", orient="records", lines=True)
