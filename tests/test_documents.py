@@ -14,7 +14,6 @@ import tomllib
 import types
 from collections import Counter
 from dataclasses import fields
-from inspect import signature
 from pathlib import Path
 
 import pandas as pd
@@ -342,9 +341,6 @@ def test_a_step_of_ones_own_is_applied_when_the_model_is_used(extended, place):
     assert signed == plain
 
 
-@pytest.mark.xfail(
-    "steps" not in signature(TextClassifier.from_pretrained).parameters, reason="not there", strict=True
-)
 @pytest.mark.parametrize("name, code", WITH_STEPS)
 def test_whoever_loads_a_model_gives_its_steps(name, code, extended, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
