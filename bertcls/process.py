@@ -64,14 +64,21 @@ def peak_memory() -> int:
 
 
 @contextlib.contextmanager
-def one_line_errors(explain: Callable[[Exception], str | None] | None = None) -> Iterator[None]:
-    """Ends a program with one line on standard error and exit code 2 where its input was wrong.
+def one_line_errors(explain: Callable[[BaseException], str | None] | None = None) -> Iterator[None]:
+    """Ends a program with one line on standard error: exit code 2 where its input was wrong, 130 after Ctrl+C.
 
     Every helper raises `ValueError` or an `OSError` for bad input; `explain` says what another error means for the
     user, and gives `None` for a defect. `BERTCLS_TRACEBACK=1` in the environment shows the traceback instead.
     """
     try:
         yield
+    except KeyboardInterrupt as error:
+        if os.environ.get("BERTCLS_TRACEBACK") == "1":
+            raise
+        if os.environ.get("RANK", "0") == "0":
+            how = None if explain is None else explain(error)
+            print(f"\nStopped by Ctrl+C. {how or ''}".rstrip(), file=sys.stderr, flush=True)
+        sys.exit(130)
     except Exception as error:
         explained = None if explain is None else explain(error)
         expected = isinstance(error, ValueError | OSError | StrictDataclassError) or explained

@@ -1,10 +1,12 @@
+import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
-from bertcls import RecipeArguments
+from bertcls import RecipeArguments, RunArguments
 from bertcls.process import cores_per_process, one_line_errors
 from bertcls.training.checkpoints import clear_output
 from bertcls.training.launch import parse, parse_runs
@@ -89,13 +91,13 @@ def test_precision_follows_the_machine_unless_told(parsed, tmp_path, monkeypatch
         (["--learning_rate", "fast"], "argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
         (["--pooling", "first"], "invalid choice: 'first'"),
         (["stray"], "Found the unknown option stray"),
-        (["--remove_unused_columns", "true"], "Found --remove_unused_columns true; expected it left out"),
+        (["--remove_unused_columns", "true"], "Found --remove_unused_columns; expected it left out"),
         (
             ["--class_weights", "balanced", "--label_smoothing_factor", "0.1"],
             "Found --label_smoothing_factor with --class_weights",
         ),
         (["--batch_eval_metrics"], "Found --batch_eval_metrics; expected it left out"),
-        (["--label_names", "labels"], "Found --label_names; expected it left out"),
+        (["--label_names", "labels"], "Found --label_names labels; expected it left out"),
         (["--prediction_loss_only"], "Found --prediction_loss_only; expected it left out"),
         (["--bf16_full_eval"], "Found --bf16_full_eval; expected it left out, since the evaluation after training"),
         (["--fp16_full_eval"], "Found --fp16_full_eval; expected it left out"),
@@ -118,10 +120,47 @@ def test_a_wrong_command_line_gets_one_line(parsed, words, message):
 
 def test_help_lists_the_flags_and_the_docstring(capsys):
     with pytest.raises(SystemExit) as caught:
-        parse(RecipeArguments, ["--help"], defaults={}, description="What it does.")
+        parse(RecipeArguments, ["--help"], defaults={}, description="What it\n  does.")
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert "What it does." in text and "--freeze_layers" in text and "--warmup_steps" in text
+    assert text.startswith("What it\n  does.\n\nyour data:\n  --train_file ") and "--freeze_layers" in text
+    assert "--warmup_steps" in text and "--adam_beta1" not in text and len(text.splitlines()) < 110
+    assert "One of random, sequential" not in text and "One of none, balanced. (none)" in text
+    listed = re.findall(r"^  --(\w+)", text, re.MULTILINE)
+    assert len(listed) == len({*listed}) and {one.name for one in fields(RecipeArguments) if one.init} <= {*listed}
+    with pytest.raises(SystemExit):
+        parse(RecipeArguments, ["--help_all"], defaults={})
+    text = capsys.readouterr().out
+    assert {one.name for one in fields(RunArguments)} <= {*re.findall(r"^  --(\w+)", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("--epochs", "--num_train_epochs"),
+        ("--lr=1e-3", "--learning_rate"),
+        ("--batch_size", "--per_device_train_batch_size"),
+        ("--batch-size", "--per_device_train_batch_size"),
+        ("--group_by_length", "--train_sampling_strategy group_by_length"),
+        ("--model", "--model_name_or_path"),
+        ("--max_len", "--max_length"),
+        ("--max_seq_length", "--max_length"),
+        ("--warmup_ratio", "--warmup_steps"),
+        ("--evaluation_strategy", "--eval_strategy"),
+        ("--overwrite_output_dir", "--overwrite_output"),
+        ("--no_cuda", "--use_cpu"),
+        ("--stride", "--overlap"),
+        ("--label", "--label_column"),
+        ("--dropout", "--classifier_dropout"),
+    ],
+)
+def test_options_of_other_programs_point_to_what_they_are_here(parsed, theirs, ours):
+    message = f"Found the unknown option {theirs}; expected one that --help lists, such as {ours}."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parsed(theirs)
+    assert f"--{ours.split()[0].strip('-')}" in {
+        f"--{one.name}" for c in (RecipeArguments, RunArguments) for one in fields(c)
+    }
 
 
 def test_several_gpus_in_one_process(parsed):

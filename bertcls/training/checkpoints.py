@@ -191,8 +191,7 @@ class Checkpoints(TrainerCallback):
         if self._one_was_terminated(args):
             process.wait_for_everyone()  # a launcher ends the others when the first one ends
             if args.process_index == 0:
-                run = checkpoint.parent.parent
-                how = f"To go on, give --output_dir {run} --resume_from_checkpoint and the same options."
+                how = how_to_go_on(checkpoint.parent)
                 if args.save_only_model:
                     how = "With --save_only_model it cannot go on: begin anew with --overwrite_output."
                 stopped = f"Stopped by SIGTERM after step {state.global_step} of {state.max_steps}, which is saved."
@@ -413,6 +412,16 @@ def clear_output(run_dir: str) -> None:
     clear_results(run_dir)
     remove_export(Path(run_dir, ONNX))
     shutil.rmtree(Path(run_dir, CHECKPOINTS), ignore_errors=True)
+
+
+def how_to_go_on(checkpoints: Path) -> str:
+    """With a run that was stopped, whose checkpoints lie in a folder."""
+    run = checkpoints.parent
+    if newest_complete(checkpoints)[0] is None:
+        return "No checkpoint is whole yet: begin anew" + (", with --overwrite_output." if run.exists() else ".")
+    while run.name.startswith(("seed-", "fold-", "size-")) or run.name == "final":  # one of several
+        run = run.parent
+    return f"To go on, give --output_dir {run} --resume_from_checkpoint and the same options."
 
 
 def clean_up_full_disk(error: Exception, under_way: Path | None) -> str | None:
