@@ -30,16 +30,15 @@ _REFUSED = {  # options of Trainer that cannot work here, or would do nothing, a
     **dict.fromkeys(
         ("bf16_full_eval", "fp16_full_eval"), "the evaluation after training would round the weights that are saved"
     ),
-    **dict.fromkeys(("do_train", "do_eval", "do_predict"), _ALWAYS),
+    **dict.fromkeys(("do_train", "do_predict"), _ALWAYS),
     **dict.fromkeys(("hub_strategy", "hub_always_push"), "the finished model alone is pushed, once it is verified"),
-    **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), "Liger has no kernels for these encoders"),
+    "use_liger_kernel": "Liger has no kernels for these encoders",
     "dataloader_drop_last": "rows of the evaluation would be left out, too",
     "enable_jit_checkpoint": "SIGTERM saves without it",
     "ignore_data_skip": "a run that goes on would see rows twice and others never",
     "length_column_name": "the lengths are in the column length",
     "use_cache": "an encoder has no cache of keys and values",
     "local_rank": "the launcher gives it",
-    "parallelism_config": "accelerate launch takes it by --config_file",
 }
 _RANGES = {  # least and greatest value
     **dict.fromkeys(("num_train_epochs", "learning_rate", "weight_decay", "adam_epsilon"), (0, math.inf)),
@@ -92,7 +91,7 @@ class RunArguments(TrainingArguments):
     hub_private_repo: bool | None = _option(True, "Of a repository that is made.")
     hub_strategy: str = _option("end", "The finished model alone is pushed.")
     do_train: bool = _option(True, "Always.")
-    do_eval: bool = _option(True, "Unless --eval_strategy is no.")
+    do_eval: bool = _option(True, "False is --eval_strategy no.")
     label_names: list[str] | None = _option(["labels", "example_ids"], "What the metrics need beside the logits.")
 
     def __post_init__(self):
@@ -105,6 +104,8 @@ class RunArguments(TrainingArguments):
         elif resumed in ("true", "yes", "1", "last"):
             self.resume_from_checkpoint = NEWEST
         resumes = self.resume_from_checkpoint is not None
+        if not self.do_eval:
+            self.eval_strategy = "no"
         if self.eval_strategy is None:  # the best model is chosen among the saved ones
             steps = self.eval_steps or (self.save_steps and self.save_strategy is None)
             self.eval_strategy = "steps" if steps and self.save_strategy != "epoch" else "epoch"
@@ -204,7 +205,8 @@ class RunArguments(TrainingArguments):
             ("an --optim that projects", self.optim.startswith(("galore", "apollo")), "optim_target_modules"),
         ):
             for option in options.split():
-                if option in given and getattr(self, option, None) and not there:
+                value = getattr(self, option, None) or option == "metric_for_best_model"  # which is gone by now
+                if option in given and value and not there:
                     raise ValueError(
                         f"Found --{option} without {needed}; expected both, since alone it does nothing. Add the "
                         "other, or leave it out."

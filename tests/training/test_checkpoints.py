@@ -305,11 +305,13 @@ def test_of_several_seeds_those_that_had_not_begun_begin_anew(tmp_path):
     write_complete(checkpoint, {})
     (tmp_path / "seed-2").mkdir()
     (tmp_path / "seed-2" / "audit.json").write_text("{}")
-    words = ["--seeds", "1", "2", "--output_dir", str(tmp_path), "--resume_from_checkpoint"]
+    (tmp_path / "seed-3" / "checkpoints" / "checkpoint-4").mkdir(parents=True)  # killed in its first save
+    (tmp_path / "seed-3" / "checkpoints" / "checkpoint-4" / "model.safetensors").write_text("cut off")
+    words = ["--seeds", "1", "2", "3", "--output_dir", str(tmp_path), "--resume_from_checkpoint"]
     found = [
         training_args.resume_from_checkpoint for _, training_args in parse_runs(RecipeArguments, words, defaults={})
     ]
-    assert found == [str(checkpoint), None]
+    assert found == [str(checkpoint), None, None]
 
 
 def test_going_back_to_an_earlier_checkpoint_drops_the_later_ones(
