@@ -17,37 +17,30 @@ from bertcls.data.augmentation import check_methods
 from bertcls.text import check_steps
 
 NEWEST = "newest"  # --resume_from_checkpoint without a value
-_AT_ONCE = "a recipe computes its metrics from all logits, labels and example ids of the evaluation at once"
-_ALWAYS = (
-    "a recipe trains and scores: --num_train_epochs 0, --eval_strategy no and --report false leave out training, "
-    "validation and the reported rows"
-)
-_REFUSED = {  # options of Trainer that cannot work here, or would do nothing, and why
-    **dict.fromkeys(("remove_unused_columns", "batch_eval_metrics", "eval_do_concat_batches"), _AT_ONCE),
-    **dict.fromkeys(
-        ("prediction_loss_only", "label_names", "include_for_metrics", "eval_use_gather_object"), _AT_ONCE
+_REFUSED = {  # why options of Trainer cannot work here or would do nothing
+    "a recipe computes its metrics from all logits, labels and example ids of the evaluation at once": (
+        "remove_unused_columns batch_eval_metrics eval_do_concat_batches prediction_loss_only label_names "
+        "include_for_metrics eval_use_gather_object"
     ),
-    **dict.fromkeys(
-        ("bf16_full_eval", "fp16_full_eval"), "the evaluation after training would round the weights that are saved"
-    ),
-    **dict.fromkeys(("do_train", "do_predict"), _ALWAYS),
-    **dict.fromkeys(("hub_strategy", "hub_always_push"), "the finished model alone is pushed, once it is verified"),
-    "use_liger_kernel": "Liger has no kernels for these encoders",
-    "dataloader_drop_last": "rows of the evaluation would be left out, too",
-    "enable_jit_checkpoint": "SIGTERM saves without it",
-    "ignore_data_skip": "a run that goes on would see rows twice and others never",
-    "length_column_name": "the lengths are in the column length",
-    "use_cache": "an encoder has no cache of keys and values",
-    "local_rank": "the launcher gives it",
+    "the evaluation after training would round the weights that are saved": "bf16_full_eval fp16_full_eval",
+    "--num_train_epochs 0, --eval_strategy no and --report false are what leaves a part out": "do_train do_predict",
+    "the finished model alone is pushed, once it is verified": "hub_strategy hub_always_push",
+    "Liger has no kernels for these encoders": "use_liger_kernel",
+    "rows of the evaluation would be left out, too": "dataloader_drop_last",
+    "SIGTERM saves without it": "enable_jit_checkpoint",
+    "a run that goes on would see rows twice and others never": "ignore_data_skip",
+    "the lengths are in the column length": "length_column_name",
+    "an encoder has no cache of keys and values": "use_cache",
+    "the launcher gives it": "local_rank",
 }
 _RANGES = {  # least and greatest value
-    **dict.fromkeys(("num_train_epochs", "learning_rate", "weight_decay", "adam_epsilon"), (0, math.inf)),
-    **dict.fromkeys(("max_grad_norm", "eval_delay", "neftune_noise_alpha", "dataloader_num_workers"), (0, math.inf)),
-    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), (0, 1)),
-    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), (1, math.inf)),
-    **dict.fromkeys(("gradient_accumulation_steps", "eval_accumulation_steps", "save_total_limit"), (1, math.inf)),
-    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), (1e-9, math.inf)),
-    **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),
+    (0, math.inf): "num_train_epochs learning_rate weight_decay adam_epsilon max_grad_norm eval_delay "
+    "neftune_noise_alpha dataloader_num_workers",
+    (1, math.inf): "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
+    "eval_accumulation_steps save_total_limit",
+    (1e-9, math.inf): "logging_steps eval_steps save_steps",
+    (0, 1): "adam_beta1 adam_beta2 label_smoothing_factor",
+    (0, 2**32 - 1): "seed data_seed",
 }
 
 
@@ -150,11 +143,11 @@ class RunArguments(TrainingArguments):
         Raises:
             ValueError: what was found and expected.
         """
-        for option, (least, most) in _RANGES.items():
+        for (least, most), option in ((span, name) for span, names in _RANGES.items() for name in names.split()):
             value = getattr(self, option, None)
             if value is not None and not (least <= value <= most and value < math.inf):
                 wanted = (
-                    f"{least} to {most}" if most < math.inf else f"{least} or more" if least != 1e-9 else "above 0"
+                    f"{least} to {most}" if most < math.inf else f"{least} or more" if least in (0, 1) else "above 0"
                 )
                 raise ValueError(f"Found --{option} {value:g}; expected {wanted}. Correct it.")
         if self.n_gpu > 1:
@@ -162,44 +155,39 @@ class RunArguments(TrainingArguments):
                 f"Found {self.n_gpu} GPUs in one process; expected one process a GPU, since DataParallel would cut "
                 f"windows and labels apart. Run: accelerate launch --multi_gpu --num_processes {self.n_gpu} ..."
             )
+        why_not = {name: why for why, names in _REFUSED.items() for name in names.split()}
         for one in fields(self):
             value, made = getattr(self, one.name), one.default_factory
-            if one.name in _REFUSED and value != (one.default if made is MISSING else made()):
-                shown = " ".join(value) if isinstance(value, list) else value
-                shown = "" if value is True else " false" if value is False else f" {getattr(shown, 'value', shown)}"
+            if one.name in why_not and value != (one.default if made is MISSING else made()):
+                shown = "" if value is True else " false" if value is False else f" {_shown(value)}"
                 raise ValueError(
-                    f"Found --{one.name}{shown}; expected it left out, since {_REFUSED[one.name]}. Leave it out."
+                    f"Found --{one.name}{shown}; expected it left out, since {why_not[one.name]}. Leave it out."
                 )
         self._refuse_idle(given)
         self._refuse_unusable()
 
     def _refuse_idle(self, given: set[str]) -> None:
         """Refuses options that do nothing without another one."""
-        schedule, trackers = self.lr_scheduler_type, self.report_to
+        evaluates, workers, again = (
+            self.eval_strategy != "no",
+            self.dataloader_num_workers,
+            self.activation_checkpointing,
+        )
+        schedule, trackio = self.lr_scheduler_type, "trackio" in self.report_to
+        warms = schedule not in ("constant", "reduce_lr_on_plateau", "greedy")
         for needed, there, options in (
             ("--push_to_hub", self.push_to_hub, "hub_model_id hub_token hub_revision"),
-            ("--report_to", trackers, "run_name"),
-            ("--report_to trackio", "trackio" in trackers, "project trackio_space_id trackio_bucket_id"),
-            ("--report_to trackio", "trackio" in trackers, "trackio_static_space_id"),
-            ("--dataloader_num_workers", self.dataloader_num_workers, "dataloader_persistent_workers"),
-            ("--dataloader_num_workers", self.dataloader_num_workers, "dataloader_multiprocessing_context"),
-            ("--activation_checkpointing", self.activation_checkpointing, "activation_checkpointing_kwargs"),
-            ("--activation_checkpointing", self.activation_checkpointing, "gradient_checkpointing_kwargs"),
+            ("--report_to", self.report_to, "run_name"),
+            ("--report_to trackio", trackio, "project trackio_space_id trackio_bucket_id trackio_static_space_id"),
+            ("--dataloader_num_workers", workers, "dataloader_persistent_workers dataloader_multiprocessing_context"),
+            ("--activation_checkpointing", again, "activation_checkpointing_kwargs gradient_checkpointing_kwargs"),
+            ("--eval_strategy epoch", evaluates, "metric_for_best_model greater_is_better eval_delay eval_on_start"),
+            ("--eval_strategy epoch", evaluates, "load_best_model_at_end"),
             ("--eval_strategy steps", self.eval_strategy == "steps", "eval_steps"),
-            (
-                "--eval_strategy epoch",
-                self.eval_strategy != "no",
-                "metric_for_best_model greater_is_better eval_delay",
-            ),
-            ("--eval_strategy epoch", self.eval_strategy != "no", "eval_on_start load_best_model_at_end"),
             ("--save_strategy steps", self.save_strategy == "steps", "save_steps"),
             ("--save_strategy epoch", self.save_strategy != "no", "save_total_limit save_only_model"),
             ("--logging_strategy steps", self.logging_strategy == "steps", "logging_steps"),
-            (
-                "a schedule that warms up",
-                schedule not in ("constant", "reduce_lr_on_plateau", "greedy"),
-                "warmup_steps",
-            ),
+            ("a schedule that warms up", warms, "warmup_steps"),
             ("a schedule that takes them", not schedule.startswith("constant"), "lr_scheduler_kwargs"),
             ("an --optim that takes them", not self.optim.startswith(("adamw_torch", "adafactor")), "optim_args"),
             ("an --optim that projects", self.optim.startswith(("galore", "apollo")), "optim_target_modules"),
@@ -211,7 +199,7 @@ class RunArguments(TrainingArguments):
                         f"Found --{option} without {needed}; expected both, since alone it does nothing. Add the "
                         "other, or leave it out."
                     )
-        if self.dataloader_in_order is False and not self.dataloader_num_workers:
+        if self.dataloader_in_order is False and not workers:
             raise ValueError("Found --dataloader_in_order false without --dataloader_num_workers; expected both.")
 
     def _refuse_unusable(self) -> None:
@@ -219,39 +207,32 @@ class RunArguments(TrainingArguments):
         for option in ("lr_scheduler_kwargs", "activation_checkpointing_kwargs"):
             if not isinstance(value := getattr(self, option, None) or {}, dict):
                 raise ValueError(f"Found --{option} {value}; expected JSON, such as '{{\"name\": 1}}'. Correct it.")
-        rate = torch.optim.SGD([torch.zeros(1)], lr=self.learning_rate)
-        steps = {
-            "num_warmup_steps": 1,
-            "num_training_steps": 10,
-            "scheduler_specific_kwargs": self.lr_scheduler_kwargs,
-        }
-        for option, value, try_it in (
-            (
-                "report_to",
-                self.report_to,
-                lambda: [one() for one in get_reporting_integration_callbacks(self.report_to)],
-            ),
-            ("optim", self.optim, lambda: Trainer.get_optimizer_cls_and_kwargs(self)),
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=self.learning_rate)
+        for option, try_it in (
+            ("report_to", lambda: [one() for one in get_reporting_integration_callbacks(self.report_to)]),
+            ("optim", lambda: Trainer.get_optimizer_cls_and_kwargs(self)),
             (
                 "lr_scheduler_kwargs",
-                self.lr_scheduler_kwargs,
-                lambda: get_scheduler(self.lr_scheduler_type, rate, **steps),
+                lambda: get_scheduler(self.lr_scheduler_type, optimizer, 1, 10, self.lr_scheduler_kwargs),
             ),
-            ("torch_compile_backend", self.torch_compile_backend, lambda: _known_backend(self.torch_compile_backend)),
+            ("torch_compile_backend", lambda: _check_backend(self.torch_compile_backend)),
         ):
             try:
                 try_it()
             except (ImportError, RuntimeError, TypeError, ValueError) as error:
                 if "model" in str(error) and not isinstance(error, ImportError):  # GaLore and such are made from it
                     continue
-                shown = " ".join(value) if isinstance(value, list) else getattr(value, "value", value)
                 raise ValueError(
-                    f"Found --{option} {shown}; expected what works here: {' '.join(str(error).split())}. Correct it, "
-                    "or install what is missing."
+                    f"Found --{option} {_shown(getattr(self, option))}; expected what works here: "
+                    f"{' '.join(str(error).split())}. Correct it, or install what is missing."
                 ) from error
 
 
-def _known_backend(name: str | None) -> None:
+def _shown(value) -> str:
+    return " ".join(value) if isinstance(value, list) else str(getattr(value, "value", value))
+
+
+def _check_backend(name: str | None) -> None:
     if name is not None and name not in (known := torch.compiler.list_backends(exclude_tags=())):
         raise ValueError(f"one of {', '.join(known)}")
 

@@ -126,8 +126,11 @@ REFUSED = {  # an example of each, and a part of the line
     "eval_use_gather_object": ("true", "since a recipe computes its metrics from all logits"),
     "bf16_full_eval": ("true", "since the evaluation after training would round the weights"),
     "fp16_full_eval": ("true", "since the evaluation after training would round the weights"),
-    "do_train": ("false", "Found --do_train false; expected it left out, since a recipe trains and scores"),
-    "do_predict": ("true", "--report false leave out training, validation and the reported rows"),
+    "do_train": (
+        "false",
+        "Found --do_train false; expected it left out, since --num_train_epochs 0, --eval_strategy no",
+    ),
+    "do_predict": ("true", "--report false are what leaves a part out"),
     "hub_strategy": ("every_save", "Found --hub_strategy every_save; expected it left out, since the finished model"),
     "hub_always_push": ("true", "since the finished model alone is pushed"),
     "dataloader_drop_last": ("true", "since rows of the evaluation would be left out, too"),

@@ -1,20 +1,14 @@
-"""From the command line to runs: options, their defaults, folders, and one run a seed, a fold or a size."""
+"""From the command line to runs: their arguments and folders, and one run a seed, a fold or a size."""
 
-import argparse
-import difflib
 import json
 import shutil
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
 
 from bertcls.arguments import NEWEST, RunArguments, TextArguments
 from bertcls.layout import CHECKPOINTS
@@ -28,69 +22,7 @@ from bertcls.training.checkpoints import (
     why_incomplete,
 )
 from bertcls.training.console import quiet
-
-_OF_THE_DATA = (  # options that describe a data set, and so go with it
-    "dataset_config_name",
-    "text_column",
-    "text_pair_column",
-    "label_column",
-    "label_delimiter",
-    "problem_type",
-    "phrases",
-    "encoding",
-    "delimiter",
-    "split",
-    "max_samples",
-    "language",
-    "probes",
-)
-_GROUPS = {  # of --help; what is in none of them is the recipe's own
-    "your data": "train_file validation_file test_file dataset_name dataset_config_name text_column label_column "
-    "text_pair_column label_delimiter problem_type max_train_samples max_test_samples encoding delimiter cleaning "
-    "split max_samples phrases on_leak augment",
-    "the encoder and its head": "model_name_or_path pooling class_weights freeze_encoder freeze_layers layer_decay "
-    "head_learning_rate head_init contrastive_steps classifier_dropout classifier_hidden_size attention_dropout "
-    "from_scratch",
-    "length": "max_length max_train_windows overlap truncation pair_truncation window_pooling train_on",
-    "the run": "sample output_dir overwrite_output resume_from_checkpoint seed seeds folds fold train_sizes report "
-    "figures probes language license cpu_threads",
-    "training": "learning_rate num_train_epochs per_device_train_batch_size lr_scheduler_type warmup_steps "
-    "metric_for_best_model early_stopping_patience eval_strategy eval_steps bf16 push_to_hub hub_model_id",
-}
-_MEANT = {  # what options of other programs are called here
-    "dataset_name": "dataset data hub_id",
-    "train_file": "train data_file csv input file",
-    "validation_file": "dev_file eval_file valid_file",
-    "text_column": "text sentence text_field text_column_name",
-    "text_pair_column": "text_pair sentence2 pair",
-    "label_column": "label labels target label_field label_column_name",
-    "split": "test_size val_size validation_split",
-    "model_name_or_path": "model model_name checkpoint encoder bert pretrained",
-    "max_length": "max_len max_seq_len max_seq_length seq_len maxlen",
-    "overlap": "stride doc_stride",
-    "classifier_dropout": "dropout",
-    "layer_decay": "llrd lr_decay",
-    "class_weights": "class_weight weighted",
-    "learning_rate": "lr",
-    "num_train_epochs": "epochs epoch num_epochs n_epochs",
-    "per_device_train_batch_size": "batch_size batch bs train_batch_size",
-    "per_device_eval_batch_size": "eval_batch_size test_batch_size",
-    "gradient_accumulation_steps": "accumulation grad_accum accumulate_grad_batches",
-    "train_sampling_strategy group_by_length": "group_by_length",
-    "warmup_steps": "warmup_ratio warmup warmup_proportion",
-    "weight_decay": "wd",
-    "lr_scheduler_type": "scheduler lr_scheduler",
-    "eval_strategy": "evaluation_strategy evaluate_during_training",
-    "early_stopping_patience": "patience early_stopping",
-    "overwrite_output": "overwrite_output_dir overwrite",
-    "output_dir": "output out save_dir output_file",
-    "resume_from_checkpoint": "resume",
-    "use_cpu": "no_cuda cpu device",
-    "bf16": "amp mixed_precision precision",
-    "bf16 false": "fp32",
-    "seed": "random_state random_seed",
-    "report_to": "logger wandb tensorboard logging_dir",
-}
+from bertcls.training.options import Parser
 
 Arguments = TypeVar("Arguments", bound=TextArguments)
 Options = TypeVar("Options")
@@ -141,7 +73,7 @@ def parse_runs(
         ValueError: as `parse`, or options that contradict one another.
     """
     argv = sys.argv[1:] if argv is None else argv
-    finder = _Parser(allow_abbrev=False, add_help=False)
+    finder = Parser(allow_abbrev=False, add_help=False)
     finder.add_argument("--seeds", nargs="+", type=int, default=[])
     finder.add_argument("--folds", type=int, default=0)
     finder.add_argument("--train_sizes", nargs="+", type=float, default=[])
@@ -178,7 +110,7 @@ def parse_runs(
         if folds and size is None:
             runs.append((folder / "final", ["--fold", f"final/{found.folds}"]))
         for path, words in runs or [(folder, [])]:
-            if path.name == "final" and (epochs := chosen_epochs(folder)) > 0:
+            if path.name == "final" and "--max_steps" not in given and (epochs := chosen_epochs(folder)) > 0:
                 words = [*words, "--num_train_epochs", f"{epochs:g}"]
             if resumes:
                 begun = newest_complete(path / CHECKPOINTS)[0] is not None
@@ -213,27 +145,9 @@ def parse(
     """
     argv = sys.argv[1:] if argv is None else argv
     quiet()
-    parser = _Parser((arguments_class, RunArguments), description=description, allow_abbrev=False)
-    for action in parser._actions:
-        if action.dest == "resume_from_checkpoint":
-            action.nargs, action.const = "?", NEWEST
-        elif action.type is string_to_bool:  # also where None is the default
-            action.nargs, action.const = "?", True
+    parser = Parser((arguments_class, RunArguments), description=description, allow_abbrev=False)
     given = {word.split("=")[0].lstrip("-").replace("-", "_") for word in argv if word.startswith("--")}
-    parser.set_defaults(**defaults)
-    if {"help_all"} & given:
-        parser.groups = None
-        parser.parse_known_args(["--help"])
-    first = parser.parse_known_args(argv)[0]
-    settings = {**defaults}
-    if first.sample:
-        settings |= _of_the_sample(sample or {}, first.model_name_or_path if "model_name_or_path" in given else None)
-    if {"dataset_name", "train_file"} & given and not _same_data(first, settings):
-        parser.set_defaults(**{name: parser.undefaulted.get(name) for name in _OF_THE_DATA if name in settings})
-        settings = {name: value for name, value in settings.items() if name not in _OF_THE_DATA}
-        if "train_file" in given:
-            settings["dataset_name"] = None
-    parser.set_defaults(**settings)
+    parser.set_recipe_defaults(argv, given, defaults, sample or {})
     try:
         args, training_args, extra = parser.parse_args_into_dataclasses(
             argv, return_remaining_strings=True, look_for_args_file=False
@@ -242,7 +156,7 @@ def parse(
         raise ValueError(
             f"The options of Trainer cannot be used here: {error}. Correct them, or install what is missing."
         ) from error
-    _refuse_unknown(parser, extra)
+    parser.refuse_unknown(extra)
     for one, other in (("dataset_name", "train_file"), ("max_steps", "num_train_epochs")):
         if {one, other} <= given:
             raise ValueError(f"Found --{one} with --{other}; expected one of them. Leave one out.")
@@ -282,74 +196,9 @@ def parse_options(arguments_class: type[Options], argv: list[str] | None = None,
         ValueError: an unknown or abbreviated option, or a value of another type.
     """
     quiet()
-    parser = _Parser(arguments_class, description=description, allow_abbrev=False)
-    _refuse_unknown(parser, parser.parse_known_args(argv)[1])
+    parser = Parser(arguments_class, description=description, allow_abbrev=False)
+    parser.refuse_unknown(parser.parse_known_args(argv)[1])
     return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[0]
-
-
-class _Parser(HfArgumentParser):
-    """Of a program of ours; `groups` of options are what `--help` lists, `None` lists all."""
-
-    groups: dict[str, str] | None = None
-
-    def __init__(self, *args, **options):
-        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-        self.undefaulted = {action.dest: action.default for action in self._actions}
-        if RunArguments in self.dataclass_types:
-            self.groups = _GROUPS
-            self.add_argument("--help_all", action="help", help="The options of Trainer, too.")
-
-    def error(self, message: str):
-        raise ValueError(f"{message} (--help lists all options)")
-
-    def format_help(self) -> str:
-        known = {action.dest: action for action in reversed(self._actions)}  # the first of a name, not its --no_ form
-        trainers = {one.name for one in fields(RunArguments)}
-        groups = {title: names.split() for title, names in (self.groups or {}).items()}
-        listed = {"help", "help_all"}.union(*groups.values())
-        rest = [name for name in reversed(known) if name not in listed and not (self.groups and name in trainers)]
-        lines = [self.description or ""]
-        for title, names in {**groups, "this program": rest}.items():
-            actions = [known[name] for name in names if name in known]
-            lines += ["", f"{title}:"] if actions else []
-            for action in actions:
-                default = " ".join(map(str, action.default)) if isinstance(action.default, list) else action.default
-                said = [action.help or "", f"One of {', '.join(action.choices)}." if action.choices else ""]
-                said += [] if default in (None, False, "") else [f"({getattr(default, 'value', default)})"]
-                name, margin = f"  {action.option_strings[0]} ".ljust(34), " " * 34
-                text = " ".join(" ".join(said).replace("%%", "%").split())
-                lines += textwrap.wrap(text, 119, initial_indent=name, subsequent_indent=margin) or [name]
-        lines += ["", "--help_all lists those of Trainer, too."] if self.groups else []
-        return "\n".join([*lines, ""])
-
-
-def _refuse_unknown(parser: argparse.ArgumentParser, extra: list[str]) -> None:
-    if extra:
-        options = [option for action in parser._actions for option in action.option_strings]
-        name = extra[0].split("=")[0]
-        close = [f"--{ours}" for ours, theirs in _MEANT.items() if name.strip("-").replace("-", "_") in theirs.split()]
-        close = [option for option in close if option.split()[0] in options] if name.startswith("-") else []
-        close = close or difflib.get_close_matches(name, options, n=1)
-        raise ValueError(
-            f"Found the unknown option {extra[0]}; expected one that --help lists"
-            + (f", such as {close[0]}." if close else ".")
-        )
-
-
-def _of_the_sample(sample: dict, encoder: str | None) -> dict:
-    """What `--sample` sets: with another encoder the data alone, since the rates fit the tiny one."""
-    own = sample.get("model_name_or_path")
-    if encoder is None or own is None or Path(encoder).resolve() == Path(own).resolve():
-        return sample
-    return {name: value for name, value in sample.items() if name in ("dataset_name", *_OF_THE_DATA)}
-
-
-def _same_data(given: argparse.Namespace, defaults: dict) -> bool:
-    """Whether `--dataset_name` is a copy of the data that the defaults describe, or these describe none."""
-    own = [Path(defaults[name]).name.lower() for name in ("dataset_name", "dataset_config_name") if defaults.get(name)]
-    if not own and defaults.get("train_file") is None:
-        return True
-    return given.train_file is None and Path(given.dataset_name or "").name.lower() in own
 
 
 def _unnamed_run() -> Path:
