@@ -26,33 +26,11 @@ from bertcls.process import sync_folder, whole_file
 
 TERMINATED = 143  # exit code of a process that SIGTERM ended: 128 + 15
 _SETTINGS = (  # of TrainingArguments; the first two decide on rows and weights, so they are compared first
-    "seed",
-    "data_seed",
-    "train_sampling_strategy",
-    "learning_rate",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_steps",
-    "optim",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "label_smoothing_factor",
-    "bf16",
-    "fp16",
-)
-_UNCOMPARED = {  # settings of a model that change in training or with the version of a library
-    "architectures",
-    "auto_map",
-    "dtype",
-    "id2label",  # its names are compared
-    "label2id",
-    "temperature",
-    "thresholds",
-    "transformers_version",
-    "use_cache",
+    "seed data_seed train_sampling_strategy learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim "
+    "weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor bf16 fp16"
+).split()
+_UNCOMPARED = {  # settings of a model that change in training or with a library; the names of id2label are compared
+    *"architectures auto_map dtype id2label label2id temperature thresholds transformers_version use_cache".split()
 }
 _SAMPLED = 256  # values of each weight that tell encoders apart
 _ROWS = ("input_ids", "label", "labels", "example_id")  # columns that a training row's digest is made of

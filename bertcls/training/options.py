@@ -41,7 +41,8 @@ _MEANT = (  # what options of other programs are called here
     "gradient_accumulation_steps: accumulation grad_accum accumulate_grad_batches; bf16 false: fp32; bf16: amp; "
     "resume_from_checkpoint: resume; train_sampling_strategy group_by_length: group_by_length; "
     "eval_strategy: evaluation_strategy; early_stopping_patience: patience early_stopping; "
-    "overwrite_output: overwrite_output_dir overwrite; output_dir: output out save_dir; seed: random_state random_seed; report_to: logger wandb tensorboard logging_dir"
+    "overwrite_output: overwrite_output_dir overwrite; output_dir: output out save_dir; "
+    "seed: random_state random_seed; report_to: logger wandb tensorboard logging_dir"
 )
 
 
