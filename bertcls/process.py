@@ -18,6 +18,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from huggingface_hub.errors import StrictDataclassError
+from tqdm import tqdm
 from transformers.utils import logging
 
 LOCK = ".lock"  # file in a folder that a process writes to; it stays
@@ -77,7 +78,7 @@ def one_line_errors(explain: Callable[[BaseException], str | None] | None = None
             raise
         if os.environ.get("RANK", "0") == "0":
             how = None if explain is None else explain(error)
-            print(f"\nStopped by Ctrl+C. {how or ''}".rstrip(), file=sys.stderr, flush=True)
+            _say_last(f"Stopped by Ctrl+C. {how or ''}".rstrip())
         sys.exit(130)
     except Exception as error:
         explained = None if explain is None else explain(error)
@@ -88,8 +89,15 @@ def one_line_errors(explain: Callable[[BaseException], str | None] | None = None
         if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
             error = error.__cause__  # what the model's configuration says
         line = " ".join((explained or str(error)).split())
-        print(f"error{where}: {line} (BERTCLS_TRACEBACK=1 shows where)", file=sys.stderr, flush=True)
+        _say_last(f"error{where}: {line} (BERTCLS_TRACEBACK=1 shows where)")
         sys.exit(2)
+
+
+def _say_last(line: str) -> None:
+    """On a line of its own of standard error, below the bars that are shown."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+    print(line, file=sys.stderr, flush=True)
 
 
 def say(*words) -> None:

@@ -133,7 +133,10 @@ OTHERS = {
     ),
     "epochs": (["--num_train_epochs", "4"], "Found num_train_epochs 4.0, expected 5.0"),
     "frozen": (["--freeze_encoder"], "Found trainable parameters 130, expected 177922"),
-    "encoder": (["--model_name_or_path", "encoder", "--from_scratch", "false"], "Found encoder weights"),
+    "encoder": (
+        "--model_name_or_path encoder --learning_rate 1e-3 --pooling mean --classifier_dropout 0.5 --max_length 64".split(),
+        "Found encoder weights",
+    ),
     "labels": (["--dataset_name", "labels"], "Found labels with 3 entries, expected 2"),
     "contents": (["--dataset_name", "contents"], "Found content of the training rows"),
 }
@@ -190,8 +193,13 @@ def rows(tokenizer):
 def train(encoder_folder, rows, tokenizer, folder, *words, more=()):
     _, training_args = parse(
         RecipeArguments,
-        ["--output_dir", str(folder), "--use_cpu", "--eval_strategy", "no", "--num_train_epochs", "2", *words],
-        defaults={"per_device_train_batch_size": 16, "learning_rate": 1e-3, "metric_for_best_model": "loss"},
+        ["--output_dir", str(folder), "--use_cpu", "--eval_strategy", "no", *words],
+        defaults={
+            "num_train_epochs": 2,
+            "per_device_train_batch_size": 16,
+            "learning_rate": 1e-3,
+            "metric_for_best_model": "loss",
+        },
     )
     torch.manual_seed(0)
     model = BertClsForSequenceClassification.from_encoder(encoder_folder, num_labels=2)
