@@ -158,12 +158,6 @@ CASES = {
     ),
     # its labels
     "one class only": ("a.csv", CSV.replace("bad", "good"), [], "Found only the label good in column label"),
-    "a class with one row": (
-        "a.csv",
-        CSV + "once,rare\n",
-        [],
-        "Label rare has 1 different texts; expected at least 3",
-    ),
     "mixed label types": ("a.jsonl", jsonl({"text": "x", "label": 1}), [], "Column label of"),
     "1-based labels of two classes": (
         "hub/README.md",

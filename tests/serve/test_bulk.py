@@ -312,7 +312,7 @@ BAD = {
     "option": (["--txt", "x"], "Found the unknown option --txt; expected one that --help lists, such as --text."),
     "parts": (["--text", "x", "--rows_per_part", "0"], "Found --rows_per_part 0; expected at least 1"),
     "share": (["--text", "x", "--abstain_below", "7"], "Found abstain_below=7.0; expected a probability"),
-    "folder": (["--text", "x", "--model_name_or_path", "./no"], "No tokenizer found at './no'"),
+    "folder": (["--text", "x", "--model_name_or_path", "./no"], "No model found at './no'"),
 }
 
 

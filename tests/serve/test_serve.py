@@ -481,7 +481,7 @@ def test_a_bad_start_is_one_line(saved, tmp_path):
     (tmp_path / "empty").write_text("\n")
     taken = socket.create_server(("127.0.0.1", 0))
     cases = {
-        ("--model_name_or_path", "no/such", "--port", "0"): "No tokenizer found at 'no/such'",
+        ("--model_name_or_path", "no/such", "--port", "0"): "No model found at 'no/such'",
         ("--model_name_or_path", saved, "--port", str(taken.getsockname()[1])): "expected a free port",
         ("--model_name_or_path", saved, "--port", "0", "--timeout", "0"): "limit seconds=0.0; expected more than 0",
         ("--model_name_or_path", saved, "--api_key_file", str(tmp_path / "empty")): "an API key that is empty",
