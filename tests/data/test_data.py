@@ -112,10 +112,10 @@ def test_an_edited_file_is_read_again(tmp_path):
             {},
             "labels fine in validation; expected one of bad",
         ),
-        ({"train": [*ROWS, {"text": "x", "label": "-1"}]}, {}, "1 rows without a text or label .* first at row 10"),
+        ({"train": [*ROWS, {"text": "x", "label": "-1"}]}, {}, "1 rows without a text .* first at line 11 of"),
         ({"train": [*ROWS, {"text": "x", "label": None}]}, {}, "Found 1 rows without a text or label"),
         ({"train": [{**row, "text": 3} for row in ROWS]}, {}, "holds int64, expected strings"),
-        ({"train": [*ROWS, {"text": None, "label": "bad"}]}, {}, "1 rows without a text or label .* first at row 10"),
+        ({"train": [*ROWS, {"text": None, "label": "bad"}]}, {}, "1 rows without a text .* first at line 11 of"),
         ({"test": ROWS}, {}, "expected one named train"),
     ],
 )
