@@ -4,13 +4,13 @@ Every finished run is appended to --output, and what stands there is not run aga
 end, the table is printed. SetFit and the probe run in a Python of their own (--others), which needs setfit alone.
 """
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,6 @@ from datasets import load_dataset
 from machine import show
 from sklearn.datasets import fetch_20newsgroups
 from sklearn.metrics import f1_score
-
-from bertcls.training.launch import parse_options
 
 HERE = Path(__file__).parent
 FOUR = ["alt.atheism", "comp.graphics", "sci.med", "soc.religion.christian"]
@@ -56,23 +54,19 @@ json.dump([names[int(answer)] for answer in answers], open(out, "w"))
 """
 
 
-@dataclass
-class Options:
-    data: str = field(metadata={"help": "Folder with sst2, as the Hub has it."})
-    model: str = field(metadata={"help": "Encoder."})
-    output: str = field(metadata={"help": "File of finished runs, a line each."})
-    others: str | None = field(default=None, metadata={"help": "Python that has setfit."})
-    sets: list[str] = field(default_factory=lambda: ["sst2", "news4"], metadata={"help": "sst2 news4 news20 skewed."})
-    sizes: list[int] = field(default_factory=lambda: [8, 32, 128], metadata={"help": "Training texts a class."})
-    draws: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Seeds of the draws."})
-    methods: list[str] = field(
-        default_factory=lambda: ["recipe", "probe", "tfidf", "setfit"], metadata={"help": "What to run."}
-    )
-    options: str = field(default="", metadata={"help": "Further options of the recipe."})
-    name: str = field(default="recipe", metadata={"help": "What the table calls the recipe."})
-
-
-def main(options: Options) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True, help="folder with sst2, as the Hub has it")
+    parser.add_argument("--model", required=True, help="encoder")
+    parser.add_argument("--output", required=True, help="file of finished runs, a line each")
+    parser.add_argument("--others", help="Python that has setfit")
+    parser.add_argument("--sets", nargs="+", default=["sst2", "news4"], help="sst2 news4 news20 skewed")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[8, 32, 128], help="training texts a class")
+    parser.add_argument("--draws", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="seeds of the draws")
+    parser.add_argument("--methods", nargs="+", default=["recipe", "probe", "tfidf", "setfit"])
+    parser.add_argument("--options", default="", help="further options of the recipe")
+    parser.add_argument("--name", default="recipe", help="what the table calls the recipe")
+    options = parser.parse_args()
     output = Path(options.output)
     done = {tuple(row[key] for key in ("set", "size", "draw", "method")) for row in read(output)}
     with tempfile.TemporaryDirectory() as folder:
@@ -123,7 +117,7 @@ def write_rows(folder: Path, name: str, size: int, draw: int, data: str) -> None
         (folder / f"{part}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def run(method: str, data: Path, draw: int, size: int, options: Options) -> dict:
+def run(method: str, data: Path, draw: int, size: int, options: argparse.Namespace) -> dict:
     """Accuracy, macro F1, which rows are right, and the seconds of the whole command."""
     out = data.parent / f"{data.name}-{method}-{time.time_ns()}"
     common = ["--dataset_name", str(data), "--output_dir", str(out), "--seed", str(draw), "--cleaning", "none"]
@@ -197,4 +191,4 @@ def table(rows: list[dict]) -> tuple[list[str], list[list]]:
 
 
 if __name__ == "__main__":
-    main(parse_options(Options, description=__doc__))
+    main()

@@ -31,6 +31,7 @@ LENGTHS = (128, 256, 512)  # tokens, special ones included
 MIN_CHARACTERS = 8  # as MIN_WORDS, where words are not parted by blanks
 _EXAMPLES = 5  # rows shown of each finding
 _SHOWN_LABELS = 40  # in the table; audit.json has all
+_MANY_UNKNOWN = 0.1  # tokens beyond which an encoder hardly reads the texts
 _TOKENIZED_ROWS = 2000  # a share of these rows is within 2 points
 _HTML = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:#\d+|#x[0-9a-fA-F]+|[a-zA-Z]{2,8});")
 
@@ -68,7 +69,9 @@ def audit_splits(
     findings["leaked"] = bool(dropped)
     findings["dropped"] = sorted(dropped)
     if tokenizer is not None:
-        findings["cut"] = {name: _cut(rows, tokenizer, lengths, seed) for name, rows in texts.items()}
+        read = {name: _read(rows, tokenizer, lengths, seed) for name, rows in texts.items()}
+        findings |= {"cut": {name: cut for name, (cut, _) in read.items()}}
+        findings |= {"unknown": {name: share for name, (_, share) in read.items()}}
     return findings
 
 
@@ -158,6 +161,9 @@ def format_audit(findings: dict) -> str:
     for length in list(findings["cut"]["train"])[1:] if "cut" in findings else ():
         cut = [findings["cut"][name][length] for name in names]
         rows.append((f"cut by {length} tokens: texts, tokens", [f"{c['texts']:.1%}, {c['tokens']:.1%}" for c in cut]))
+    unknown = findings.get("unknown", {})
+    if any(unknown.values()):
+        rows.append(("tokens unknown to the encoder", [f"{unknown[name]:.1%}" for name in names]))
     table = pd.DataFrame([cells for _, cells in rows], index=[title for title, _ in rows], columns=names)
     lines = [table.to_string()]
     for pair, leak in findings["leaks"].items():
@@ -168,6 +174,11 @@ def format_audit(findings: dict) -> str:
             )
     if findings.get("taken_out"):
         lines.append(f"TAKEN OUT: {findings['taken_out']:,} leaking rows (--on_leak drop); all above is from before")
+    for name in [name for name in names if unknown.get(name, 0) > _MANY_UNKNOWN]:
+        lines.append(
+            f"UNKNOWN: {unknown[name]:.0%} of the tokens of {name} are unknown to the encoder, which was trained on "
+            "other writing. Choose one for this language with --model_name_or_path."
+        )
     if findings["contradictions"]["all"]:
         lines.append(f"CONTRADICTION: {findings['contradictions']['all']:,} texts have several labels")
     for alike in findings["alike_labels"][:_SHOWN_LABELS]:
@@ -262,18 +273,20 @@ def _long_enough(key: str) -> bool:
     return len(_words(key).split()) >= (MIN_CHARACTERS if CJK_CHARACTER.search(key) else MIN_WORDS)
 
 
-def _cut(texts: list, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, ...], seed: int) -> dict:
-    """Share of texts, and of their tokens, beyond each of `lengths`."""
+def _read(texts: list, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, ...], seed: int) -> tuple[dict, float]:
+    """Share of texts, and of their tokens, beyond each of `lengths`; and of tokens that the encoder does not know."""
     rows = np.arange(len(texts))
     if len(rows) > _TOKENIZED_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(rows, _TOKENIZED_ROWS, replace=False))
     encoded = tokenizer(*map(list, zip(*(texts[row] for row in rows))), verbose=False)
     tokens = np.array([len(ids) for ids in encoded["input_ids"]])
     beyond = {length: np.maximum(tokens - length, 0) for length in lengths}
+    unknown = sum(ids.count(tokenizer.unk_token_id) for ids in encoded["input_ids"])
+    special = tokenizer.num_special_tokens_to_add(pair=bool(texts) and len(texts[0]) == 2) * len(rows)
     return {"rows": len(rows)} | {
         str(length): {"texts": float((over > 0).mean()), "tokens": float(over.sum() / tokens.sum())}
         for length, over in beyond.items()
-    }
+    }, unknown / max(int(tokens.sum()) - special, 1)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,6 @@
 """The one way from raw text to labels, used by the recipes, batch prediction and the service."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -8,15 +8,21 @@ import numpy as np
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from tqdm.auto import tqdm
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 if TYPE_CHECKING:  # a server that labels texts does not import datasets
     from datasets import Dataset
     from transformers import Trainer
 from bertcls.backends import OnnxModel, check_engine, use_bfloat16
-from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsForSequenceClassification
+from bertcls.modeling import (
+    MULTI_LABEL,
+    REGRESSION,
+    BertClsForSequenceClassification,
+    load_config,
+    readable_weights,
+)
 from bertcls.process import open_weights
-from bertcls.text import clean, is_whole
+from bertcls.text import STEPS, check_steps, clean, is_whole
 from bertcls.tokenization import WindowCollator, load_tokenizer, tokenize_windows
 
 TOKENS_PER_BATCH = 8192  # padded tokens in a forward: small for any GPU
@@ -110,6 +116,7 @@ class TextClassifier:
         dtype: str = "float32",
         device: torch.device | str | None = None,
         revision: str | None = None,
+        steps: dict[str, Callable[[str], str]] | None = None,
     ) -> "TextClassifier":
         """Loads a folder that a recipe saved, or its copy on the Hub.
 
@@ -119,24 +126,29 @@ class TextClassifier:
             dtype: of the encoder: `float32`, or, faster, `bfloat16` (torch) or `int8` (ONNX Runtime); with these a
                 text's answer moves a little with the texts beside it.
             device, revision: as for the class; of the Hub.
+            steps: cleaning steps of one's own, by the names that the model has for them; they join `text.STEPS`.
 
         Raises:
             FileNotFoundError: no such model.
-            ValueError: no such engine, a model that no recipe saved, or one that lacks weights.
+            ValueError: no such engine, a model that no recipe saved, one that lacks weights or whose weights cannot be
+                read, or a cleaning step that is not known here.
         """
         check_engine(backend, dtype, device)
+        STEPS.update(steps or {})
         tokenizer = load_tokenizer(name_or_path, revision=revision)
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+        config = load_config(name_or_path, revision=revision)
         if config.model_type != "bertcls":
             raise ValueError(
                 f"{name_or_path} holds a model of type {config.model_type!r}, expected 'bertcls': a folder that a "
                 "recipe saved. Fine-tune the model with a recipe first."
             )
+        check_steps(config.cleaning)
         if backend == "onnx":
             return cls(OnnxModel(name_or_path, config, dtype=dtype, revision=revision), tokenizer, device="cpu")
-        model, info = BertClsForSequenceClassification.from_pretrained(
-            name_or_path, dtype=torch.float32, revision=revision, output_loading_info=True
-        )
+        with readable_weights(name_or_path):
+            model, info = BertClsForSequenceClassification.from_pretrained(
+                name_or_path, dtype=torch.float32, revision=revision, output_loading_info=True
+            )
         if info["missing_keys"]:
             raise ValueError(
                 f"{name_or_path} lacks the weights {', '.join(sorted(info['missing_keys']))}, so its answers would be "
@@ -296,6 +308,8 @@ class TextClassifier:
                 ends = np.cumsum([encoded[row].size[0] for row in rows])
                 for row, part in zip(rows, np.split(output.window_logits.float().cpu().numpy(), ends[:-1])):
                     window_logits[row] = part
+        if not np.isfinite(logits).all():
+            raise ValueError("The model gives logits that are not finite; expected numbers. Its weights are broken.")
         return logits, window_logits
 
     def _checked(self, texts: Text | list[Text]) -> list[Text]:

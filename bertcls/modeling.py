@@ -5,8 +5,11 @@ This file is copied next to the weights (remote code), so it imports nothing of 
 
 import inspect
 import json
+import math
 import os
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -14,6 +17,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -97,8 +101,21 @@ class BertClsConfig(PreTrainedConfig):
         for name, size in (("class_weights", self.num_labels), ("thresholds", labels)):
             if (values := getattr(self, name)) is not None and len(values) != size:
                 raise ValueError(f"{name} has {len(values)} values, expected {size}, one a label; correct it.")
-        if self.label_scale <= 0:
-            raise ValueError(f"label_scale is {self.label_scale}, expected a positive number.")
+        names = list((self.id2label or {}).values())
+        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+            raise ValueError(f"id2label has {', '.join(twice)} more than once; expected names that differ.")
+        for names, expected, holds in (
+            (("temperature", "label_scale"), "a positive number", lambda value: value > 0),
+            (("max_train_windows", "windows_per_forward", "max_length"), "1 or more", lambda value: value >= 1),
+            (("class_weights",), "numbers from 0", lambda value: value >= 0),
+            (("thresholds",), "numbers from 0 to 1", lambda value: 0 <= value <= 1),
+            (("label_mean",), "a number", lambda value: True),
+        ):
+            for name in names:
+                found = getattr(self, name)
+                for value in found if isinstance(found, list) else [] if found is None else [found]:
+                    if not isinstance(value, int | float) or not math.isfinite(value) or not holds(value):
+                        raise ValueError(f"{name} is {found}; expected {expected}, and none that is not finite.")
         unfit = {MULTI_LABEL: ("vote",), REGRESSION: ("vote", "mean_probs")}.get(self.problem_type, ())
         if self.window_pooling in unfit:
             raise ValueError(f"window_pooling={self.window_pooling!r} found with {self.problem_type}; use 'mean'.")
@@ -178,8 +195,9 @@ class BertClsForSequenceClassification(PreTrainedModel):
 
         Raises:
             FileNotFoundError: no such model, or a folder without weights.
-            ValueError: no pooler weights for `pooling="pooler"`, no weight that fits the encoder, no attention dropout
-                in it, or neither or contradicting `num_labels` and `id2label`.
+            ValueError: an encoder with a decoder, weights that cannot be read, no pooler weights for
+                `pooling="pooler"`, no weight that fits the encoder, no attention dropout in it, or neither or
+                contradicting `num_labels` and `id2label`.
         """
         encoder, missing = _load_encoder(
             name_or_path, from_scratch, attention_dropout, attn_implementation=attn_implementation, revision=revision
@@ -388,17 +406,37 @@ def declared_pooling(name_or_path: str, *, revision: str | None = None) -> str |
     return kinds[modes[0]]
 
 
-def _load_encoder(name_or_path: str, from_scratch: bool, attention_dropout: float | None, **options):
-    """The encoder in fp32, and the names of its weights that the checkpoint does not hold."""
+def load_config(name_or_path: str, *, revision: str | None = None) -> PreTrainedConfig:
+    """The configuration of a model; code that a folder brings along is not run.
+
+    Raises:
+        FileNotFoundError: no such model, or of a type that is not known.
+        ValueError: values in it that mean nothing.
+    """
     try:
-        config = AutoConfig.from_pretrained(name_or_path, revision=options["revision"], trust_remote_code=False)
+        return AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"No model found at {name_or_path!r}; expected a Hub id or a folder with config.json and "
             f"model.safetensors. Check the spelling, or download it once. ({str(error).splitlines()[0]})"
         ) from error
+    except Exception as error:  # of the checks of a configuration, and of what is no configuration
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ValueError(
+            f"The config.json of {name_or_path} is refused: {reason} Correct it, or copy it again."
+        ) from error
+
+
+def _load_encoder(name_or_path: str, from_scratch: bool, attention_dropout: float | None, **options):
+    """The encoder in fp32, and the names of its weights that the checkpoint does not hold."""
+    config = load_config(name_or_path, revision=options["revision"])
     ours = isinstance(config, BertClsConfig)
     encoder_config = config.encoder if ours else config
+    if getattr(encoder_config, "is_encoder_decoder", False):
+        raise ValueError(
+            f"{name_or_path} is a {encoder_config.model_type} model, which has a decoder; expected an encoder alone, "
+            "such as google-bert/bert-base-uncased. Choose one."
+        )
     if attention_dropout is not None:
         set_attention_dropout(encoder_config, attention_dropout)
     if from_scratch:
@@ -407,10 +445,11 @@ def _load_encoder(name_or_path: str, from_scratch: bool, attention_dropout: floa
     options |= {"config": config, "output_loading_info": True}
     options["dtype"] = torch.float32  # the default is the dtype of the checkpoint, which may be bf16
     try:
-        if ours:
-            model, info = BertClsForSequenceClassification.from_pretrained(name_or_path, **options)
-        else:
-            model, info = AutoModel.from_pretrained(name_or_path, trust_remote_code=False, **options)
+        with readable_weights(name_or_path):
+            if ours:
+                model, info = BertClsForSequenceClassification.from_pretrained(name_or_path, **options)
+            else:
+                model, info = AutoModel.from_pretrained(name_or_path, trust_remote_code=False, **options)
     except OSError as error:
         if not os.path.isdir(name_or_path):
             raise
@@ -427,6 +466,19 @@ def _load_encoder(name_or_path: str, from_scratch: bool, attention_dropout: floa
             "the model_type in its config.json."
         )
     return model, missing
+
+
+@contextmanager
+def readable_weights(name_or_path: str) -> Iterator[None]:
+    """Makes one line of what the libraries raise where weights are cut, empty, a pointer or of another shape."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"The weights in {name_or_path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); "
+            "expected the whole model.safetensors that belongs to its config.json, and no pointer of Git LFS. Copy it "
+            "again."
+        ) from error
 
 
 def set_attention_dropout(config: PreTrainedConfig, attention_dropout: float) -> None:

@@ -2,6 +2,7 @@
 
 import html
 import re
+import runpy
 import string
 import unicodedata
 from collections.abc import Iterable
@@ -206,7 +207,38 @@ def check_steps(steps: list[str] | None) -> None:
     """Refuses a name that is no cleaning step."""
     for name in steps or ():
         if name not in STEPS:
-            raise ValueError(f"Found the cleaning step {name!r}; expected one of {', '.join(STEPS)}.")
+            raise ValueError(
+                f"Found the cleaning step {name!r}; expected one of {', '.join(STEPS)}. Correct it, or give its "
+                "function: --steps FILE.py, or steps={...} where a model is loaded."
+            )
+
+
+def own_steps(steps: list[str] | None) -> list[str]:
+    """Those of the steps that are not of this module: their functions may change, and are not everywhere."""
+    return [name for name in steps or () if STEPS[name].__module__ != __name__]
+
+
+def load_steps(path: str | None) -> None:
+    """Adds the public functions that a Python file defines to `STEPS`; whoever starts a program names the file.
+
+    `None` adds none.
+
+    Raises:
+        ValueError: no such file, one that does not run, or none of its functions is public.
+    """
+    if path is None:
+        return
+    try:
+        found = runpy.run_path(path, run_name="steps")
+    except (Exception, SystemExit) as error:  # whatever the file raises
+        raise ValueError(
+            f"Found --steps {path}, which does not run ({type(error).__name__}: {error}); expected a Python file with "
+            "functions from a text to a text. Correct it."
+        ) from error
+    own = {name: step for name, step in found.items() if getattr(step, "__module__", "") == "steps" and name[0] != "_"}
+    if not own:
+        raise ValueError(f"Found no public function in --steps {path}; expected the cleaning steps. Check the path.")
+    STEPS.update(own)
 
 
 def clean(text: str, steps: list[str] | None) -> str:

@@ -1,19 +1,21 @@
 """Texts to windows of tokens, and windows to batches."""
 
 import math
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 if TYPE_CHECKING:  # a server that labels texts does not import datasets
     from datasets import Dataset, DatasetDict
+from bertcls.modeling import load_config
 from bertcls.process import say
-from bertcls.text import clean_all
+from bertcls.text import check_steps, clean_all, own_steps
 
 _TRUNCATIONS = ("none", "head", "tail", "head_tail")
 _PAIR_TRUNCATIONS = ("none", "longest_first", "only_first", "only_second")
@@ -25,12 +27,13 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
 
     Raises:
         FileNotFoundError: no such model, or a folder without a tokenizer.
-        ValueError: no fast version, another vocabulary than the encoder's, or a file that cannot be read here.
+        ValueError: no fast version, another vocabulary than the encoder's, no token for padding, a decoder, or a file
+            that cannot be read here.
     """
+    config = load_config(name_or_path, revision=revision)
     try:
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers has no class of its own for a file that it cannot read
         readable = is_sentencepiece_available() and is_protobuf_available()
         if "`tiktoken` is required" in str(error) and not readable:  # what transformers tries a .model file with then
             raise ValueError(
@@ -43,8 +46,21 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
         ) from error
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} has no fast version; expected one with a tokenizer.json.")
+    if getattr(getattr(config, "encoder", config), "is_encoder_decoder", False):
+        raise ValueError(f"{name_or_path} is a {config.model_type} model, which has a decoder; expected an encoder.")
+    known = tokenizer.get_vocab()
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = next((token for token in ("[PAD]", "<pad>") if token in known), None)
+    first = tokenizer("a")["input_ids"][:1]
+    if tokenizer.pad_token is None or tokenizer.cls_token_id not in (None, *first):
+        lacks = (
+            "no token for padding" if tokenizer.pad_token is None else f"its {tokenizer.cls_token} not at the start"
+        )
+        raise ValueError(
+            f"The tokenizer in {name_or_path} has {lacks}; expected one of an encoder such as BERT. Choose one."
+        )
     rows = getattr(getattr(config, "encoder", config), "vocab_size", None)
-    size = max(tokenizer.get_vocab().values(), default=-1) + 1
+    size = max(known.values(), default=-1) + 1
     if rows is not None and not rows / 2 <= size <= rows:  # some embeddings are filled up to a round number
         raise ValueError(
             f"The tokenizer in {name_or_path} knows {size:,} tokens and the encoder has embeddings for {rows:,}; "
@@ -65,7 +81,10 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str) -> None:
 
 
 def encoder_max_length(config) -> int:
-    """Tokens that an encoder can take, special ones included, by its position embeddings without those for padding."""
+    """Tokens that an encoder can take, special ones included, by its position embeddings without those for padding.
+
+    With relative positions alone there is no limit, but for memory.
+    """
     config = getattr(config, "encoder", config)
     with torch.device("meta"):
         encoder = AutoModel.from_config(config, trust_remote_code=False)
@@ -73,7 +92,8 @@ def encoder_max_length(config) -> int:
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             reserved = 0 if module.padding_idx is None else module.padding_idx + 1
             return module.num_embeddings - reserved
-    return config.max_position_embeddings
+    limit = getattr(config, "max_position_embeddings", None) or -1
+    return sys.maxsize if limit < 1 or getattr(config, "relative_attention", False) else limit
 
 
 def check_window(
@@ -99,12 +119,6 @@ def check_window(
             f"{most + 1} tokens (and {others} others) brings new tokens. Lower it."
         )
     return min(max_length // 5, most) if overlap is None else overlap
-
-
-def count_windows(tokens: int, *, max_length: int, overlap: int, special: int = 2) -> int:
-    """Windows that a text of so many tokens, without special ones, is read in."""
-    room = max_length - special
-    return 1 + max(math.ceil((tokens - room) / (room - overlap)), 0)
 
 
 def tokenize_windows(
@@ -320,6 +334,7 @@ def tokenize_splits(
     overlap = check_window(tokenizer, max_length=max_length, overlap=overlap, pair=pairs)
     contract = {"cleaning": list(cleaning or []), "max_length": max_length, "overlap": overlap}
     contract |= {"truncation": truncation, "pair_truncation": pair_truncation if pairs else None}
+    check_steps(cleaning)
     result, special = {}, tokenizer.num_special_tokens_to_add(pair=pairs)
     with PartialState().local_main_process_first():  # the others read its cache
         for name in [name for name in ("train", "validation") if name in splits]:
@@ -329,6 +344,7 @@ def tokenize_splits(
                 batched=True,
                 remove_columns=["text", "text_pair"][: 1 + pairs],
                 fn_kwargs={"tokenizer": tokenizer, **contract, "max_windows": max_windows},
+                load_from_cache_file=False if own_steps(cleaning) else None,
                 desc=f"Tokenize {name}",
             )
             say(f"{name}: {describe_windows(result[name], max_length=max_length, special=special)}")

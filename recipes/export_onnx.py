@@ -11,10 +11,12 @@ from pathlib import Path
 
 from bertcls import export_onnx
 from bertcls.process import one_line_errors
+from bertcls.text import load_steps
 
 
-def main(run_dir: str, output_dir: str | None = None, int8: bool = False) -> dict:
+def main(run_dir: str, output_dir: str | None = None, int8: bool = False, steps: str | None = None) -> dict:
     # 1. Export, check against torch, then give the folder its name
+    load_steps(steps)
     folder = Path(output_dir) if output_dir is not None else Path(run_dir, "onnx")
     facts = export_onnx(run_dir, str(folder), int8=int8)
 
@@ -33,6 +35,7 @@ if __name__ == "__main__":
     parser.add_argument("--model_name_or_path", required=True, help="folder of a run, or its copy on the Hub")
     parser.add_argument("--output_dir", help="for the export, by default the folder onnx in that of the run")
     parser.add_argument("--int8", action="store_true", help="also write model_int8.onnx, with int8 linear layers")
+    parser.add_argument("--steps", help="Python file with the cleaning steps that are the model's own")
     arguments = parser.parse_args()
     with one_line_errors():
-        main(arguments.model_name_or_path, arguments.output_dir, arguments.int8)
+        main(arguments.model_name_or_path, arguments.output_dir, arguments.int8, arguments.steps)

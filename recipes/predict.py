@@ -32,6 +32,7 @@ from bertcls.serve.bulk import (
     predict_parts,
     start_processes,
 )
+from bertcls.text import load_steps
 from bertcls.training.launch import parse_options
 
 SOURCE = ("split", "text_column", "text_pair_column", "id_column", "encoding", "delimiter", "streaming")  # of the data
@@ -63,6 +64,7 @@ class Arguments:
         default=None, metadata={"help": "One text to label; - labels standard input line by line, pairs with a tab."}
     )
     text_pair: str | None = field(default=None, metadata={"help": "With --text: the second text of a pair."})
+    steps: str | None = field(default=None, metadata={"help": "Python file with cleaning steps of the model's own."})
     cpu_threads: int | None = field(
         default=None, metadata={"help": "Threads per process without an accelerator; none: cores by processes."}
     )
@@ -83,6 +85,7 @@ def main(args: Arguments) -> None:
     if args.text is None:
         check_output(output_file, source=args.dataset_name, overwrite=args.overwrite_output)
     state = start_processes(args.cpu_threads, cpu=args.backend == "onnx")
+    load_steps(args.steps)
     engine = {"backend": args.backend, "dtype": args.dtype}
     classifier = TextClassifier.from_pretrained(args.model_name_or_path, device=state.device, **engine)
     classifier.predict([], abstain_below=args.abstain_below)  # refuses what the model cannot do

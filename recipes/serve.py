@@ -29,6 +29,7 @@ from bertcls.process import one_line_errors, use_cores
 from bertcls.serve.app import Server, make_app
 from bertcls.serve.middleware import LOGGING
 from bertcls.serve.schemas import Limits
+from bertcls.text import load_steps
 
 BACKLOG = 2048  # connections that wait to be accepted
 SWITCH_SECONDS = 0.0005  # Python's 0.005 makes each operation of the model wait for the event loop
@@ -55,6 +56,7 @@ def main(args: argparse.Namespace) -> None:
     use_cores(args.cpu_threads)
     sys.setswitchinterval(SWITCH_SECONDS)
     transformers_logging.disable_progress_bar()
+    load_steps(args.steps)
     classifier = TextClassifier.from_pretrained(args.model_name_or_path, args.backend, dtype=args.dtype)
     classifier.predict("warm" if classifier.model.config.pair_truncation is None else ("warm", "up"))
 
@@ -126,6 +128,7 @@ if __name__ == "__main__":
     parser.add_argument("--max_wait_ms", type=float, default=1000 * defaults.wait, help="for company (%(default)s)")
     parser.add_argument("--batch_tokens", type=int, help="padded tokens of a forward pass (512 on a CPU, else 16384)")
     parser.add_argument("--cpu_threads", type=int, help="of the model (default: one a core)")
+    parser.add_argument("--steps", help="Python file with the cleaning steps that are the model's own")
     parser.add_argument("--log_texts", action="store_true", help="write the texts of requests into the log, too")
     with one_line_errors():
         main(parser.parse_args())

@@ -234,18 +234,18 @@ def _split_groups(
 
 def _stratified(dataset: Dataset, rows: np.ndarray, wanted: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The rest of `rows`, and a number or share of them: of each label within one of its share; a lone one stays."""
+    random, size = np.random.default_rng(seed), max(round(wanted * len(rows)), 1) if wanted < 1 else int(wanted)
     if "label" in dataset.column_names and problem_type_of(dataset) == MULTI_LABEL:
         draw = MultilabelStratifiedShuffleSplit(1, test_size=wanted, random_state=seed)
         rest, part = next(draw.split(rows, label_array(dataset)[rows]))
-        return rows[rest], rows[part]
+        order = np.concatenate([random.permutation(part), random.permutation(rest)])  # it draws some more or fewer
+        return rows[order[size:]], rows[order[:size]]
     strata = _strata(dataset, rows)
     try:
         return train_test_split(rows, test_size=wanted, stratify=strata, random_state=seed)
     except ValueError:  # it asks for two of each label, and for a row of each in the part
         pass
-    random, counts = np.random.default_rng(seed), np.bincount(strata)
-    size = max(round(wanted * len(rows)), 1) if wanted < 1 else int(wanted)
-    lone = counts[strata] == 1
+    lone = np.bincount(strata)[strata] == 1
     order = random.permutation(np.flatnonzero(~lone) if (~lone).sum() >= size else len(rows))
     order = order[np.argsort(strata[order], kind="stable")]
     places = ((np.arange(size) + random.random()) * len(order) / size).astype(int)
@@ -283,6 +283,3 @@ def containing_texts(parts: list[str], texts: list[str]) -> list[set[str]]:
                     if first >= 0 and (length == size or " ".join(words[first : first + length]) == part):
                         found[part].add(text)
     return [found[part] for part in parts]
-
-
-containers = containing_texts  # under this name augmentation imports it

@@ -18,7 +18,6 @@ from bertcls.report.formats import BETTER, MEASURES, UNSURE, WORSE, format_p, fo
 from bertcls.report.scores import predict_rows, row_values
 from bertcls.report.slices import confident_errors, confused_pairs, slice_scores, slices_of
 from bertcls.report.statistics import accuracy_by_coverage, calibration_error, paired_p_value, score_with_interval
-from bertcls.tokenization import count_windows
 
 _TFIDF_ROWS = 100_000  # of train at most, shared among the labels that have a regression each: beyond it takes minutes
 _TFIDF_FEWEST_ROWS = 2_000
@@ -31,15 +30,16 @@ def gather_findings(
     table: pd.DataFrame,
     texts: list[str],
     tokens: list[int],
+    windows: list[int],
     *,
     fold_of: np.ndarray | None = None,
     as_it_came: TextClassifier | None = None,
 ) -> dict:
     """Where the classifier stands beside simple models, and where it fails.
 
-    From the table of its predictions of test, the cleaned texts of test, and the tokens of each: `measure` (its name),
-    `baselines`, `slices` and `errors`; of classes also `confusions` and `calibration`. `fold_of` is the fold of each
-    row that was answered out of fold; `as_it_came` is the untrained encoder.
+    From the table of its predictions of test, the cleaned texts of test, and the tokens and windows of each: `measure`
+    (its name), `baselines`, `slices` and `errors`; of classes also `confusions` and `calibration`. `fold_of` is the
+    fold of each row that was answered out of fold; `as_it_came` is the untrained encoder.
     """
     config, names, train = classifier.model.config, label_names_of(splits["test"]), splits["train"]
     kind, labels, values = config.problem_type, label_array(splits["test"]), row_values(table)
@@ -65,9 +65,6 @@ def gather_findings(
         cut = f" ({len(rows):,} of {len(values):,} rows)" if len(rows) < len(values) else ""
         plain = row_values(predict_rows(as_it_came, splits["test"].select(rows))[0])
         baselines.append(_beside(f"the encoder as it came, with a linear head{cut}", plain, values[rows]))
-    one_window = config.truncation != "none" or config.pair_truncation is not None
-    size = {"max_length": config.max_length, "overlap": config.overlap}
-    windows = [1 if one_window else count_windows(count, **size) for count in tokens]
     slices = slices_of(texts, tokens, windows, cleaned_texts(texts_of(train), config.cleaning))
     found = {
         "measure": MEASURES[kind],

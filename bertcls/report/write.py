@@ -15,7 +15,7 @@ from bertcls.data.labels import label_names_of, label_shares
 from bertcls.export.stock import export_stock
 from bertcls.inference import Text, TextClassifier, texts_of
 from bertcls.layout import AUDIT, FOLDS, PREDICTIONS, REPORT, RESULTS, STOCK
-from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION, SINGLE_LABEL, BertClsConfig
+from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.process import warn, whole_file
 from bertcls.report import figures
 from bertcls.report.advice import advise
@@ -115,19 +115,14 @@ def write_report(
     }
     write_metrics(facts, run_dir=run_dir)  # whatever happens to the rest
     texts = cleaned_texts(texts_of(test), config.cleaning)
-    tokens = [
-        len(ids)
-        for start in range(0, len(texts), 1000)  # whose encodings are in memory together
-        for ids in classifier.tokenizer(texts[start : start + 1000], add_special_tokens=False, verbose=False).input_ids
-    ]
+    tokens, windows, cut = _counts(classifier, texts_of(test))
     table = pd.read_parquet(Path(run_dir, PREDICTIONS))
     fold_of = None if folded is None else folded.fold_of
-    facts |= gather_findings(classifier, splits, table, texts, tokens, fold_of=fold_of, as_it_came=as_it_came)
+    facts |= gather_findings(classifier, splits, table, texts, tokens, windows, fold_of=fold_of, as_it_came=as_it_came)
     if answers is not None and kind == SINGLE_LABEL:
         told = table if folded is not None else predict_rows(answers, splits["train"])[0]
         facts["suspects"] = write_suspects(told, label_names_of(test), Path(run_dir, REPORT))
-    special = trainer.processing_class.num_special_tokens_to_add(pair=config.pair_truncation is not None)
-    facts["cut"] = _cut_share(tokens, config, special)
+    facts["cut"] = sum(cut) / max(sum(tokens), 1)
     facts["advice"] = advise(facts, trainer.state.log_history)
     facts["headline"] = headline(scores["test_mae" if kind == REGRESSION else "test_accuracy"], facts, len(test))
     if probes is not None and config.pair_truncation is not None:
@@ -172,11 +167,13 @@ def describe_report(facts: dict, *, run_dir: str, texts: list[Text]) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
-def _cut_share(tokens: list[int], config: BertClsConfig, special: int) -> float:
-    """The share of the reported texts' tokens that is not read."""
-    if config.truncation == "none" and config.pair_truncation is None or config.pair_truncation == "none":
-        return 0.0
-    return sum(max(0, count + special - config.max_length) for count in tokens) / max(sum(tokens), 1)
+def _counts(classifier: TextClassifier, texts: list[Text]) -> tuple[list[int], list[int], list[int]]:
+    """Tokens, windows, and tokens that no window holds, of each text."""
+    counts = []
+    for start in range(0, len(texts), 1000):  # whose encodings are in memory together
+        read = classifier.tokenize(texts[start : start + 1000], spans=False)
+        counts += zip(read["tokens"], map(len, read["input_ids"]), read["cut"])
+    return tuple(map(list, zip(*counts)))
 
 
 def _literal(text: Text) -> str:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
     EvalPrediction,
@@ -22,7 +21,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils import logging
 
 from bertcls.layout import REPORT
-from bertcls.modeling import set_attention_dropout
+from bertcls.modeling import load_config, readable_weights, set_attention_dropout
 from bertcls.process import open_weights, say
 from bertcls.report.figures import draw_curves
 from bertcls.report.record import write_record
@@ -102,28 +101,25 @@ def load_masked_lm(
         FileNotFoundError: no such model.
         ValueError: a model that is no encoder with such a head, or weights of the encoder that are missing.
     """
-    try:
-        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise FileNotFoundError(
-            f"No model found at {name_or_path!r}; expected a Hub id or a folder with config.json and "
-            f"model.safetensors. Check the spelling. ({str(error).splitlines()[0]})"
-        ) from error
+    config = load_config(name_or_path)
     if attention_dropout is not None:
         set_attention_dropout(config, attention_dropout)
     try:
         if from_scratch:
             model, missing = AutoModelForMaskedLM.from_config(config, trust_remote_code=False), []
         else:
-            model, info = AutoModelForMaskedLM.from_pretrained(
-                name_or_path,
-                config=config,
-                dtype=torch.float32,
-                output_loading_info=True,
-                trust_remote_code=False,
-            )
+            with readable_weights(name_or_path):
+                model, info = AutoModelForMaskedLM.from_pretrained(
+                    name_or_path,
+                    config=config,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    trust_remote_code=False,
+                )
             missing = sorted(info["missing_keys"])
     except ValueError as error:
+        if error.__cause__ is not None:
+            raise
         raise ValueError(
             f"{name_or_path} is a {config.model_type} model, for which transformers has no masked language model; "
             "expected an encoder such as google-bert/bert-base-uncased. Give the encoder the classifier came from."

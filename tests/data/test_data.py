@@ -192,12 +192,13 @@ def test_draw_rows_keeps_the_shares():
     assert len(draw_rows(rows, 5000, seed=1)) == 1000
     assert len(draw_rows(labelled({"a": 1, "b": 9}), 5, seed=1)) == 5  # a class of one row cannot keep its share
     with pytest.raises(ValueError, match="Asked for 1 rows; expected at least 2"):
-        draw_rows(rows, 1, seed=1)
+        draw_rows(rows, 0.001, seed=1)
+    assert len(draw_rows(rows, 0.25, seed=1)) == 250 and len(draw_rows(rows, 1, seed=1)) == 1000  # shares
 
 
 def test_no_row_is_both_chosen_by_and_reported():
-    rows = labelled({"a": 60, "b": 60})
-    first, second, third = (rows.select(range(i, 120, 3)) for i in range(3))
+    rows = labelled({"a": 900, "b": 900})
+    first, second, third = (rows.select(range(i, 1800, 3)) for i in range(3))
     whole = {"train": first, "validation": second, "test": third}
     cases = {
         ("train", "validation", "test"): "test",
@@ -212,8 +213,18 @@ def test_no_row_is_both_chosen_by_and_reported():
         assert all(texts) and not (texts[0] & texts[1] or texts[0] & texts[2] or texts[1] & texts[2])
         if reported in names:
             assert splits["test"]["text"][:] == whole[reported]["text"][:]
-    splits, name = arrange_splits(DatasetDict(whole), split="6:2:2", max_samples=50)
-    assert name == DRAWN and [len(split) for split in splits.values()] == [30, 10, 10]
+    splits, name = arrange_splits(DatasetDict(whole), split="6:2:2", max_samples=500)
+    assert name == DRAWN and [len(split) for split in splits.values()] == [300, 100, 100]
+
+
+def test_no_row_is_held_out_to_choose_by_where_it_would_be_chance(caplog):
+    rows = labelled({"a": 100, "b": 100})
+    splits, name = arrange_splits(DatasetDict(train=rows))
+    assert name == DRAWN and {name: len(split) for name, split in splits.items()} == {"train": 180, "test": 20}
+    assert sorted(text for split in splits.values() for text in split["text"][:]) == sorted(rows["text"][:])
+    assert "no row to choose by, 20 for test" in caplog.text
+    splits, _ = arrange_splits(DatasetDict(train=rows, test=labelled({"a": 5, "b": 5})))
+    assert {name: len(split) for name, split in splits.items()} == {"train": 200, "test": 10}
 
 
 @pytest.mark.parametrize("ratio", ["8:1", "8:1:0", "a:b:c", "8-1-1"])
@@ -222,9 +233,12 @@ def test_a_wrong_ratio_is_refused(ratio):
         split_dataset(labelled({"a": 50, "b": 50}), ratio)
 
 
-def test_too_few_rows_to_split():
-    with pytest.raises(ValueError, match="Label b has 1 different texts; expected at least 3"):
-        split_dataset(labelled({"a": 50, "b": 1}), "8:1:1")
+@pytest.mark.parametrize("seed", range(5))
+def test_a_class_of_one_text_stays_in_train(seed):
+    splits = split_dataset(labelled({"a": 50, "b": 1}), "8:1:1", seed=seed)
+    assert [split["label"][:].count(1) for split in splits.values()] == [1, 0, 0]
+    splits, _ = arrange_splits(DatasetDict(train=labelled({"a": 600, "b": 1})))
+    assert [splits[name]["label"][:].count(1) for name in ("train", "validation", "test")] == [1, 0, 0]
 
 
 @pytest.mark.real
@@ -260,13 +274,13 @@ def test_class_numbers_of_another_order_keep_their_names(tmp_path):
 
 
 def test_equal_texts_stay_on_one_side():
-    texts = [f"text number {i}{mark}" for i in range(100) for mark in ("", "!")] + [""] * 40
-    rows = Dataset.from_dict({"text": texts, "label": [i % 2 for i in range(240)], "example_id": range(240)})
+    texts = [f"text number {i}{mark}" for i in range(250) for mark in ("", "!")] + [""] * 100
+    rows = Dataset.from_dict({"text": texts, "label": [i % 2 for i in range(600)], "example_id": range(600)})
     rows = rows.cast_column("label", ClassLabel(names=["a", "b"]))
     splits, _ = arrange_splits(DatasetDict(train=rows))
     assert not audit_splits(splits)["leaked"]
-    assert sorted(i for split in splits.values() for i in split["example_id"][:]) == list(range(240))
-    assert all(20 <= len(splits[name]) <= 28 for name in ("validation", "test"))
+    assert sorted(i for split in splits.values() for i in split["example_id"][:]) == list(range(600))
+    assert all(54 <= len(splits[name]) <= 66 for name in ("validation", "test"))
     plain = split_dataset(rows, "8:1:1", together=False)
     assert audit_splits(plain)["leaked"]
 
@@ -372,13 +386,13 @@ def test_more_sets_of_labels_than_rows_are_drawn_from_all_the_same():
 
 
 def test_phrases_of_a_lone_split_stay_together():
-    sentences = [f"the {i} film is a {i} joy" for i in range(200)]
+    sentences = [f"the {i} film is a {i} joy" for i in range(400)]
     rows = Dataset.from_dict(
-        {"text": [*sentences, *(f"{i} film is a {i}" for i in range(200))], "label": [0, 1] * 200}
+        {"text": [*sentences, *(f"{i} film is a {i}" for i in range(400))], "label": [0, 1] * 400}
     )
     splits, reported = arrange_splits(
         DatasetDict(train=rows.cast_column("label", ClassLabel(names=["a", "b"]))), phrases=True
     )
-    assert reported == DRAWN and len(splits["validation"]) >= 30 and len(splits["test"]) >= 30
+    assert reported == DRAWN and len(splits["validation"]) >= 60 and len(splits["test"]) >= 60
     for one, other in (("test", "train"), ("validation", "train"), ("test", "validation")):
         assert not any(containing_texts(splits[one]["text"][:], splits[other]["text"][:]))

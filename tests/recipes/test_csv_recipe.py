@@ -54,7 +54,7 @@ def test_a_csv_of_ones_own_needs_no_edit(recipe, tmp_path, capsys):
     results = run(recipe, tmp_path, *words, *QUICK)
     assert results["test_accuracy"] > 0.8 and results["test_samples"] == 30
     said = capsys.readouterr().out
-    assert "single_label_classification: money, nature, sport" in said and "rows: train 240, validation 30" in said
+    assert "single_label_classification: money, nature, sport" in said and "rows: train 270, test 30" in said
     assert json.loads((tmp_path / "run" / "audit.json").read_text())["leaked"] is False
     classifier = TextClassifier.from_pretrained(str(tmp_path / "run"))
     assert classifier.predict("goal team league match")[0].label == "sport"
@@ -62,7 +62,7 @@ def test_a_csv_of_ones_own_needs_no_edit(recipe, tmp_path, capsys):
 
 @pytest.mark.parametrize("form", ["lists", "delimiter"])
 def test_several_labels(recipe, tmp_path, form):
-    rows = headlines(300, topics=2)
+    rows = headlines(600, topics=2)
     if form == "lists":
         path, words = tmp_path / "mine.jsonl", []
         path.write_text("\n".join(map(json.dumps, rows)))

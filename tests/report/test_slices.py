@@ -7,7 +7,7 @@ from conftest import TINY
 from datasets import ClassLabel, Dataset
 from scipy.special import expit, softmax
 
-from bertcls import BertClsForSequenceClassification, TextClassifier, tokenize_windows
+from bertcls import BertClsForSequenceClassification, TextClassifier
 from bertcls.metrics import fit_temperature, log_loss
 from bertcls.report.baseline import TfidfClassifier
 from bertcls.report.findings import _beside, _calibration, headline
@@ -18,7 +18,6 @@ from bertcls.report.statistics import (
     paired_p_value,
     score_with_interval,
 )
-from bertcls.tokenization import count_windows
 
 # ------------------------------------------------------------------------------------------------ calibration
 
@@ -303,14 +302,3 @@ def test_one_distance_has_no_interval():
     assert score_with_interval(np.array([5.0])) == {"score": 5.0, "low": None, "high": None}
     rows = slice_scores(np.array([5.0, 1.0, 1.0]), {"x": pd.Categorical(["a", "b", "b"])})
     assert [(row["low"], row["outcome"]) for row in rows] == [(None, "cannot tell"), (1.0, "cannot tell")]
-
-
-@pytest.mark.parametrize("max_length", [8, 13, 32])
-def test_windows_are_counted_without_making_them(tokenizer, max_length):
-    for words in range(0, 70):
-        text = "film " * words
-        windows = tokenize_windows({"text": [text]}, tokenizer=tokenizer, max_length=max_length, overlap=3)[
-            "input_ids"
-        ][0]
-        tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-        assert count_windows(tokens, max_length=max_length, overlap=3) == len(windows)
