@@ -18,7 +18,7 @@ from bertcls.process import warn
 
 _BYTES_AT_A_TIME = 1 << 20
 _SAMPLE = 1_000_000  # bytes by which an encoding is told
-LONGEST = 10_000_000  # characters of a line or a cell: three times War and Peace
+LONGEST = 100_000_000  # characters of a line or a cell
 _ENCODINGS = ["gb18030", "big5", "shift_jis", "euc_kr", "cp1251", "cp1252"]  # told apart by the letters they give
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))  # of byte order
 _BROKEN = (OSError, EOFError, ValueError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error)
