@@ -146,7 +146,7 @@ def _parquet_tables(path: Path, columns: list[str] | None = None) -> Iterator[pa
                 if twice:
                     table = table.select([i for i, name in enumerate(table.column_names) if name not in twice])
                 for name in twice:
-                    table = table.append_column(*_refused(name, path, _TWICE, len(table)))
+                    table = table.append_column(_refused(name, path, _TWICE), pa.nulls(len(table)))
                 kinds = [field.with_type(_plain(field.type)) for field in table.schema]
                 yield table.cast(pa.schema(kinds, table.schema.metadata))
     except (pa.ArrowException, OSError) as error:
@@ -177,8 +177,9 @@ def _csv_form(open_text: Opener, path: Path, delimiter: str | None, usual: str |
     if delimiter is not None and len(delimiter) != 1:
         raise ValueError(f"Found --delimiter {delimiter!r}; expected one character. Correct it.")
     with open_text() as file:
-        named = _SEPARATOR_LINE.fullmatch(file.readline().rstrip("\r\n"))
-    skip = int(named is not None)
+        first = file.readline()
+    named = _SEPARATOR_LINE.fullmatch(first.rstrip("\r\n"))
+    lines = {"skip": int(named is not None), "newline": "" if first.endswith("\r") else "\n"}
     delimiter = delimiter or (named[1] if named else usual)
     if delimiter is None:
         widths = {}
@@ -189,7 +190,7 @@ def _csv_form(open_text: Opener, path: Path, delimiter: str | None, usual: str |
         delimiter = max(widths, key=widths.get)
     faults = []
     for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
-        form = {"delimiter": delimiter, "quoting": quoting, "skip": skip}
+        form = {"delimiter": delimiter, "quoting": quoting} | lines
         try:
             long = _long_row(open_text, form)
         except csv.Error as error:
@@ -219,10 +220,13 @@ def _long_row(open_text: Opener, form: dict) -> tuple[int, int] | None:
     return found
 
 
-def _csv_cells(open_text: Opener, *, delimiter: str, quoting: int, skip: int) -> Iterator[tuple[int, list[str]]]:
+def _csv_cells(
+    open_text: Opener, *, delimiter: str, quoting: int, skip: int, newline: str
+) -> Iterator[tuple[int, list[str]]]:
     """The line and the cells of each row, the header first; of a blank line behind it none."""
     width, line = 0, 1 + skip
     with open_text() as file:
+        file.reconfigure(newline=newline)
         reader = csv.reader(islice(file, skip, None), delimiter=delimiter, quoting=quoting, strict=True)
         try:
             for cells in reader:
@@ -321,7 +325,7 @@ def columns_to_table(
 
     `places` are those of the rows, for that.
     """
-    columns_and_fields = []
+    fields, arrays = [], []
     for name, values in columns.items():
         why = None
         try:
@@ -334,16 +338,16 @@ def columns_to_table(
             found = ", ".join(f"{kind} in {places[first[kind]]}" for kind in sorted(first, key=first.get))
             why = f"mixes types ({found})" if len(first) > 1 else f"cannot be stored ({error})"
             why += "; expected texts or numbers of one type in all rows"
-        refused = why and _refused(name, source, why, len(places))
-        columns_and_fields.append(refused or (pa.field(name, array.type), array))
-    columns_and_fields += [_refused(name, source, _TWICE, len(places)) for name in twice]
-    fields, arrays = zip(*columns_and_fields)
-    return pa.Table.from_arrays(list(arrays), schema=pa.schema(fields))
+        fields.append(pa.field(name, array.type) if why is None else _refused(name, source, why))
+        arrays.append(array if why is None else pa.nulls(len(places)))
+    fields += [_refused(name, source, _TWICE) for name in twice]
+    arrays += [pa.nulls(len(places)) for _ in twice]
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
-def _refused(name: str, source: str | Path, why: str, length: int) -> tuple[pa.Field, pa.Array]:
+def _refused(name: str, source: str | Path, why: str) -> pa.Field:
     metadata = {_REFUSED: f"Column {name} of {source} {why}. Correct the rows."}
-    return pa.field(name, pa.null(), metadata=metadata), pa.nulls(length)
+    return pa.field(name, pa.null(), metadata=metadata)
 
 
 def refusal(schema: pa.Schema, name: str) -> str | None:

@@ -76,6 +76,21 @@ def test_a_quote_that_another_closes_much_later_is_said(tmp_path, caplog):
     assert len(rows_in(tmp_path / "b.csv")) == 1 and not caplog.text
 
 
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_carriage_return_within_a_line_parts_no_rows(tmp_path, line_end):
+    path = tmp_path / "a.csv"
+    lines = ["text,label", "a,x", "b\rc,y", ""]
+    path.write_text(line_end.join(lines), newline="")
+    with pytest.raises(ValueError, match="line 3: new-line character seen in unquoted field") as error:
+        stream_table(path)
+    one_line(error)
+    lines[2] = '"b\rc",y'
+    path.write_text(line_end.join(lines), newline="")
+    assert [row["text"] for row in rows_in(path)] == ["a", "b\rc"]
+    path.write_text("\r\r\n".join(lines), newline="")
+    assert len(rows_in(path)) == 2
+
+
 LETTERS = st.sampled_from(",;\t|\"'\n\r a1é好") | st.characters(codec="utf-8", exclude_characters="\0")
 CELLS = st.text(LETTERS, max_size=12)
 
@@ -216,6 +231,13 @@ def test_spreadsheets(tmp_path):
     (tmp_path / "renamed.csv").write_bytes(b"PK\x03\x04\0\0")
     with pytest.raises(ValueError, match=r"you can save as CSV \(UTF-8\)"):
         load_splits(str(tmp_path / "renamed.csv"))
+
+
+def test_rows_without_a_column(tmp_path):
+    (tmp_path / "a.jsonl").write_text("{}\n{}\n")
+    with pytest.raises(ValueError) as error:
+        load_splits(str(tmp_path / "a.jsonl"))
+    one_line(error)
 
 
 def test_a_folder_of_save_to_disk(tmp_path):

@@ -114,7 +114,12 @@ CASES = {
     ),
     "no known column": ("a.csv", CSV.replace("text,label", "words,class"), [], "expected text or sentence or content"),
     "no header line": ("a.csv", CSV.split("\n", 1)[1], [], "Found the columns text number 0 of this file, bad"),
-    "duplicate column names": ("a.csv", "text,text,label\na,b,c\n", [], "Column text of a.csv stands twice; expected different names"),
+    "duplicate column names": (
+        "a.csv",
+        "text,text,label\na,b,c\n",
+        [],
+        "Column text of a.csv stands twice; expected different names",
+    ),
     "a row too long": ("a.csv", CSV + "a text, with a comma,bad\n", [], "line 42"),
     "a quote without end": ("a.csv", CSV + '"a text, or two,bad\n', [], "cannot be read (line 42: "),
     "text and label the same": ("a.csv", CSV, ["--label_column", "text"], "expected different ones"),
