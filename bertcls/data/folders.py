@@ -1,5 +1,6 @@
 """Files, folders, data in memory and data sets of the Hub: which files make which split, and their rows."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ from yaml import YAMLError
 from bertcls.data.encoding import checked_text
 from bertcls.data.labels import natural_key
 from bertcls.data.tables import SUFFIXES, Rows, columns_to_table, file_format, stream_table
-from bertcls.process import whole_file
+from bertcls.process import warn, whole_file
 
 SPLITS = ("train", "validation", "test")
 SPLIT_OF = {"valid": "validation", "val": "validation", "dev": "validation"}
+_PART_OF_A_SPLIT = re.compile(r"(train|validation|valid|val|dev|test)[-_. ]?\d", re.IGNORECASE)
 _CANNOT_BE_READ = (DatasetGenerationError, ValueError, StopIteration, RuntimeError, YAMLError)
 _READ_ALIKE = {"sep", "delimiter", "encoding"}  # options of the Hub's layout that our reader has, too
 
@@ -67,7 +69,10 @@ class Files:
             expected = "expected columns of one type in all files, as README.md declares them if it does"
             raise ValueError(f"{self.paths[0].parent} cannot be read ({why}); {expected}.") from error
         inside = [file for path in self.paths for file in path.glob("*/*.txt")]
-        file = _cached([options, self.features], [*self.paths, *sorted(inside)]) / "data.arrow"
+        file = (
+            _cached([options, self.features, self.encoding, self.delimiter], [*self.paths, *sorted(inside)])
+            / "data.arrow"
+        )
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(file) as unfinished, pa.ipc.new_stream(str(unfinished), table.schema) as writer:
@@ -177,6 +182,7 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
 def _named_files(folder: Path) -> dict[str, Files]:
     """Files or class folders of a folder that are named after a split."""
     found: dict[str, Files] = {}
+    others = []
     for path in sorted(folder.iterdir()):
         name = path.name.split(".")[0].lower()
         name = SPLIT_OF.get(name, name)
@@ -188,4 +194,10 @@ def _named_files(folder: Path) -> dict[str, Files]:
                     f"Remove one, or name it with --{name}_file."
                 )
             found[name] = Files([path])
+        elif path.is_file() and file_format(path) not in (None, ".txt"):
+            others.append(path.name)
+    if found and any(map(_PART_OF_A_SPLIT.match, others)):
+        return {}  # datasets puts them together
+    if found and others:
+        warn(f"Of {folder} {', '.join(others[:5])} are not read; only files named train, validation and test are.")
     return found

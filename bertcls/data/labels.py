@@ -120,12 +120,13 @@ def read_lists(split: Dataset, column: str, place: Callable[[int], str]) -> Data
     cells = split[column][:]
     lists = [None if cell is None else _list_in(cell) for cell in cells]
     odd = [row for row, cell in enumerate(cells) if cell is not None and cell.strip() and lists[row] is None]
-    if any(lists) and odd or any(_is_printed_array(cells[row]) for row in odd):
+    listed = any(found is not None for found in lists)
+    if listed and odd or any(_is_printed_array(cells[row]) for row in odd):
         raise ValueError(
             f"Found {cells[odd[0]][:40]!r} in column {column}, {place(odd[0])}, which is no list as in other rows; "
             "expected lists such as ['sport', 'news'] or [\"sport\", \"news\"] in all of them. Correct it."
         )
-    if not any(found is not None for found in lists):
+    if not listed:
         return split
     return split.remove_columns(column).add_column(column, pa.array(lists, pa.list_(pa.string())))
 
@@ -133,7 +134,7 @@ def read_lists(split: Dataset, column: str, place: Callable[[int], str]) -> Data
 def _list_in(cell: str) -> list[str] | None:
     """The names or numbers of a list, as JSON or Python writes it; `None` for another text."""
     cell = cell.strip()
-    if not (cell.startswith(("[", "(")) and cell.endswith(("]", ")"))) or _is_printed_array(cell):
+    if not (cell.startswith(("[", "(", "{")) and cell.endswith(("]", ")", "}"))) or _is_printed_array(cell):
         return None
     try:
         found = json.loads(cell)
@@ -142,17 +143,18 @@ def _list_in(cell: str) -> list[str] | None:
             found = ast.literal_eval(cell)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             return None
-    if isinstance(found, list | tuple) and all(isinstance(name, str | int | float) for name in found):
+    if isinstance(found, list | tuple | set) and all(isinstance(name, str | int | float) for name in found):
         return [str(name) for name in found]
     return None
 
 
 def _is_printed_array(cell: str) -> bool:
     """Whether it is what numpy prints, `[0 1]` or `['a' 'b']`, of which Python would make one name."""
+    if not cell.lstrip().startswith("["):
+        return False
     inside = cell.strip()[1:-1].split()
     numbers = len(inside) > 1 and all(map(NUMBER.fullmatch, inside))
-    quoted = "," not in cell and _QUOTES_WITHOUT_COMMA.search(cell) is not None
-    return cell.strip().startswith("[") and (numbers or quoted)
+    return numbers or "," not in cell and _QUOTES_WITHOUT_COMMA.search(cell) is not None
 
 
 class LabelColumn:
@@ -216,12 +218,14 @@ class LabelColumn:
             )
         if lists or given is not None or isinstance(feature, ClassLabel):
             return MULTI_LABEL if lists else given or SINGLE_LABEL
-        labels = [str(label) for label in train[self.column][:] if label not in (None, "")]
-        numbers = [*map(self._number, labels)]
+        floats = feature.dtype.startswith("float")
+        labels = [str(label) for label in train[self.column][:] if label not in (None, "") and label == label]
+        numbers = [float(label) if floats else self._number(label) for label in labels]
         if None in numbers or not numbers:
             return SINGLE_LABEL
         few = len({*numbers}) <= min(_A_HANDFUL, len(numbers) / 3) and f"{len({*numbers})} different numbers {where}"
-        if not (feature.dtype.startswith("float") or any("." in label or "," in label for label in labels)):
+        commas = [label for label in labels if "," in label]
+        if not (floats or commas or any("." in label for label in labels)):
             if few and len({*numbers}) > 2:
                 say(f"Found {few}, taken for classes; --problem_type {REGRESSION} takes them for values.")
             return SINGLE_LABEL
@@ -230,6 +234,8 @@ class LabelColumn:
                 f"Found the whole numbers with decimal places {', '.join(labels[:3])} {where}; expected classes or "
                 f"values. Say which: --problem_type {SINGLE_LABEL} or {REGRESSION}."
             )
+        if commas:
+            say(f"Commas {where} are read as decimal points, as in {commas[0]}.")
         if few:
             shown = ", ".join(sorted({*labels}, key=self._number)[:5])
             warn(f"Found {few} ({shown}), taken for values; --problem_type {SINGLE_LABEL} takes them for classes.")
@@ -257,7 +263,8 @@ class LabelColumn:
             elif self.problem_type == MULTI_LABEL:
                 rows.append([*map(name_of, label)])
             elif self.problem_type == SINGLE_LABEL:
-                rows.append(None if name_of(label) in ("", "-1") else [name_of(label)])
+                name = name_of(label)
+                rows.append(None if name in ("", "-1") else [name])
             else:
                 rows.append([self._number(label)])
                 if rows[-1][0] is None or np.isinf(rows[-1][0]):

@@ -48,6 +48,7 @@ def test_lists_that_became_strings_are_lists(tmp_path, written, in_a_file):
         (["['it''s', 'b']".replace("''", "\\'"), '["it\'s"]', "['b']"], ["b", "it's"]),
         (["['two words']", "['two words', 'a, b']", "['a, b']"], ["a, b", "two words"]),
         (["[10, 2]", "[2]", "[]", "[10]"], ["2", "10"]),
+        (["{'a', 'b'}", "{'a'}", "[]"], ["a", "b"]),
         (["[BUG]", "[FEATURE]", "[BUG]"], None),
         (["(see below)", "[1] and [2]", "[x, y]"], None),
     ],
@@ -67,6 +68,7 @@ def test_lists_in_strings_keep_their_names(labels, expected):
         (["['a', 'b']", "sport", "['b']"], "Found 'sport' in column label, row 1, which is no list as in other rows"),
         (["['a', 'b']", "['a'", "['b']"], "row 1, which is no list"),
         (["['a', None]", "['a']", "['b']"], "row 0, which is no list"),
+        (["[]", "[]", "sport", "news"], "Found 'sport' in column label, row 2, which is no list"),
     ],
 )
 def test_what_is_no_list_is_refused(labels, match):
@@ -160,8 +162,9 @@ COMMAS = ["1,0", "2,5", "0,00", "-3,25", "1e1", "4"]
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
-def test_decimal_commas_are_numbers_where_no_comma_parts_the_cells(tmp_path, delimiter):
+def test_decimal_commas_are_numbers_where_no_comma_parts_the_cells(tmp_path, delimiter, capsys):
     split = train_of(COMMAS, tmp_path, delimiter)
+    assert "Commas in column label are read as decimal points, as in 1,0." in capsys.readouterr().out
     assert label_array(split).tolist() == [1, 2.5, 0, -3.25, 10, 4]
     whole = ["1,0", "2,0", "5,0"] * 4
     with pytest.raises(ValueError, match="Found the whole numbers with decimal places 1,0, 2,0, 5,0"):
@@ -257,3 +260,11 @@ def test_numbers_of_any_length_are_sorted():
     names = ["10", "2", "1" * 5000, "a2", "a10", "007", "7"]
     assert sorted(names, key=natural_key) == ["2", "007", "7", "10", "1" * 5000, "a2", "a10"]
     refused(["1.5", "2.25", "1" * 5000], "Found the label '1111111.{0,40} of train in row 2; expected a number")
+
+
+def test_numbers_that_are_none_keep_a_column_of_numbers():
+    rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [1.5, float("nan"), 2.25]})
+    assert problem_type_of(load_splits(rows, drop_empty=True)["train"]) == REGRESSION
+    rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [1.5, float("inf"), 2.25]})
+    with pytest.raises(ValueError, match="Found the label inf of train in row 1; expected a number"):
+        load_splits(rows)

@@ -192,6 +192,25 @@ def test_folders_keep_what_their_readme_declares(tmp_path):
     one_line(error)
 
 
+def test_files_beside_those_of_the_splits(tmp_path, caplog):
+    for name in ("train.csv", "dev.jsonl", "more.csv", "LICENSE.txt"):
+        content = '{"text": "b", "label": "x"}' if "json" in name else "text,label\na,x\nb,y\n"
+        (tmp_path / name).write_text(content)
+    assert {name: len(split) for name, split in load_splits(str(tmp_path)).items()} == {"train": 2, "validation": 1}
+    assert "more.csv are not read" in caplog.text and "LICENSE" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "names", [("train.csv", "train2.csv"), ("train-00000-of-00002.csv", "train-00001-of-00002.csv")]
+)
+def test_parts_of_a_split_beside_another_split(tmp_path, names):
+    for name in (*names, "test.csv"):
+        (tmp_path / name).write_text("text,label\na,01\nNA,2\n")
+    splits = load_splits(str(tmp_path))
+    assert {name: len(split) for name, split in splits.items()} == {"train": 4, "test": 2}
+    assert splits["train"].features["label"].names == ["01", "2"] and splits["train"]["text"][1] == "NA"
+
+
 def test_shards_that_differ(tmp_path):
     (tmp_path / "a.csv").write_text("text,label\none,x\n")
     (tmp_path / "b.csv").write_text("label;text;more\ny;two;m\n;three;\n")
