@@ -69,10 +69,7 @@ class Files:
             expected = "expected columns of one type in all files, as README.md declares them if it does"
             raise ValueError(f"{self.paths[0].parent} cannot be read ({why}); {expected}.") from error
         inside = [file for path in self.paths for file in path.glob("*/*.txt")]
-        file = (
-            _cached([options, self.features, self.encoding, self.delimiter], [*self.paths, *sorted(inside)])
-            / "data.arrow"
-        )
+        file = _cached([options, vars(self)], [*self.paths, *sorted(inside)]) / "data.arrow"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(file) as unfinished, pa.ipc.new_stream(str(unfinished), table.schema) as writer:
