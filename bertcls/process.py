@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging
 
+_LONGEST_LINE = 1500  # characters of an error: its data, a name or a type, may have any number
 LOCK = ".lock"  # file in a folder that a process writes to; it stays
 Result = TypeVar("Result")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -81,6 +82,9 @@ def one_line_errors(explain: Callable[[Exception], str | None] | None = None) ->
         if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
             error = error.__cause__  # what the model's configuration says
         line = " ".join((explained or str(error)).split())
+        line = (
+            line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
+        )
         print(f"error{where}: {line} (BERTCLS_TRACEBACK=1 shows where)", file=sys.stderr, flush=True)
         sys.exit(2)
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 
-from bertcls.data.folders import SPLIT_OF, find_splits, rows_of
+from bertcls.data.folders import SPLIT_OF, Files, find_splits
 from bertcls.data.load import find_columns
 from bertcls.data.tables import ROWS_AT_A_TIME
 
@@ -37,8 +36,8 @@ def stream_rows(
         names, asked = ", ".join(found) or "no splits", f", not {split}" if split else ""
         raise ValueError(f"Found {names} in {source}{asked}; expected one split. Name one with --split.")
     data, where = found[wanted], source if len(found) == 1 else f"{wanted} of {source}"
-    if isinstance(data, Path):
-        tables = rows_of(data, encoding=encoding, delimiter=delimiter)
+    if isinstance(data, Files):
+        tables = data.rows(encoding=encoding, delimiter=delimiter)
     else:
         tables = partial(_dataset_tables, data)
     first = next(tables(), pa.table({}))

@@ -308,7 +308,7 @@ BAD = {
         "expected one split",
     ),
     "late row": (["--dataset_name", "a.jsonl", "--output_file", "b.jsonl"], "not valid JSON in line 9000"),
-    "types": (["--dataset_name", "late.jsonl", "--output_file", "b.jsonl"], "int in row 8998"),
+    "types": (["--dataset_name", "late.jsonl", "--output_file", "b.jsonl"], "int in line 8999"),
     "option": (["--txt", "x"], "Found the unknown option --txt; expected one that --help lists, such as --text."),
     "parts": (["--text", "x", "--rows_per_part", "0"], "Found --rows_per_part 0; expected at least 1"),
     "share": (["--text", "x", "--abstain_below", "7"], "Found abstain_below=7.0; expected a probability"),
@@ -344,7 +344,7 @@ def test_a_folder_of_classes_and_a_column_that_changes(tmp_path):
         "pos/10.txt",
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": "a", "n": n}) + "\n" for n in [1] * 5000 + ["x"]))
-    with pytest.raises(ValueError, match="Column n of .* mixes types .int in row 4096, str in row 5000"):
+    with pytest.raises(ValueError, match="Column n of .* mixes types .int in line 4097, str in line 5001"):
         list(stream_rows(str(tmp_path / "a.jsonl"), id_column="n")())
 
 

@@ -146,6 +146,7 @@ def test_files_that_cannot_be_read_are_told_why(browser, served, tmp_path):
         "open.csv": (b'text\n"never closed\nmore\n', "quotation mark in line 2 is never closed"),
         "latin.csv": ("text\ncaf\u00e9\n".encode("latin-1"), "not UTF-8. Choose its encoding"),
         "binary.csv": (b"text\na\0b\n", "null bytes"),
+        "sheet.xlsx": (b"PK\x03\x04\0\xff", "is a spreadsheet. Save it as CSV (UTF-8)."),
     }
     for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)
