@@ -43,6 +43,8 @@ def use_cores(threads: int | None = None) -> None:
     the next one: a tenth of a training step of short texts, and of a prediction. From here on tensors of up to 1 GiB
     (32 MiB with an older glibc) take freed memory again, and the process stays as large as at its peak.
     """
+    if threads is not None and threads < 1:
+        raise ValueError(f"Found --cpu_threads {threads}; expected at least 1. Raise it.")
     torch.set_num_threads(threads or cores_per_process())
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     # The trim threshold alone would keep the other one at its small default.
