@@ -19,6 +19,7 @@ from bertcls.text import is_whole
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
 ROWS_AT_A_TIME = 4096
 _CHARACTERS_AT_A_TIME = 4_000_000  # of those rows
+_BYTES_OF_ROWS = 1 << 30  # of ROWS_AT_A_TIME rows of a parquet file, unpacked
 _CHARACTERS_OF_A_CELL = (1 << 31) - 1  # Python's csv takes 131,072 of its own accord
 _DELIMITERS = ",;\t|"
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
@@ -86,11 +87,25 @@ def _parquet_tables(path: Path, columns: list[str] | None = None) -> Iterator[pa
     try:
         packed = path.suffix.lower() in UNPACK
         with pq.ParquetFile(pa.BufferReader(b"".join(blocks_of(path))) if packed else path) as file:
+            for group in map(file.metadata.row_group, range(file.num_row_groups)):
+                part = min(ROWS_AT_A_TIME / max(group.num_rows, 1), 1)  # of its rows, that are read at a time
+                chunks = map(group.column, range(group.num_columns))
+                asked = (chunk for chunk in chunks if columns is None or chunk.path_in_schema.split(".")[0] in columns)
+                _check_bytes(path, part * sum(chunk.total_uncompressed_size for chunk in asked))
             for batch in file.iter_batches(ROWS_AT_A_TIME, columns=columns):
+                _check_bytes(path, batch.nbytes)
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"{path} cannot be read ({first}); expected a whole parquet file. Get it anew.") from error
+
+
+def _check_bytes(path: Path, size: float) -> None:
+    if size > _BYTES_OF_ROWS:
+        raise ValueError(
+            f"{path} holds rows of which {ROWS_AT_A_TIME} take {size / 2**30:.1f} GiB; expected at most "
+            f"{_BYTES_OF_ROWS / 2**30:g} GiB, as of texts. Shorten them, or leave out columns that are no texts."
+        )
 
 
 def _txt_rows(open_text: Opener, whole: bool) -> Iterator[dict]:
@@ -217,6 +232,17 @@ def columns_to_table(columns: dict[str, list], source: str | Path, *, first_row:
         metadata = {_REFUSED: f"Column {name} of {source} {why}. Correct the rows."} if why else None
         fields.append(pa.field(name, arrays[-1].type, metadata=metadata))
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def join_tables(tables: list[pa.Table], where: str) -> pa.Table:
+    """One table of all rows and columns, each column of one type; null where a table lacks it."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise ValueError(
+            f"Columns of {where} change their types ({str(error).splitlines()[0]}); expected one type in all rows. "
+            "Correct the rows, or give --keep_columns false."
+        ) from error
 
 
 def refusal(schema: pa.Schema, name: str) -> str | None:
