@@ -392,6 +392,11 @@ def test_other_engines_label_the_same_rows(recipe, model, onnx_folder, data, tmp
         tables[name] = pd.read_parquet(out)
         options = dict(zip(("backend",) if name == "onnx" else ("dtype",), words[1:]))
         digests.add(digest_of(TextClassifier.from_pretrained(source, device="cpu", **options)))
+    exported = TextClassifier.from_pretrained(onnx_folder, "onnx")
+    (one,) = exported.encode(["good film, dull " * 40], windows=True)  # a text in parts is the whole text, here too
+    found = exported.predict_vectors(one, torch.cat([exported.window_vectors(part) for part in one.parts(3)]))
+    (whole,) = exported.predict_encoded([one])
+    assert found.probabilities == pytest.approx(whole.probabilities, abs=1e-5) and len(found.windows) > 6
     assert all(table["label"].notna().sum() == 29 for table in tables.values())  # the first text is missing
     difference = (tables["onnx"]["probability_good"] - tables["torch"]["probability_good"]).abs().max()
     assert difference < 1e-5 and len(digests) == 3

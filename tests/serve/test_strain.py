@@ -146,6 +146,18 @@ def test_answers_in_slices_are_those_of_the_classifier(classifier):  # noqa: F81
     assert passes[6] == passes[-1] and float(passes[-1]) > 6
 
 
+def test_a_pass_is_planned_by_the_tokens_that_it_will_hold(classifier):  # noqa: F811
+    """56 texts of nine tokens fill 512 places, which padded to 16 only 32 do."""
+    encoded = classifier.encode(["good bad good bad good bad good"] * 56)
+    assert classifier.collator.pad_to_multiple_of == 1 and {one.size for one in encoded} == {(1, 9)}
+    texts = ["good bad good bad good bad good"] * 57
+    with inside(classifier, limits=Limits(wait=1.0, seconds=60)) as (_, its_port):
+        assert ask(its_port, "/predict", {"texts": texts}).status == 200
+        counts = ask(its_port, "/metrics").content.decode()
+    assert "bertcls_forward_texts_count 2.0" in counts and "bertcls_forward_texts_sum 57.0" in counts
+    assert 'bertcls_forward_texts_bucket{le="32.0"} 1.0' in counts  # the one that was left, alone
+
+
 def test_others_have_their_turn_within_a_text(classifier):  # noqa: F811
     gated = Gated(classifier)
     with inside(gated, limits=SLICED) as (server, its_port):
