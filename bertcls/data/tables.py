@@ -22,6 +22,7 @@ from bertcls.text import is_whole
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
 ROWS_AT_A_TIME = 4096
 _CHARACTERS_AT_A_TIME = 4_000_000  # of those rows
+_BYTES_OF_ROWS = 1 << 30  # of ROWS_AT_A_TIME rows of a parquet file, unpacked
 _DELIMITERS = ",;\t|"
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # what Excel reads above the header
 _LINES_OF_A_ROW = 3  # a row of more may be one that a lost quote joined
@@ -140,8 +141,14 @@ def _parquet_tables(path: Path, columns: list[str] | None = None) -> Iterator[pa
     try:
         packed = path.suffix.lower() in UNPACK
         with pq.ParquetFile(pa.BufferReader(b"".join(blocks_of(path))) if packed else path) as file:
+            for group in map(file.metadata.row_group, range(file.num_row_groups)):
+                part = min(ROWS_AT_A_TIME / max(group.num_rows, 1), 1)  # of its rows, that are read at a time
+                chunks = map(group.column, range(group.num_columns))
+                asked = (chunk for chunk in chunks if columns is None or chunk.path_in_schema.split(".")[0] in columns)
+                _check_bytes(path, part * sum(chunk.total_uncompressed_size for chunk in asked))
             twice = [name for name, count in Counter(file.schema_arrow.names).items() if count > 1]
             for batch in file.iter_batches(ROWS_AT_A_TIME, columns=columns):
+                _check_bytes(path, batch.nbytes)
                 table = pa.Table.from_batches([batch])
                 if twice:
                     table = table.select([i for i, name in enumerate(table.column_names) if name not in twice])
@@ -161,6 +168,14 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _plain(kind.value_type) != kind.value_type:
         return pa.list_(_plain(kind.value_type))
     return pa.large_string() if kind == pa.string_view() else kind
+
+
+def _check_bytes(path: Path, size: float) -> None:
+    if size > _BYTES_OF_ROWS:
+        raise ValueError(
+            f"{path} holds rows of which {ROWS_AT_A_TIME} take {size / 2**30:.1f} GiB; expected at most "
+            f"{_BYTES_OF_ROWS / 2**30:g} GiB, as of texts. Shorten them, or leave out columns that are no texts."
+        )
 
 
 def _txt_rows(open_text: Opener, whole: bool) -> Iterator[tuple[str, dict]]:
@@ -348,6 +363,17 @@ def columns_to_table(
 def _refused(name: str, source: str | Path, why: str) -> pa.Field:
     metadata = {_REFUSED: f"Column {name} of {source} {why}. Correct the rows."}
     return pa.field(name, pa.null(), metadata=metadata)
+
+
+def join_tables(tables: list[pa.Table], where: str) -> pa.Table:
+    """One table of all rows and columns, each column of one type; null where a table lacks it."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise ValueError(
+            f"Columns of {where} change their types ({str(error).splitlines()[0]}); expected one type in all rows. "
+            "Correct the rows, or give --keep_columns false."
+        ) from error
 
 
 def refusal(schema: pa.Schema, name: str) -> str | None:

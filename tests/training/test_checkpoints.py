@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import functools
+import json
 import os
 import shutil
 import signal
@@ -257,6 +258,24 @@ def test_a_checkpoint_that_does_not_fit_its_record_is_skipped_and_refused(tmp_pa
     (folder / "checkpoint-9" / COMPLETE).unlink()
     with pytest.raises(FileNotFoundError, match="checkpoint-9: no complete.json; expected"):
         parse(RecipeArguments, [*words, str(folder / "checkpoint-9")], defaults={})
+
+
+def test_a_changed_file_of_the_same_size_is_seen_on_resuming(tmp_path):
+    for step in (3, 6):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"weights")
+        write_complete(tmp_path / f"checkpoint-{step}", {})
+    (tmp_path / "checkpoint-6" / "model.safetensors").write_bytes(b"\0" * 7)
+    earlier = tmp_path / "checkpoint-3"
+    assert newest_complete(tmp_path) == (
+        earlier,
+        ["checkpoint-6 (model.safetensors was changed after it was written)"],
+    )
+    record = json.loads((earlier / COMPLETE).read_text())
+    (earlier / COMPLETE).write_text(json.dumps({"files": record["files"]}))  # as earlier versions wrote it
+    assert newest_complete(tmp_path)[0] == earlier
+    (earlier / COMPLETE).write_text("[" * 99_999)
+    assert newest_complete(tmp_path)[1][1] == "checkpoint-3 (unreadable complete.json)"
 
 
 def test_resuming_touches_no_folder_but_that_of_the_run(encoder_folder, rows, tokenizer, tmp_path):
