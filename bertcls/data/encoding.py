@@ -75,20 +75,22 @@ def _guess(path: Path) -> str | None:
     with _checked(path) as file:
         for line in iter(lambda: file.readline(_SAMPLE), b""):
             try:
-                letters = 0 if line.isascii() else sum(character > "\x7f" for character in line.decode())
-                utf_8, sure = utf_8 + letters, sure + (letters if letters > 1 else 0)
+                text = line.decode()
+                letters = 0 if line.isascii() else sum(character > "\x7f" for character in text)
+                utf_8 += letters
+                sure += letters if letters > 1 or letters and max(text) > "\u07ff" else 0  # three bytes a letter
             except UnicodeDecodeError:
                 sample += line
                 if len(sample) > _SAMPLE:
                     break
-    by_chance = utf_8 < 10 and sure < 4
-    if not sample or not by_chance and 20 * utf_8 > sum(byte > 127 for byte in sample):
-        return None
     if b"\0" in sample:
         return "latin-1"  # in which the null byte is found
-    sample = sample[: sample.rfind(b"\n", 0, _SAMPLE) + 1] or sample
-    found = from_bytes(sample, cp_isolation=_ENCODINGS, enable_fallback=False).best()
-    return "latin-1" if found is None else found.encoding
+    whole = sample[: sample.rfind(b"\n", 0, _SAMPLE) + 1] or sample
+    found = from_bytes(whole, cp_isolation=_ENCODINGS, enable_fallback=False).best() if sample else None
+    name = "latin-1" if found is None else found.encoding
+    by_chance = sure < 4 and name in _ENCODINGS[:4]  # two bytes a letter, as some of UTF-8
+    enough = not sample or 20 * utf_8 > sum(byte > 127 for byte in sample)
+    return None if enough and not by_chance else name
 
 
 def blocks_of(path: Path) -> Iterator[bytes]:

@@ -19,7 +19,6 @@ _LISTS = List | LargeList
 _MANY_LABELS = 50  # more names than this in half of all rows are no classes
 _A_HANDFUL = 20  # different numbers, of several rows each: they may be names of classes
 _YES, _NO, _HIDDEN = {"1", "1.0", "true"}, {"0", "0.0", "false"}, {"", "-1", "-1.0", "nan", "none"}
-_TRUTH = {"0", "1", "0.0", "1.0", "False", "True"}  # what a vector says of each label
 
 
 def problem_type_of(dataset: Dataset) -> str:
@@ -281,7 +280,12 @@ class LabelColumn:
         seen = sorted({name for row in rows for name in row}, key=natural_key)
         names = _declared(train.features[self.column]) or seen
         vector = next((row for row in rows if len({*row}) < len(row)), None)
-        if names is seen and {*seen} <= _TRUTH and len(sizes := {*map(len, rows)}) == 1 and min(sizes) > 1:
+        if (
+            names is seen
+            and {name.lower() for name in seen} <= _YES | _NO
+            and len(sizes := {*map(len, rows)}) == 1
+            and min(sizes) > 1
+        ):
             vector = rows[0]
         if vector:
             found = f"Found the vector {', '.join(vector[:5])} in column {self.column}"

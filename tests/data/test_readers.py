@@ -361,6 +361,21 @@ def test_two_encodings_in_a_file_are_refused(tmp_path, rows, first):
     one_line(error)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 30])
+def test_a_letter_of_utf_8_a_line_is_none_of_latin_1(tmp_path, rows):
+    lines = [f"a café {row}\n".encode(name) for row in range(rows) for name in ("utf-8", "latin-1")]
+    (tmp_path / "a.txt").write_bytes(b"".join(lines))
+    with pytest.raises(ValueError, match="is not utf-8: byte e9 in line 2 has no meaning"):
+        load_splits(str(tmp_path / "a.txt"), labelled=False)
+
+
+def test_short_lines_of_gb18030_that_are_utf_8_by_chance(tmp_path):
+    texts = ["好", "差", "行", "很好", "路"] * 30
+    assert "路".encode("gb18030").decode() == "·"
+    (tmp_path / "a.txt").write_bytes("\n".join(texts).encode("gb18030"))
+    assert load_splits(str(tmp_path / "a.txt"), labelled=False)["train"]["text"][:] == texts
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.txt.gz"])
 def test_a_giant_line_is_refused_before_it_is_held(tmp_path, monkeypatch, name):
     monkeypatch.setattr("bertcls.data.tables.LONGEST", 3_000_000)
