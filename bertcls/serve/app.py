@@ -33,6 +33,7 @@ from bertcls.serve.schemas import OPEN_PATHS, ApiError, Limits, as_json, describ
 from bertcls.serve.service import RequestCounts, Service
 
 PAGE = Path(__file__).with_name("page.html")
+HEAD_SECONDS = 10.0  # for the head of a request, at most
 _DOCS = "docs.html.jinja"
 _POSTS = {"/query", "/predict"}
 
@@ -230,7 +231,7 @@ class Server(uvicorn.Server):
         self.service: Service = app.state.service
         seconds = self.service.limits.seconds
         options["timeout_graceful_shutdown"] = math.ceil(seconds) + 5  # for who does not read
-        options["http"] = partial(_Connection, seconds=seconds)
+        options["http"] = partial(_Connection, seconds=min(seconds, HEAD_SECONDS))
         super().__init__(uvicorn.Config(app, access_log=False, server_header=False, lifespan="on", **options))
 
     def handle_exit(self, sig: int, frame: Any) -> None:

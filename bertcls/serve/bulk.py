@@ -67,14 +67,16 @@ class Survey:
         for table in tables:
             schema = join_tables([schema.empty_table(), table.slice(0, 0)], "the data").schema
             missing = empty = pa.array([False] * len(table))
-            self.part = xxhash.xxh3_128_hexdigest(repr(table.to_pydict()).encode(errors="replace"))
-            self.digest = xxhash.xxh3_128_hexdigest(f"{self.digest} {self.part}".encode())
+            part = xxhash.xxh3_128()
             for name in table.column_names:
+                part.update(repr((name, table[name].to_pylist())).encode())
                 if name in ("text", "text_pair"):
                     missing = pc.or_(missing, pc.is_null(table[name]))
                     blank = pc.equal(pc.utf8_trim_whitespace(table[name]), "")
                     empty = pc.or_(empty, pc.fill_null(blank, False))
             empty = pc.and_not(empty, missing)
+            self.part = part.hexdigest()
+            self.digest = xxhash.xxh3_128_hexdigest(f"{self.digest} {self.part}".encode())
             self.counts.update(rows=len(table), missing=pc.sum(missing).as_py(), empty=pc.sum(empty).as_py())
             yield table
 

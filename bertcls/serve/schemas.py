@@ -52,7 +52,7 @@ class Limits:
         body: bytes of a request.
         answer: bytes of the answers for the windows of a request.
         queue: texts that were accepted and not answered yet, over all requests.
-        seconds: in which the head of a request arrives, its body arrives, and it is answered.
+        seconds: in which the body of a request arrives, and in which it is answered.
         wait: seconds that a text waits for others to share a forward pass with.
         batch_tokens: padded tokens of a forward pass; `None` chooses by the device.
 
@@ -190,7 +190,7 @@ def describe_interface(
     answers = {
         "/query": _object({"results": _list_of(number)}),
         "/predict": _object({"predictions": _list_of(_object(answer, windows=_list_of(window)))}),
-        "/health": _object({"status": {"const": "ok"}}),
+        "/health": _object({"status": {"const": "ok"}, "busy_seconds": _NUMBER}),
         "/info": _object(facts),
     }
     paths: dict = {}

@@ -246,6 +246,7 @@ def test_info_health_and_counts(port, saved, classifier):
     assert 'bertcls_requests_total{path="/health",status="200"}' in counts and "bertcls_open_texts 0.0" in counts
     assert 'path="other",status="404"' in counts and "typed-by-someone" not in counts
     assert "process_resident_memory_bytes" in counts
+    assert ask(port, "/info", Host="elsewhere.example").error() == (421, "unknown_host", None)
 
 
 # ------------------------------------------------------------------------------------------------ refusals
@@ -435,7 +436,9 @@ def test_sigterm_under_load_loses_no_accepted_request(saved, tmp_path):
                 if len(answered) > 60:
                     enough.set()
 
-    with log.open("w") as file, started(saved, log=file) as (process, its_port):
+    with log.open("w") as file, started(saved, "--allowed_hosts", "Labels.example", log=file) as (process, its_port):
+        for host in ("labels.example", "localhost", f"127.0.0.1:{its_port}"):
+            answered.append(ask(its_port, "/health", Host=host).status)
         workers = [threading.Thread(target=work, args=(its_port,)) for _ in range(8)]
         for worker in workers:
             worker.start()
