@@ -253,6 +253,7 @@ class TextArguments:
     encoding: str | None = _option(None, "Of the files, such as gb18030; none: detected.")
     delimiter: str | None = _option(None, "Between the cells of a csv; none: detected.")
     text_column: str | None = _option(None, "Column with the texts.")
+    drop_empty: bool = _option(False, "Leave out rows with an empty text or without a label.")
     cleaning: list[str] = _option([], "Steps of bertcls.text in order, stored with the model; or none.")
     model_name_or_path: str | None = _option(None, "Encoder: Hub id or local folder.")
     from_scratch: bool = _option(False, "Start the encoder from random weights.")
@@ -326,7 +327,7 @@ class RecipeArguments(TextArguments):
 
     test_file: str | None = _option(None, "Beside --train_file; none: held out of it.")
     text_pair_column: str | None = _option(None, "Column with the second texts of pairs.")
-    label_column: str | None = _option(None, "Column with the labels.")
+    label_column: list[str] | None = _option(None, "Column with the labels; several columns of 0 and 1: multi-label.")
     label_delimiter: str | None = _option(None, "Between the labels of a cell, which makes the task multi-label.")
     problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = _option(
         None, "None: lists of labels are multi-label, fractions a regression, all else classes."
@@ -388,6 +389,8 @@ class RecipeArguments(TextArguments):
             ValueError: what was found and expected.
         """
         super().check()
+        if isinstance(self.label_column, list) and len(self.label_column) == 1:
+            self.label_column = self.label_column[0]
         check_methods(self.augment)
         if self.head_init == "probe" and self.classifier_hidden_size is not None:
             raise ValueError(

@@ -11,6 +11,7 @@ from collections import defaultdict
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
+from unicodedata import category, is_normalized
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, containing_texts, draw_ro
 from bertcls.layout import AUDIT
 from bertcls.modeling import REGRESSION
 from bertcls.process import from_rank_0, one_line_errors, say
-from bertcls.text import CJK_CHARACTER, comparison_key
+from bertcls.text import CJK_CHARACTER, comparison_key, nfkc
 from bertcls.tokenization import load_tokenizer
 
 LEAK_EXIT_CODE = 3
@@ -182,7 +183,9 @@ def format_audit(findings: dict) -> str:
     if findings["contradictions"]["all"]:
         lines.append(f"CONTRADICTION: {findings['contradictions']['all']:,} texts have several labels")
     for alike in findings["alike_labels"][:_SHOWN_LABELS]:
-        lines.append(f"LABELS that differ only in case or blanks: {', '.join(map(repr, alike))}")
+        shown = ", ".join(repr(name) if is_normalized("NFC", name) else ascii(name) for name in alike)
+        counts = ", ".join(f"{labels['train'][name] * findings['rows']['train']:,.0f}" for name in alike)
+        lines.append(f"LABELS that differ only in case, blanks or what is not seen: {shown} ({counts} rows of train)")
     for name, labels in findings["missing_labels"].items():
         more = f" and {len(labels) - _SHOWN_LABELS:,} more" if len(labels) > _SHOWN_LABELS else ""
         lines.append(f"LABELS missing from {name}: {', '.join(labels[:_SHOWN_LABELS])}{more}")
@@ -209,10 +212,11 @@ def _missing(split: Dataset) -> list[str]:
 
 
 def _alike(names: list[str]) -> list[list[str]]:
-    """Labels that differ only in case or blanks."""
+    """Labels that differ only in case, blanks, characters that are not seen or the form of those that are."""
     groups = defaultdict(list)
     for name in names:
-        groups["".join(name.lower().split())].append(name)
+        seen = "".join(character for character in nfkc(name) if category(character) != "Cf")
+        groups["".join(nfkc(seen.casefold()).split())].append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -294,7 +298,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bertcls.audit", description=__doc__, allow_abbrev=False)
     parser.add_argument("dataset", help="Hub id, folder or file")
     parser.add_argument("--dataset_config_name", help="configuration of the data set")
-    words = "text_column text_pair_column label_column label_delimiter problem_type"
+    parser.add_argument("--label_column", nargs="+", help="as in the recipes")
+    parser.add_argument("--drop_empty", action="store_true", help="as in the recipes")
+    words = "text_column text_pair_column label_delimiter problem_type"
     for name in f"{words} validation_file test_file encoding delimiter".split():
         parser.add_argument(f"--{name}", help="as in the recipes")
     parser.add_argument("--model_name_or_path", help="encoder whose tokens are counted; without it none are")

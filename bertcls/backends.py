@@ -69,20 +69,27 @@ class OnnxModel(nn.Module):
         inputs = {name: tensor.numpy() for name, tensor in inputs.items() if name in self.names}
         step = self.config.windows_per_forward
         if len(window_example) <= step:
-            logits, window_logits = self.session.run(["logits", "window_logits"], {**inputs, "window_counts": counts})
+            wanted = ["logits", "window_logits", "window_vectors"]
+            found = self.session.run(wanted, {**inputs, "window_counts": counts})
         else:
             vectors = []
             for start in range(0, len(window_example), step):
                 part = {name: array[start : start + step] for name, array in inputs.items()}
                 part["window_counts"] = np.ones(len(part["input_ids"]), np.int64)
                 vectors += self.session.run(["window_vectors"], part)
-            logits, window_logits = self.pooling.run(
-                ["logits", "window_logits"], {"window_vectors": np.concatenate(vectors), "window_counts": counts}
-            )
+            vectors = np.concatenate(vectors)
+            found = [*self._pool(vectors, counts), vectors]
         return WindowClassifierOutput(
-            logits=torch.from_numpy(logits),
-            window_logits=torch.from_numpy(window_logits) if return_window_logits else None,
+            **dict(zip(("logits", "window_logits", "vectors"), map(torch.from_numpy, found)))
         )
+
+    def from_vectors(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As that of `BertClsForSequenceClassification`."""
+        logits, window_logits = self._pool(vectors.numpy(), np.array([len(vectors)]))
+        return torch.from_numpy(logits), torch.from_numpy(window_logits)
+
+    def _pool(self, vectors: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
+        return self.pooling.run(["logits", "window_logits"], {"window_vectors": vectors, "window_counts": counts})
 
 
 def require(*names: str) -> None:

@@ -76,6 +76,24 @@ class Encoded:
         """Windows, and tokens of the longest of them."""
         return len(self.columns["input_ids"]), max(map(len, self.columns["input_ids"]))
 
+    @property
+    def tokens(self) -> int:
+        """Of all windows."""
+        return sum(map(len, self.columns["input_ids"]))
+
+    def parts(self, windows: int) -> list["EncodedPart"]:
+        """The windows by so many, for `TextClassifier.window_vectors`."""
+        starts = range(0, self.size[0], windows)
+        columns = ({name: rows[at : at + windows] for name, rows in self.columns.items()} for at in starts)
+        return [EncodedPart(self.text, some, None, at) for at, some in zip(starts, columns)]
+
+
+@dataclass(frozen=True)
+class EncodedPart(Encoded):
+    """Some windows of a text, from number `start` on."""
+
+    start: int
+
 
 class TextClassifier:
     """A trained model with its tokenizer and its contract: cleaning, windows, pooling, labels, temperature.
@@ -230,17 +248,34 @@ class TextClassifier:
     def predict_encoded(self, encoded: list[Encoded]) -> list[Prediction]:
         """The second half of `predict`: one `Prediction` for each that `encode` gave, whatever stands beside it."""
         logits, window_logits = self._forward(encoded)
-        answers = [self.answer(row) for row in self.to_probabilities(logits)]
-        for row, one in enumerate(encoded):
-            if one.spans is not None:
-                cleaned = clean(one.text if isinstance(one.text, str) else one.text[1], self.model.config.cleaning)
-                found = [self.answer(window) for window in self.to_probabilities(window_logits[row])]
-                windows = tuple(
-                    WindowPrediction(start, end, cleaned[start:end], each.label, each.score, each.probabilities)
-                    for (start, end), each in zip(one.spans, found)
-                )
-                answers[row] = replace(answers[row], windows=windows)
-        return answers
+        return list(map(self._prediction, encoded, self.to_probabilities(logits), window_logits))
+
+    @torch.inference_mode()
+    def window_vectors(self, encoded: Encoded) -> torch.Tensor:
+        """`[windows, hidden]`, for `predict_vectors`: a long text need not be read at once (`Encoded.parts`)."""
+        inputs = {name: tensor.to(self.device) for name, tensor in self.collator([encoded.columns]).items()}
+        return self.model(**inputs, return_window_logits=True).vectors
+
+    @torch.inference_mode()
+    def predict_vectors(self, encoded: Encoded, vectors: torch.Tensor) -> Prediction:
+        """What `predict_encoded` gives for one text, from the `window_vectors` of its windows."""
+        logits, window_logits = self.model.from_vectors(vectors)
+        probabilities = self.to_probabilities(logits[0].float().cpu().numpy())
+        return self._prediction(encoded, probabilities, window_logits.float().cpu().numpy())
+
+    def _prediction(self, encoded: Encoded, probabilities: np.ndarray, window_logits: np.ndarray) -> Prediction:
+        """`answer`, with those of the windows by their logits `[windows, num_labels]` where they are asked for."""
+        answer = self.answer(probabilities)
+        if encoded.spans is None:
+            return answer
+        text = encoded.text if isinstance(encoded.text, str) else encoded.text[1]
+        cleaned = clean(text, self.model.config.cleaning)
+        found = [self.answer(window) for window in self.to_probabilities(window_logits)]
+        windows = (
+            WindowPrediction(start, end, cleaned[start:end], each.label, each.score, each.probabilities)
+            for (start, end), each in zip(encoded.spans, found)
+        )
+        return replace(answer, windows=tuple(windows))
 
     def answer(self, probabilities: np.ndarray) -> Prediction:
         """The `Prediction` for one row `[num_labels]` of `probabilities`."""
@@ -297,7 +332,7 @@ class TextClassifier:
         """Logits `[texts, num_labels]`, and where spans were asked for those of each text's windows."""
         windows = any(one.spans is not None for one in encoded)
         logits = np.zeros((len(encoded), self.model.config.num_labels), dtype=np.float32)
-        window_logits = [np.zeros(0, dtype=np.float32)] * len(encoded) if windows else []
+        window_logits = [np.zeros(0, dtype=np.float32)] * len(encoded)
         tokens = TOKENS_PER_BATCH_CPU if self.device.type == "cpu" else TOKENS_PER_BATCH
         for rows in _batches([one.size for one in encoded], tokens):
             inputs = self.collator([encoded[row].columns for row in rows])

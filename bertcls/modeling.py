@@ -123,8 +123,8 @@ class BertClsConfig(PreTrainedConfig):
 
 @dataclass
 class WindowClassifierOutput(SequenceClassifierOutput):
-    """The stock output; `window_logits` `[num_windows, num_labels]` where they were asked for; in training `vectors`
-    `[batch, hidden]`, the means of the documents' window vectors."""
+    """The stock output; where they were asked for `window_logits` `[num_windows, num_labels]` and `vectors`
+    `[num_windows, hidden]`; in training `vectors` `[batch, hidden]`, the means of the documents' window vectors."""
 
     window_logits: torch.Tensor | None = None
     vectors: torch.Tensor | None = None
@@ -262,7 +262,7 @@ class BertClsForSequenceClassification(PreTrainedModel):
                 `[batch, num_labels]` float for regression.
             example_ids: `[batch]`, not used here; Trainer gathers them beside the labels.
             num_items_in_batch: label elements in the whole optimizer step, over all micro-batches and processes.
-            return_window_logits: also give what the head says of each window alone.
+            return_window_logits: also give what the head says of each window alone, and the windows' vectors.
 
         Returns:
             `loss` (with labels), `logits` `[batch, num_labels]` and, where asked, `window_logits`.
@@ -291,7 +291,10 @@ class BertClsForSequenceClassification(PreTrainedModel):
         if self.training and len(vectors) > batch:
             vectors = _reduce_windows(vectors, window_example, batch, "mean")
         return WindowClassifierOutput(
-            loss=loss, logits=logits, window_logits=window_logits, vectors=vectors if self.training else None
+            loss=loss,
+            logits=logits,
+            window_logits=window_logits,
+            vectors=vectors if self.training or return_window_logits else None,
         )
 
     def encode_windows(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -332,6 +335,11 @@ class BertClsForSequenceClassification(PreTrainedModel):
             return self.head(vectors)
         add_up = partial(_reduce_windows, window_example=window_example, batch=batch, how="sum")
         return self.pool_probabilities(self.head(vectors).float(), add_up)
+
+    def from_vectors(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits `[1, num_labels]` of one document, and those of its windows, from vectors `[num_windows, hidden]`."""
+        one = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
+        return self._pool_windows(vectors, one, 1), self.head(vectors)
 
     def pool_probabilities(self, window_logits: torch.Tensor, add_up: Callable) -> torch.Tensor:
         """Window logits `[num_windows, num_labels]` to those of documents by `mean_probs` or `vote`.

@@ -3,6 +3,8 @@ whole files."""
 
 import contextlib
 import ctypes
+import errno
+import hashlib
 import math
 import os
 import re
@@ -15,15 +17,25 @@ from typing import TypeVar
 
 import psutil
 import torch
+import xxhash
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from huggingface_hub.errors import StrictDataclassError
 from tqdm import tqdm
 from transformers.utils import logging
 
+_LONGEST_LINE = 1500  # characters of an error: its data, a name or a type, may have any number
 LOCK = ".lock"  # file in a folder that a process writes to; it stays
 Result = TypeVar("Result")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_FULL_DISK = (  # what safetensors and torch say, which raise errors of their own; torch does not give the reason
+    "No space left on device",
+    "os error 28",
+    "os error 122",  # the user's quota
+    "iostream error",
+    "inline_container",
+    "PytorchStreamWriter failed",
+)
 logger = logging.get_logger(__name__)
 
 
@@ -44,6 +56,8 @@ def use_cores(threads: int | None = None) -> None:
     the next one: a tenth of a training step of short texts, and of a prediction. From here on tensors of up to 1 GiB
     (32 MiB with an older glibc) take freed memory again, and the process stays as large as at its peak.
     """
+    if threads is not None and threads < 1:
+        raise ValueError(f"Found --cpu_threads {threads}; expected at least 1. Raise it.")
     torch.set_num_threads(threads or cores_per_process())
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     # The trim threshold alone would keep the other one at its small default.
@@ -82,6 +96,8 @@ def one_line_errors(explain: Callable[[BaseException], str | None] | None = None
         sys.exit(130)
     except Exception as error:
         explained = None if explain is None else explain(error)
+        if explained is None and is_full_disk(error):
+            explained = f"A disk is full ({error}); expected room on it. Free some, and start the command again."
         expected = isinstance(error, ValueError | OSError | StrictDataclassError) or explained
         if not expected or os.environ.get("BERTCLS_TRACEBACK") == "1":
             raise
@@ -89,6 +105,9 @@ def one_line_errors(explain: Callable[[BaseException], str | None] | None = None
         if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
             error = error.__cause__  # what the model's configuration says
         line = " ".join((explained or str(error)).split())
+        line = (
+            line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
+        )
         _say_last(f"error{where}: {line} (BERTCLS_TRACEBACK=1 shows where)")
         sys.exit(2)
 
@@ -98,6 +117,15 @@ def _say_last(line: str) -> None:
     for bar in list(getattr(tqdm, "_instances", ())):
         bar.close()
     print(line, file=sys.stderr, flush=True)
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether an error, or what led to it, says that a disk has no room."""
+    if error is None:
+        return False
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    named = not isinstance(error, ValueError) and any(words in str(error) for words in _FULL_DISK)
+    return full or named or is_full_disk(error.__cause__)
 
 
 def say(*words) -> None:
@@ -178,6 +206,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         unfinished.unlink(missing_ok=True)
     sync_folder(path.parent)
+
+
+def file_digest(path: Path) -> str:
+    """xxh3 of a file's content, which tells whether it was changed by accident."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, xxhash.xxh3_64).hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,11 +6,12 @@ Run:  python recipes/predict.py --model_name_or_path runs/mine --dataset_name mi
       python recipes/predict.py --model_name_or_path runs/mine --text "Never again."
       python recipes/predict.py --model_name_or_path runs/mine --text -         (a line of standard input, a line out)
 
-The output has a row for each row of the data, in its order: id, label, score, and the probability of every class.
+The output has the rows of the data in their order: id, its columns, label, score, the probability of every class.
 A run that was killed goes on where it was when the same command is started again.
 """
 
 import sys
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -26,7 +27,7 @@ from bertcls.serve.bulk import (
     check_output,
     check_pairs,
     describe_prediction,
-    digest_of,
+    describe_program,
     merge_parts,
     open_parts,
     predict_parts,
@@ -52,7 +53,8 @@ class Arguments:
     encoding: str | None = field(default=None, metadata={"help": "Of the file, such as gb18030; none: detected."})
     delimiter: str | None = field(default=None, metadata={"help": "Between the cells of a csv; none: detected."})
     streaming: bool = field(default=False, metadata={"help": "No copy of a data set of the Hub; rows uncounted."})
-    output_file: str | None = field(default=None, metadata={"help": "A .parquet or .jsonl file."})
+    output_file: str | None = field(default=None, metadata={"help": "A .parquet, .jsonl or .csv file."})
+    keep_columns: bool = field(default=True, metadata={"help": "Write the columns of the data, too."})
     overwrite_output: bool = field(default=False, metadata={"help": "Remove what is there, and start anew."})
     abstain_below: float | None = field(
         default=None, metadata={"help": "No label, null, where the most probable one has a lower probability."}
@@ -74,9 +76,8 @@ class Arguments:
             raise ValueError("Found --text and --dataset_name, or neither; expected one of them. Give one.")
         if (self.dataset_name is None) != (self.output_file is None):
             raise ValueError("Found --dataset_name or --output_file alone; expected both or neither. Give the other.")
-        for name in ("rows_per_part", "cpu_threads"):
-            if (number := getattr(self, name)) is not None and number < 1:
-                raise ValueError(f"Found --{name} {number}; expected at least 1. Raise it.")
+        if self.rows_per_part < 1:
+            raise ValueError(f"Found --rows_per_part {self.rows_per_part}; expected at least 1. Raise it.")
 
 
 def main(args: Arguments) -> None:
@@ -94,27 +95,28 @@ def main(args: Arguments) -> None:
 
     # 2. The data, read once to find what is wrong with it before any row is labelled
     check_pairs(classifier, given=args.text_pair_column is not None, flag="--text_pair_column")
-    options = {name: getattr(args, name) for name in SOURCE}
-    rows = stream_rows(args.dataset_name, args.dataset_config_name, rows=args.rows_per_part, **options)
+    options = {name: getattr(args, name) for name in SOURCE} | {"rows": args.rows_per_part, "keep": args.keep_columns}
+    rows = stream_rows(args.dataset_name, args.dataset_config_name, **options)
     locks = []  # held by the first process, until all is labelled
 
-    def begin() -> int | None:
+    def begin() -> tuple[int | None, str | None]:
         survey = Survey()
-        for _ in survey.read(islice(rows(), 1) if args.streaming else rows()):
-            pass
+        deque(survey.read(islice(rows(), 1) if args.streaming else rows()), maxlen=0)
 
         # 3. The parts that a killed run left are gone on with, if they are of this model, data and options
-        manifest = {"model": digest_of(classifier), "data": survey.digest}
-        manifest |= {name: getattr(args, name) for name in ("abstain_below", "rows_per_part", "streaming", *engine)}
+        names = ("abstain_below", "rows_per_part", "streaming", "keep_columns", *engine)
+        manifest = (
+            describe_program(classifier) | {"data": survey.digest} | {name: getattr(args, name) for name in names}
+        )
         locks.append(open_parts(output_file, manifest, overwrite=args.overwrite_output))
-        return None if args.streaming else survey.counts["rows"]
+        return (None, None) if args.streaming else (survey.counts["rows"], survey.digest)
 
-    total = from_rank_0(begin)
+    total, digest = from_rank_0(begin)
 
     # 4. Label: a part a process at a time
     shown = {} if state.is_main_process else {"disable": True}  # of all processes' rows, which go on abreast
     with tqdm(total=total, desc="Labelling", unit=" rows", smoothing=0, **shown) as bar:
-        options = {"state": state, "abstain_below": args.abstain_below, "bar": bar}
+        options = {"state": state, "digest": digest, "abstain_below": args.abstain_below, "bar": bar}
         parts, counts = predict_parts(classifier, rows(), output_file, **options)
     state.wait_for_everyone()
 

@@ -39,13 +39,20 @@ def main(args: argparse.Namespace) -> None:
     # 1. The address and the limits first: what is wrong with them is said before a model is loaded
     api_key = read_key(args)
     listening = bind(args.host, args.port)
-    if api_key is None and not ipaddress.ip_address(listening.getsockname()[0]).is_loopback:
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    hosts = {name.lower() for name in args.allowed_hosts}
+    if ipaddress.ip_address(host).is_loopback:
+        hosts |= {"localhost", "127.0.0.1", "[::1]", shown}
+    elif api_key is None:
         print(f"Whoever reaches {args.host} can ask: give it a key (--api_key_file).", file=sys.stderr)
 
     limits = Limits(
         texts=args.max_texts,
         characters=args.max_characters,
+        tokens=args.max_tokens,
         body=args.max_body_bytes,
+        answer=args.max_answer_bytes,
         queue=args.max_queue,
         seconds=args.timeout,
         wait=args.max_wait_ms / 1000,
@@ -63,12 +70,11 @@ def main(args: argparse.Namespace) -> None:
     # 3. The service
     is_folder = Path(args.model_name_or_path).exists()
     name = Path(args.model_name_or_path).resolve().name if is_folder else args.model_name_or_path
-    app = make_app(classifier, name=name, limits=limits, api_key=api_key, log_texts=args.log_texts)
+    options = {"log_texts": args.log_texts, "hosts": None if "*" in hosts else hosts or None}
+    app = make_app(classifier, name=name, limits=limits, api_key=api_key, **options)
 
     # 4. Answer until a signal comes
     logging.config.dictConfig(LOGGING)
-    host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
     listening.listen(BACKLOG)  # who comes from here on is answered
     print(f"Serving {name} at http://{shown}:{port}", flush=True)
     Server(app, log_config=None).run(sockets=[listening])
@@ -81,6 +87,8 @@ def bind(host: str, port: int) -> socket.socket:
         OSError: the port is taken, or the host is not one of this machine.
     """
     try:
+        if not 0 <= port < 65536:  # which getaddrinfo takes for another one
+            raise OverflowError("no port")
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -120,9 +128,12 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
     parser.add_argument("--api_key", help="that requests must bring; other users of this machine can see it in ps")
     parser.add_argument("--api_key_file", help="file with the key; the environment's BERTCLS_API_KEY serves, too")
+    parser.add_argument("--allowed_hosts", nargs="+", default=[], help="in Host, as a proxy here sends it; * for all")
     parser.add_argument("--max_texts", type=int, default=defaults.texts, help="of a request (default: %(default)s)")
     parser.add_argument("--max_characters", type=int, default=defaults.characters, help="of a text (%(default)s)")
+    parser.add_argument("--max_tokens", type=int, default=defaults.tokens, help="of a request (%(default)s)")
     parser.add_argument("--max_body_bytes", type=int, default=defaults.body, help="of a request (%(default)s)")
+    parser.add_argument("--max_answer_bytes", type=int, default=defaults.answer, help="for windows (%(default)s)")
     parser.add_argument("--max_queue", type=int, default=defaults.queue, help="texts that wait at most (%(default)s)")
     parser.add_argument("--timeout", type=float, default=defaults.seconds, help="seconds to an answer (%(default)s)")
     parser.add_argument("--max_wait_ms", type=float, default=1000 * defaults.wait, help="for company (%(default)s)")

@@ -107,7 +107,7 @@ def test_the_table_names_every_finding(splits, tokenizer):
     for words in (
         "LEAK, test in train: 1 of 5 rows to the letter, 1 more after normalisation, 1 more as part",
         "CONTRADICTION: 1 texts",
-        "LABELS that differ only in case or blanks: 'Neg', 'neg'",
+        "LABELS that differ only in case, blanks or what is not seen: 'Neg', 'neg' (1, 2 rows of train)",
         "LABELS missing from test: Neg",
         "cut by 128 tokens: texts, tokens",
     ):

@@ -123,7 +123,7 @@ def test_half_a_character_is_refused(classifier):
 def test_folders_that_cannot_answer_are_refused(saved, encoder_folder, tmp_path):
     with pytest.raises(ValueError, match="holds a model of type 'bert', expected 'bertcls'"):
         TextClassifier.from_pretrained(encoder_folder)
-    with pytest.raises(FileNotFoundError, match="No tokenizer found at './nothing'"):
+    with pytest.raises(FileNotFoundError, match="No model found at './nothing'"):
         TextClassifier.from_pretrained("./nothing")
     with pytest.raises(ValueError, match="Found backend='jax'; expected one of torch, onnx"):
         TextClassifier.from_pretrained(saved, backend="jax")

@@ -6,7 +6,7 @@ from sklearn import metrics as reference
 from transformers import EvalPrediction
 
 from bertcls import BertClsConfig, make_compute_metrics
-from bertcls.metrics import ClassificationMetric, MultiLabelMetric, log_loss
+from bertcls.metrics import ClassificationMetric, MultiLabelMetric, fit_temperature, log_loss, tune_thresholds
 from bertcls.report.statistics import wilson_interval
 
 CONFIG = BertClsConfig(id2label={0: "a", 1: "b"}, problem_type="single_label_classification")
@@ -95,3 +95,42 @@ def test_wilson_interval():
     assert wilson_interval(10, 10)[1] == pytest.approx(1)
     low, high = wilson_interval(750, 872)  # against statsmodels' proportion_confint(method="wilson")
     assert (round(low, 4), round(high, 4)) == (0.8355, 0.8815)
+
+
+def calibrated(random, rows: int, *, spread: float, over: float, base: float = 0.0, classes: int = 2):
+    """Logits that are `over` times too sure, and labels drawn by what the logits should be."""
+    true = random.normal(size=(rows, classes)) * spread
+    true[:, 1] += base
+    labels = (true - np.log(-np.log(random.random(true.shape)))).argmax(1)
+    return true * over, labels
+
+
+@pytest.mark.parametrize("over", [0.7, 1.0, 2.0])
+@pytest.mark.parametrize("rows, classes", [(20, 2), (50, 4), (200, 2)])
+def test_a_temperature_of_few_rows_does_no_harm_to_new_rows(rows, classes, over):
+    random, how = np.random.default_rng(rows), {"spread": 2.0, "over": over, "classes": classes}
+    logits, labels = calibrated(random, 20_000, **how)
+    plain = log_loss(logits, labels)
+    fitted = [log_loss(logits / fit_temperature(*calibrated(random, rows, **how)), labels) for _ in range(40)]
+    assert np.mean(fitted) < plain + (0.02 if over == 1.0 else 0)
+
+
+@pytest.mark.parametrize("base", [-6.0, -4.0, -2.0, 0.0])
+@pytest.mark.parametrize("rows", [30, 120, 500])
+def test_thresholds_of_few_texts_do_no_harm_to_new_texts(rows, base):
+    random = np.random.default_rng(rows)
+
+    def draw(rows: int):
+        logits, labels = calibrated(random, rows, spread=2.0, over=1.0, base=base)
+        return 1 / (1 + np.exp(logits[:, 0] - logits[:, 1])), labels
+
+    def f1(threshold: float) -> float:
+        given = probabilities >= threshold
+        return 2 * (given & (labels == 1)).sum() / (given.sum() + labels.sum())
+
+    probabilities, labels = draw(50_000)
+    tuned = []
+    for _ in range(40):
+        column, truth = draw(rows)
+        tuned.append(f1(tune_thresholds(column[:, None], truth[:, None])[0]))
+    assert np.mean(tuned) > f1(0.5) - 0.008

@@ -44,7 +44,12 @@ UNITS += [
     "In article <",
     "1e",
 ]
-AT_THE_START = {"bertcls.text._HEADER_BLOCK", "bertcls.text._COMMENT"}  # what uses them is tried below
+AT_THE_START = {  # never searched for; what uses the first two is tried below
+    "bertcls.text._HEADER_BLOCK",
+    "bertcls.text._COMMENT",
+    "bertcls.data.labels.NUMBER",
+    "bertcls.data.load.NUMBER",
+}
 TAILS = ("", "x", "!", "\n\n", " ", "9")
 
 
@@ -62,7 +67,7 @@ def patterns() -> dict[str, re.Pattern]:
 @pytest.mark.parametrize("name", sorted(patterns()))
 def test_a_pattern_is_linear(name):
     pattern = patterns()[name]
-    uses = [pattern.match] if name in AT_THE_START else [pattern.match, pattern.fullmatch, pattern.search]
+    uses = [pattern.match, pattern.fullmatch, *([] if name in AT_THE_START else [pattern.search])]
     start = time.process_time()
     for unit in UNITS:
         for tail in TAILS:

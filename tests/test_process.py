@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bertcls.process import peak_memory, use_cores
+from bertcls.process import one_line_errors, peak_memory, use_cores
 
 LIBRARY, VERSION = platform.libc_ver()
 NEW = LIBRARY == "glibc" and tuple(map(int, VERSION.split("."))) >= (2, 36)  # some older ones allow 32 MiB
@@ -77,3 +77,11 @@ def test_the_peak_is_that_of_this_process_alone():
 def test_the_peak_where_the_kernel_does_not_tell_it(monkeypatch):
     monkeypatch.setattr("pathlib.Path.exists", lambda path: False)
     assert peak_memory() > 50e6
+
+
+def test_an_error_stays_a_line_that_can_be_read(capsys):
+    with pytest.raises(SystemExit) as ended, one_line_errors():
+        raise ValueError(f"Found {'a name, ' * 50_000}\nand more; expected one. Rename it.")
+    line = capsys.readouterr().err
+    assert ended.value.code == 2 and line.count("\n") == 1 and len(line) < 2000
+    assert line.startswith("error: Found a name, ") and "expected one. Rename it." in line

@@ -275,7 +275,7 @@ def test_limits_of_encoders():
 
 
 def test_a_missing_model_is_named():
-    with pytest.raises(FileNotFoundError, match="No tokenizer found at './nothing'; expected a Hub id or a folder"):
+    with pytest.raises(FileNotFoundError, match="No model found at './nothing'; expected a Hub id or a folder"):
         load_tokenizer("./nothing")
 
 

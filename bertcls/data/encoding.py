@@ -18,40 +18,49 @@ from bertcls.process import warn
 
 _BYTES_AT_A_TIME = 1 << 20
 _SAMPLE = 1_000_000  # bytes by which an encoding is told
+LONGEST = 100_000_000  # characters of a line or a cell
 _ENCODINGS = ["gb18030", "big5", "shift_jis", "euc_kr", "cp1251", "cp1252"]  # told apart by the letters they give
 _MARKS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))  # of byte order
 _BROKEN = (OSError, EOFError, ValueError, RuntimeError, lzma.LZMAError, zipfile.BadZipFile, zlib.error)
 
 
-def checked_text(path: Path, encoding: str | None = None) -> Callable[[], TextIO]:
-    """A function that opens a file as text, line ends kept; it is read through here, and what is no text refused."""
+def checked_text(path: Path, encoding: str | None = None, *, longest: int | None = LONGEST) -> Callable[[], TextIO]:
+    """A function that opens a file as text, line ends kept; it is read through here, and what is no text refused.
+
+    So is a line of more than `longest` characters; `None` allows any.
+    """
     head = next(blocks_of(path))
     name = encoding or next((name for mark, name in _MARKS if head.startswith(mark)), None)
-    fault = _fault(path, name or "utf-8")
+    fault = _fault(path, name or "utf-8", longest)
     if fault and name is None and (name := _guess(path)):
         warn(f"{path} is not UTF-8; it is read as {name}, which its bytes look like (--encoding overrules).")
-        fault = _fault(path, name)
+        fault = _fault(path, name, longest)
     if fault:
         raise ValueError(fault)
     return lambda: io.TextIOWrapper(_open(path), name or "utf-8", newline="")
 
 
-def _fault(path: Path, encoding: str) -> str | None:
+def _fault(path: Path, encoding: str, longest: int | None) -> str | None:
     """Why a file is no text in an encoding."""
     try:
         b" ".decode(encoding, "replace")  # not all codecs of Python give text
         decoder = codecs.getincrementaldecoder(encoding)()
     except LookupError:
         return f"Found --encoding {encoding}; expected one that Python knows, such as utf-8 or gb18030. Correct it."
-    line = 1
+    line, run = 1, 0
     try:
         for block in blocks_of(path):
             text = decoder.decode(block, final=not block)
             if "\0" in text:
                 return (
                     f"{path} holds a null byte in line {line + text[: text.index(chr(0))].count(chr(10))}; expected "
-                    "text. It may be a binary file, or UTF-16 without a byte order mark (--encoding utf-16-le)."
+                    "text. It may be UTF-16 without a byte order mark (--encoding utf-16-le), or a spreadsheet, which "
+                    "you can save as CSV (UTF-8)."
                 )
+            first, *others = text.replace("\r", "\n").split("\n")
+            if longest is not None and (run := run + len(first)) > longest:
+                return f"{path} has more than {longest:,} characters in line {line}; expected a text. Cut it."
+            run = len(others[-1]) if others else run
             line += text.count("\n")
     except UnicodeDecodeError as error:
         return (
@@ -62,22 +71,26 @@ def _fault(path: Path, encoding: str) -> str | None:
 
 def _guess(path: Path) -> str | None:
     """What the lines that are not UTF-8 look like; `None` where others say that it is UTF-8 with a fault."""
-    utf_8, sample = 0, b""
+    utf_8, sure, sample = 0, 0, b""
     with _checked(path) as file:
-        for line in file:
+        for line in iter(lambda: file.readline(_SAMPLE), b""):
             try:
-                utf_8 += 0 if line.isascii() else sum(character > "\x7f" for character in line.decode())
+                text = line.decode()
+                letters = 0 if line.isascii() else sum(character > "\x7f" for character in text)
+                utf_8 += letters
+                sure += letters if letters > 1 or letters and max(text) > "\u07ff" else 0  # three bytes a letter
             except UnicodeDecodeError:
                 sample += line
                 if len(sample) > _SAMPLE:
                     break
-    if not sample or utf_8 > 9 and 20 * utf_8 > sum(byte > 127 for byte in sample):  # more than by chance
-        return None
     if b"\0" in sample:
         return "latin-1"  # in which the null byte is found
-    sample = sample[: sample.rfind(b"\n", 0, _SAMPLE) + 1] or sample
-    found = from_bytes(sample, cp_isolation=_ENCODINGS, enable_fallback=False).best()
-    return "latin-1" if found is None else found.encoding
+    whole = sample[: sample.rfind(b"\n", 0, _SAMPLE) + 1] or sample
+    found = from_bytes(whole, cp_isolation=_ENCODINGS, enable_fallback=False).best() if sample else None
+    name = "latin-1" if found is None else found.encoding
+    by_chance = sure < 4 and name in _ENCODINGS[:4]  # two bytes a letter, as some of UTF-8
+    enough = not sample or 20 * utf_8 > sum(byte > 127 for byte in sample)
+    return None if enough and not by_chance else name
 
 
 def blocks_of(path: Path) -> Iterator[bytes]:

@@ -1,50 +1,125 @@
 """Files, folders, data in memory and data sets of the Hub: which files make which split, and their rows."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import pandas as pd
 import pyarrow as pa
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, Features, load_dataset, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from datasets.fingerprint import Hasher
+from datasets.table import table_cast
 from yaml import YAMLError
 
 from bertcls.data.encoding import checked_text
 from bertcls.data.labels import natural_key
-from bertcls.data.tables import SUFFIXES, columns_to_table, file_format, row_tables, stream_table
-from bertcls.process import whole_file
+from bertcls.data.tables import SUFFIXES, Rows, columns_to_table, file_format, stream_table
+from bertcls.process import warn, whole_file
 
 SPLITS = ("train", "validation", "test")
 SPLIT_OF = {"valid": "validation", "val": "validation", "dev": "validation"}
+_PART_OF_A_SPLIT = re.compile(r"(train|validation|valid|val|dev|test)[-_. ]?\d", re.IGNORECASE)
+_CANNOT_BE_READ = (DatasetGenerationError, ValueError, StopIteration, RuntimeError, YAMLError)
+_READ_ALIKE = {"sep", "delimiter", "encoding"}  # options of the Hub's layout that our reader has, too
+
+
+@dataclass
+class Files:
+    """The files of a split, or a folder of txt files per class; with the types that a README.md declares."""
+
+    paths: list[Path]
+    features: Features | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+
+    def rows(self, *, encoding: str | None = None, delimiter: str | None = None, whole: bool = False) -> Rows:
+        """Their rows; of a folder of txt files per class with the columns file, text and label."""
+        encoding, path = encoding or self.encoding, self.paths[0]
+        if not path.is_dir():
+            return stream_table(self.paths, encoding=encoding, delimiter=delimiter or self.delimiter, whole=whole)
+        if not (folders := _class_folders(path)):
+            expected = "expected a file, or a folder of txt files per class"
+            raise ValueError(f"{path} is a folder without classes; {expected}.")
+
+        def records() -> Iterator[tuple[str, dict]]:
+            for label, files in folders.items():
+                for file in files:
+                    name = str(file.relative_to(path))
+                    with checked_text(file, encoding)() as text:
+                        yield name, {"file": name, "text": text.read(), "label": label}
+
+        return Rows(records, path)
+
+    def read(self, **options) -> tuple[Dataset, Rows]:
+        """All rows on disk, so that maps of them are cached until a file changes, and as `rows` gives them."""
+        rows = self.rows(whole=True, **options)
+        try:
+            table = pa.concat_tables(rows(), promote_options="default")
+            if self.features is not None:
+                own = Features.from_arrow_schema(table.schema)
+                types = Features({name: self.features.get(name, own[name]) for name in table.column_names})
+                table = table_cast(table, types.arrow_schema)
+        except (pa.ArrowException, ValueError) as error:
+            if not isinstance(error, pa.ArrowException) and self.features is None:
+                raise
+            why = str(error).splitlines()[0]
+            expected = "expected columns of one type in all files, as README.md declares them if it does"
+            raise ValueError(f"{self.paths[0].parent} cannot be read ({why}); {expected}.") from error
+        inside = [file for path in self.paths for file in path.glob("*/*.txt")]
+        file = _cached([options, vars(self)], [*self.paths, *sorted(inside)]) / "data.arrow"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(file) as unfinished, pa.ipc.new_stream(str(unfinished), table.schema) as writer:
+                writer.write_table(table)
+        return Dataset.from_file(str(file)), rows
 
 
 def find_splits(source, config_name: str | None, revision: str | None, *, streaming: bool = False) -> dict:
-    """The splits of what `load_splits` reads, under their usual names: data sets, or paths for `rows_of`."""
+    """The splits of what `load_splits` reads, under their usual names: data sets or `Files`."""
     if isinstance(source, pd.DataFrame):
-        if (twice := source.columns[source.columns.duplicated()]).size:
-            raise ValueError(f"Found the column {twice[0]!r} twice in the DataFrame; expected different names.")
-        cells = {str(name): source[name].astype(object).where(source[name].notna(), None) for name in source}
-        table = columns_to_table({name: column.tolist() for name, column in cells.items()}, "the DataFrame")
-        found = {"train": Dataset(table)}
+        named = [(str(name), source.iloc[:, place].astype(object)) for place, name in enumerate(source.columns)]
+        columns = {name: cells.where(cells.notna(), None).tolist() for name, cells in named}
+        names = [name for name, _ in named]
+        twice = [name for name in columns if names.count(name) > 1]
+        columns = {name: cells for name, cells in columns.items() if name not in twice}
+        places = [f"row {row}" for row in range(len(source))]
+        found = {"train": Dataset(columns_to_table(columns, "the DataFrame", places, twice=twice))}
     elif isinstance(source, Dataset | DatasetDict):
         found = {"train": source} if isinstance(source, Dataset) else source
-    else:
+    elif isinstance(source, str | Path):
         path = Path(source).expanduser()
-        found = {"train": path} if path.is_file() else {}
-        if path.is_dir() and not _declares_files(path):
-            found = _named_files(path) or ({"train": path} if _class_folders(path) else {})
+        found = {"train": Files([path])} if path.is_file() else _of_folder(path) if path.is_dir() else {}
         found = found or _load_declared(str(source), path, config_name, revision, streaming)
+    else:
+        raise ValueError(
+            f"Found a {type(source).__name__} as data; expected a Hub id, a path, a DataFrame, a Dataset or a "
+            "DatasetDict. Rows become one by Dataset.from_list(rows), columns by Dataset.from_dict(columns)."
+        )
     splits = {SPLIT_OF.get(name, name): split for name, split in found.items()}
     if len(splits) < len(found):
         raise ValueError(f"Found the splits {', '.join(found)}; expected one for validation. Remove or rename one.")
     return splits
 
 
+def _of_folder(path: Path) -> dict:
+    """What `save_to_disk` wrote, files named after splits, or a folder per class; none where datasets finds them."""
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        try:
+            saved = load_from_disk(str(path))
+        except (*_CANNOT_BE_READ, OSError, KeyError) as error:
+            expected = "expected what Dataset.save_to_disk wrote. Save it anew"
+            raise ValueError(f"{path} cannot be read ({error}); {expected}.") from error
+        return {"train": saved} if isinstance(saved, Dataset) else dict(saved)
+    if _declares_files(path):
+        return {}
+    return _named_files(path) or ({"train": Files([path])} if _class_folders(path) else {})
+
+
 def _load_declared(source: str, path: Path, config_name: str | None, revision: str | None, streaming: bool):
-    """A data set of the Hub, or a folder in its layout, as datasets loads it."""
+    """A data set of the Hub as datasets loads it, or a folder in its layout, whose files our reader reads."""
     missing = (
         f"No data set found at {source!r}; expected a Hub id, a file ({', '.join(SUFFIXES)}) or a folder in the Hub's "
         "layout. Check the spelling, or download it once where there is a network."
@@ -53,44 +128,30 @@ def _load_declared(source: str, path: Path, config_name: str | None, revision: s
         raise FileNotFoundError(missing)
     # for datasets 5.2 a folder stays the same when data files change that its README.md names: each state has a cache
     own = {"path": str(path), "cache_dir": str(_cached("", sorted(path.rglob("*"))))} if path.is_dir() else {}
+    arguments = {"path": source, "revision": revision, "name": config_name} | own
     try:
-        return load_dataset(**{"path": source, "revision": revision} | own, name=config_name, streaming=streaming)
+        found = _layout(load_dataset_builder(**arguments)) if own else {}
+        return found or load_dataset(**arguments, streaming=streaming)
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
         raise FileNotFoundError(f"{missing} ({str(error).splitlines()[0]})") from error
-    except (DatasetGenerationError, ValueError, StopIteration, RuntimeError, YAMLError) as error:
+    except _CANNOT_BE_READ as error:
         why = error.__cause__ or error or "an empty file"
         raise ValueError(f"{source} cannot be read ({why}); expected rows as its README.md declares them.") from error
 
 
-def rows_of(
-    path: Path, *, encoding: str | None, delimiter: str | None, whole: bool = False
-) -> Callable[..., Iterator]:
-    """`stream_table` of a file, or of a folder of txt files per class with the columns file, text and label."""
-    if not path.is_dir():
-        return stream_table(path, encoding=encoding, delimiter=delimiter, whole=whole)
-    folders = _class_folders(path)
-    if not folders:
-        raise ValueError(f"{path} is a folder without classes; expected a file, or a folder of txt files per class.")
-
-    def rows() -> Iterator[dict]:
-        for label, files in folders.items():
-            for file in files:
-                with checked_text(file, encoding)() as text:
-                    yield {"file": str(file.relative_to(path)), "text": text.read(), "label": label}
-
-    return partial(row_tables, rows, path)
-
-
-def read_rows(path: Path, *, encoding: str | None = None, delimiter: str | None = None) -> Dataset:
-    """The rows of `rows_of` on disk, so that maps of them are cached until a file changes."""
-    tables = rows_of(path, encoding=encoding, delimiter=delimiter, whole=True)
-    table = pa.concat_tables(tables(), promote_options="default")
-    file = _cached([encoding, delimiter], [path, *sorted(path.glob("*/*.txt"))]) / "data.arrow"
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as unfinished, pa.ipc.new_stream(str(unfinished), table.schema) as writer:
-            writer.write_table(table)
-    return Dataset.from_file(str(file))
+def _layout(builder: datasets.DatasetBuilder) -> dict[str, Files]:
+    """The files of each split of a folder; none where it asks for what our reader does not do."""
+    config, usual = vars(builder.config), vars(type(builder.config)())
+    options = {name: config[name] for name in config if name in usual and config[name] != usual[name]}
+    options = {name: value for name, value in options.items() if name not in vars(datasets.BuilderConfig())}
+    options.pop("features", None)
+    paths = {name: [*map(Path, files)] for name, files in (config["data_files"] or {}).items()}
+    if options.keys() - _READ_ALIKE or not all(
+        path.is_file() and file_format(path) for files in paths.values() for path in files
+    ):
+        return {}
+    delimiter, encoding = options.get("sep"), options.get("encoding")
+    return {name: Files(files, builder.info.features, encoding, delimiter) for name, files in paths.items()}
 
 
 def _cached(options, files: list[Path]) -> Path:
@@ -115,17 +176,25 @@ def _class_folders(folder: Path) -> dict[str, list[Path]]:
     return files if files and all(files.values()) else {}
 
 
-def _named_files(folder: Path) -> dict[str, Path]:
+def _named_files(folder: Path) -> dict[str, Files]:
     """Files or class folders of a folder that are named after a split."""
-    found: dict[str, Path] = {}
+    found: dict[str, Files] = {}
+    others = []
     for path in sorted(folder.iterdir()):
         name = path.name.split(".")[0].lower()
         name = SPLIT_OF.get(name, name)
         if name in SPLITS and (_class_folders(path) if path.is_dir() else file_format(path)):
             if name in found:
+                first = found[name].paths[0].name
                 raise ValueError(
-                    f"Found {found[name].name} and {path.name} in {folder}; expected one file for the {name} split. "
+                    f"Found {first} and {path.name} in {folder}; expected one file for the {name} split. "
                     f"Remove one, or name it with --{name}_file."
                 )
-            found[name] = path
+            found[name] = Files([path])
+        elif path.is_file() and file_format(path) not in (None, ".txt"):
+            others.append(path.name)
+    if found and any(map(_PART_OF_A_SPLIT.match, others)):
+        return {}  # datasets puts them together
+    if found and others:
+        warn(f"Of {folder} {', '.join(others[:5])} are not read; only files named train, validation and test are.")
     return found

@@ -1,6 +1,10 @@
 """What the labels of a data set say: the task, the names of its classes, and numbers for training."""
 
+import ast
+import json
 import re
+from collections import defaultdict
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -9,10 +13,12 @@ from datasets import ClassLabel, Dataset, LargeList, List, Value
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.process import say, warn
 
-NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
+NUMBER = re.compile(r"\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*")
+_QUOTES_WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
 _LISTS = List | LargeList
 _MANY_LABELS = 50  # more names than this in half of all rows are no classes
-_TRUTH = {"0", "1", "0.0", "1.0", "False", "True"}  # what a vector says of each label
+_A_HANDFUL = 20  # different numbers, of several rows each: they may be names of classes
+_YES, _NO, _HIDDEN = {"1", "1.0", "true"}, {"0", "0.0", "false"}, {"", "-1", "-1.0", "nan", "none"}
 
 
 def problem_type_of(dataset: Dataset) -> str:
@@ -80,15 +86,97 @@ def label_config(dataset: Dataset, *, class_weights: str = "none") -> dict:
     return config
 
 
-class LabelColumn:
-    """The labels of a column: the task and the classes that train makes of them, and their numbers in any split."""
+def join_columns(split: Dataset, columns: list[str], place: Callable[[int], str]) -> Dataset:
+    """The split with one more column, named after `columns`, of lists of those that are 1; null where one is empty or
+    -1, which hides it.
 
-    def __init__(self, train: Dataset, column: str, delimiter: str | None, problem_type: str | None):
-        self.column, self.delimiter = column, delimiter
+    Raises:
+        ValueError: a cell that is neither 0 nor 1.
+    """
+    lists: list[list[int] | None] = []
+    for row, cells in enumerate(zip(*(split[name][:] for name in columns))):
+        words = [str(cell).strip().lower() for cell in cells]
+        for name, word in zip(columns, words):
+            if word not in _YES | _NO | _HIDDEN:
+                raise ValueError(
+                    f"Found {word[:40]!r} in column {name}, {place(row)}; expected 0 or 1 in each of several label "
+                    "columns. Correct it, or name one --label_column."
+                )
+        lists.append(None if _HIDDEN & {*words} else [number for number, word in enumerate(words) if word in _YES])
+    feature = List(ClassLabel(names=columns))
+    return split.add_column(", ".join(columns), pa.array(lists, pa.list_(pa.int64())), feature=feature)
+
+
+def read_lists(split: Dataset, column: str, place: Callable[[int], str]) -> Dataset:
+    """The split with lists in place of the strings that a csv made of them, if the column has such strings.
+
+    Raises:
+        ValueError: some cells are lists, and some are not.
+    """
+    feature = split.features[column]
+    if not (isinstance(feature, Value) and "string" in feature.dtype):
+        return split
+    cells = split[column][:]
+    lists = [None if cell is None else _list_in(cell) for cell in cells]
+    odd = [row for row, cell in enumerate(cells) if cell is not None and cell.strip() and lists[row] is None]
+    listed = any(found is not None for found in lists)
+    if listed and odd or any(_is_printed_array(cells[row]) for row in odd):
+        raise ValueError(
+            f"Found {cells[odd[0]][:40]!r} in column {column}, {place(odd[0])}, which is no list as in other rows; "
+            "expected lists such as ['sport', 'news'] or [\"sport\", \"news\"] in all of them. Correct it."
+        )
+    if not listed:
+        return split
+    return split.remove_columns(column).add_column(column, pa.array(lists, pa.list_(pa.string())))
+
+
+def _list_in(cell: str) -> list[str] | None:
+    """The names or numbers of a list, as JSON or Python writes it; `None` for another text."""
+    cell = cell.strip()
+    if not (cell.startswith(("[", "(", "{")) and cell.endswith(("]", ")", "}"))) or _is_printed_array(cell):
+        return None
+    try:
+        found = json.loads(cell)
+    except (ValueError, RecursionError):
+        try:
+            found = ast.literal_eval(cell)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            return None
+    if isinstance(found, list | tuple | set) and all(isinstance(name, str | int | float) for name in found):
+        return [str(name) for name in found]
+    return None
+
+
+def _is_printed_array(cell: str) -> bool:
+    """Whether it is what numpy prints, `[0 1]` or `['a' 'b']`, of which Python would make one name."""
+    if not cell.lstrip().startswith("["):
+        return False
+    inside = cell.strip()[1:-1].split()
+    numbers = len(inside) > 1 and all(map(NUMBER.fullmatch, inside))
+    return numbers or "," not in cell and _QUOTES_WITHOUT_COMMA.search(cell) is not None
+
+
+class LabelColumn:
+    """The labels of a column: the task and the classes that train makes of them, and their numbers in any split.
+
+    With `decimal_commas` a comma may stand in a number.
+    """
+
+    def __init__(
+        self,
+        train: Dataset,
+        column: str,
+        delimiter: str | None,
+        problem_type: str | None,
+        *,
+        decimal_commas: bool = False,
+        place: Callable[[int], str] = "row {}".format,
+    ):
+        self.column, self.delimiter, self._decimal_commas = column, delimiter, decimal_commas
         self.problem_type = self._task(train, problem_type)
         self.feature = Value("float32")
         if self.problem_type != REGRESSION:
-            classes = ClassLabel(names=self._class_names(train))
+            classes = ClassLabel(names=self._class_names(train, place))
             self.feature = List(classes) if self.problem_type == MULTI_LABEL else classes
 
     def numbers(self, rows: list[list], split_name: str) -> pa.Array:
@@ -129,18 +217,35 @@ class LabelColumn:
             )
         if lists or given is not None or isinstance(feature, ClassLabel):
             return MULTI_LABEL if lists else given or SINGLE_LABEL
-        labels = [str(label) for label in train[self.column][:] if label is not None]
-        fractions = all(map(NUMBER.fullmatch, labels)) and any("." in label for label in labels)
-        if not (fractions or feature.dtype.startswith("float")):
+        floats = feature.dtype.startswith("float")
+        labels = [str(label) for label in train[self.column][:] if label not in (None, "") and label == label]
+        numbers = [float(label) if floats else self._number(label) for label in labels]
+        if None in numbers or not numbers:
             return SINGLE_LABEL
-        if all(float(label).is_integer() for label in labels):
+        few = len({*numbers}) <= min(_A_HANDFUL, len(numbers) / 3) and f"{len({*numbers})} different numbers {where}"
+        commas = [label for label in labels if "," in label]
+        if not (floats or commas or any("." in label for label in labels)):
+            if few and len({*numbers}) > 2:
+                say(f"Found {few}, taken for classes; --problem_type {REGRESSION} takes them for values.")
+            return SINGLE_LABEL
+        if all(number.is_integer() for number in numbers):
             raise ValueError(
                 f"Found the whole numbers with decimal places {', '.join(labels[:3])} {where}; expected classes or "
                 f"values. Say which: --problem_type {SINGLE_LABEL} or {REGRESSION}."
             )
+        if commas:
+            say(f"Commas {where} are read as decimal points, as in {commas[0]}.")
+        if few:
+            shown = ", ".join(sorted({*labels}, key=self._number)[:5])
+            warn(f"Found {few} ({shown}), taken for values; --problem_type {SINGLE_LABEL} takes them for classes.")
         return REGRESSION
 
-    def read(self, split: Dataset, split_name: str) -> list[list | None]:
+    def _number(self, label) -> float | None:
+        """The number that a label is; `None` for another."""
+        label = str(label).replace(",", ".", self._decimal_commas)
+        return float(label) if NUMBER.fullmatch(label) else None
+
+    def read(self, split: Dataset, split_name: str, place: Callable[[int], str]) -> list[list | None]:
         """Each row's labels as they are written, or its number; `None` where there is none."""
         declared, rows = _declared(split.features[self.column]) or [], []
 
@@ -157,32 +262,42 @@ class LabelColumn:
             elif self.problem_type == MULTI_LABEL:
                 rows.append([*map(name_of, label)])
             elif self.problem_type == SINGLE_LABEL:
-                rows.append(None if name_of(label) in ("", "-1") else [name_of(label)])
+                name = name_of(label)
+                rows.append(None if name in ("", "-1") else [name])
             else:
-                rows.append([float(label) if NUMBER.fullmatch(str(label)) else np.inf])
-                if np.isinf(rows[-1][0]):
+                rows.append([self._number(label)])
+                if rows[-1][0] is None or np.isinf(rows[-1][0]):
                     raise ValueError(
-                        f"Found the label {label!r} in row {len(rows) - 1} of {split_name}; expected a number, since "
-                        f"column {self.column} makes a regression. Correct it, or give --problem_type {SINGLE_LABEL}."
+                        f"Found the label {label!r:.40} of {split_name} in {place(len(rows) - 1)}; expected a number, "
+                        f"since column {self.column} makes a regression. Correct it, or give --problem_type "
+                        f"{SINGLE_LABEL}."
                     )
         return rows
 
-    def _class_names(self, train: Dataset) -> list[str]:
+    def _class_names(self, train: Dataset, place: Callable[[int], str]) -> list[str]:
         """Class names of the training split: those of its `ClassLabel`, otherwise its labels in natural order."""
-        rows = [row for row in self.read(train, "train") if row is not None]
+        rows = [row for row in self.read(train, "train", place) if row is not None]
         seen = sorted({name for row in rows for name in row}, key=natural_key)
         names = _declared(train.features[self.column]) or seen
         vector = next((row for row in rows if len({*row}) < len(row)), None)
-        if names is seen and {*seen} <= _TRUTH and len(sizes := {*map(len, rows)}) == 1 and min(sizes) > 1:
+        if (
+            names is seen
+            and {name.lower() for name in seen} <= _YES | _NO
+            and len(sizes := {*map(len, rows)}) == 1
+            and min(sizes) > 1
+        ):
             vector = rows[0]
         if vector:
             found = f"Found the vector {', '.join(vector[:5])} in column {self.column}"
             raise ValueError(
                 f"{found}; expected lists of names, not vectors. Write the names of the labels that are 1."
             )
-        raw = {label for label in train[self.column][:] if isinstance(label, str)}
-        if merged := sorted(label for label in raw if label != label.strip() and label.strip() in raw):
-            warn(f"Labels that differ in blanks at their ends are taken as one: {', '.join(map(repr, merged))}")
+        written = defaultdict(set)
+        for label in train[self.column][:]:
+            if isinstance(label, str) and label.strip():
+                written[label.strip()].add(label)
+        if merged := sorted(label for labels in written.values() if len(labels) > 1 for label in labels):
+            warn(f"Labels that differ in blanks at their ends are taken as one: {', '.join(map(repr, merged[:20]))}")
         if len(names) > max(_MANY_LABELS, len(rows) / 2):
             raise ValueError(
                 f"Found {len(names)} different labels in {len(rows)} rows of column {self.column}; expected classes "
@@ -199,4 +314,5 @@ def _declared(feature) -> list[str] | None:
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts 2 before 10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
+    parts = [(part, part.lstrip("0")) for part in re.split(r"(\d+)", name)]
+    return [(0, len(digits), digits) if part.isdecimal() else (1, 0, part) for part, digits in parts]

@@ -9,13 +9,13 @@ from datasets import ClassLabel, Dataset, DatasetDict, Value
 from datasets.fingerprint import Hasher
 from sklearn.datasets import fetch_20newsgroups
 
-from bertcls.data.folders import SPLITS, find_splits, read_rows
-from bertcls.data.labels import NUMBER, LabelColumn
+from bertcls.data.folders import SPLITS, Files, find_splits
+from bertcls.data.labels import NUMBER, LabelColumn, join_columns, read_lists
 from bertcls.data.tables import refusal
 from bertcls.process import warn
 
 USUAL = {"text": ("text", "sentence", "content", "review"), "label": ("label", "labels")}  # names of columns
-STRINGS = (pa.string(), pa.large_string(), pa.null())
+STRINGS = (pa.string(), pa.large_string(), pa.string_view(), pa.null())
 _MAPPED = ("text.py", "tokenization.py", "training/masking.py")  # modules whose functions are given to map()
 
 
@@ -28,7 +28,7 @@ def load_splits(
     test_file: str | None = None,
     text_column: str | None = None,
     text_pair_column: str | None = None,
-    label_column: str | None = None,
+    label_column: str | list[str] | None = None,
     label_delimiter: str | None = None,
     problem_type: str | None = None,
     encoding: str | None = None,
@@ -37,21 +37,24 @@ def load_splits(
     train_split: str | None = "train",
     labelled: bool = True,
     keep_missing: bool = False,
+    drop_empty: bool = False,
 ) -> DatasetDict:
     """Loads a data set and brings it into the form that everything else expects.
 
     Args:
-        source: Hub id; a file; a folder in the Hub's layout, with the files train, validation and test, or with a
-            folder of txt files per class; or a DataFrame or data set in memory.
+        source: Hub id; a file; a folder in the Hub's layout, with the files train, validation and test, with a folder
+            of txt files per class, or of `save_to_disk`; or a DataFrame or data set in memory.
         dataset_config_name, revision: configuration (subset) and revision on the Hub.
         train_file, validation_file, test_file: files or folders of classes, in place of the splits of `source`.
-        text_column, text_pair_column, label_column: `None` takes the first of the usual names, and no pairs.
+        text_column, text_pair_column, label_column: `None` takes the first of the usual names, and no pairs. Several
+            label columns of 0 and 1 make the task multi-label, each a label.
         label_delimiter: character between the labels of a cell, which makes the task multi-label.
         problem_type: `None` reads it from the labels: lists are multi-label, fractions a regression, all else classes.
         encoding, delimiter: of the files; `None` detects them.
         train_split: what becomes train; `None`: `unsupervised`, as IMDB has it, where there is one.
         labelled: `False` for texts alone; no column `label` is made then.
         keep_missing: leave missing texts in, for an audit.
+        drop_empty: leave out the rows with an empty text or without a label; the others keep their ids.
 
     Returns:
         train, validation and test, as far as they exist, each with `text` and, for pairs, `text_pair` (strings),
@@ -63,11 +66,12 @@ def load_splits(
         ValueError: what cannot be read as asked; with what was found and expected.
     """
     files = {"train": train_file, "validation": validation_file, "test": test_file}
-    files = {name: Path(path).expanduser() for name, path in files.items() if path}
+    files = {name: Files([Path(path).expanduser()]) for name, path in files.items() if path}
     if source is None and not files:
         raise ValueError("Found no data; expected a data set or a file. Give --dataset_name or --train_file.")
     splits = {} if source is None else find_splits(source, dataset_config_name, revision)
-    where = source if isinstance(source, str | Path) else ", ".join(map(str, files.values())) or "the data set"
+    where = source if isinstance(source, str | Path) else ", ".join(str(file.paths[0]) for file in files.values())
+    where = where or "the data set"
     if "train" in splits and (unused := sorted({*splits} - {*SPLITS, "unsupervised"})):
         warn(f"The splits {', '.join(unused)} of {where} are not used; train, validation and test are.")
     splits |= files
@@ -76,13 +80,22 @@ def load_splits(
         raise ValueError(f"Found the splits {', '.join(splits)} in {where}; expected one named {train_split}.")
     splits["train"] = splits.pop(train_split)
     splits = {name: splits[name] for name in SPLITS if name in splits}
+    places, decimal_commas = dict.fromkeys(splits, "row {}".format), False
     for name, split in splits.items():
-        if isinstance(split, Path):
-            splits[name] = read_rows(split, encoding=encoding, delimiter=delimiter)
+        if isinstance(split, Files):
+            splits[name], rows = split.read(encoding=encoding, delimiter=delimiter)
+            places[name], decimal_commas = rows.place, decimal_commas or rows.decimal_commas
         elif len(split) == 0:
             raise ValueError(f"The {name} split of {where} has 0 rows; expected at least 1. Check the file.")
 
     pair = {} if text_pair_column is None else {"text_pair": text_pair_column}
+    if isinstance(label_column, list) and labelled:
+        several, label_column = label_column, ", ".join(label_column)
+        for name in several if len(several) > 1 else ():
+            find_columns(splits["train"].data.schema, {"label": name})
+        for name, split in splits.items():
+            if len(several) > 1 and {*several} <= {*split.column_names}:
+                splits[name] = join_columns(split, several, places[name])
     columns = {"text": text_column} | pair | ({"label": label_column} if labelled else {})
     columns = find_columns(splits["train"].data.schema, columns)
     if labelled and "test" in splits and columns["label"] not in splits["test"].column_names:
@@ -91,7 +104,12 @@ def load_splits(
     for name, split in splits.items():
         find_columns(split.data.schema, columns, f"the {name} split")
 
-    labels = LabelColumn(splits["train"], columns.pop("label"), label_delimiter, problem_type) if labelled else None
+    labels = None
+    if labelled:
+        column = columns.pop("label")
+        splits = {name: read_lists(split, column, places[name]) for name, split in splits.items()}
+        options = {"decimal_commas": decimal_commas, "place": places["train"]}
+        labels = LabelColumn(splits["train"], column, label_delimiter, problem_type, **options)
     code = [(Path(__file__).parents[1] / name).read_bytes() for name in _MAPPED]
     result, first_id = DatasetDict(), 0
     for name, split in splits.items():
@@ -104,22 +122,28 @@ def load_splits(
                 f"Column {columns['text']} holds nothing but numbers, no text. Name another --text_column."
             )
         filled = [] if keep_missing else [form[new][:] for new in columns]
+        if drop_empty:
+            filled = [[text if text and text.strip() else None for text in cells] for cells in filled]
         if labels is not None:
-            found = labels.read(split, name)
+            found = labels.read(split, name, places[name])
             if name == "test" and not any(found):
                 continue  # hidden labels, as in GLUE
             filled.append(found)
-        missing = [row for row, cells in enumerate(zip(*filled)) if None in cells]
-        if missing:
-            raise ValueError(
-                f"Found {len(missing)} rows without a text or label (-1 or empty) in {name}, the first at row "
-                f"{missing[0]}; expected both in every row. Fill or remove them, or write -1 as a name if it is one."
-            )
+        kept = [row for row, cells in enumerate(zip(*filled)) if None not in cells] if filled else range(len(form))
+        if missing := len(form) - len(kept):
+            first = next(row for row, place in enumerate([*kept, None]) if row != place)
+            at = places[name](first)
+            counted = f"{missing} rows without a text or label (-1 or empty) in {name}, the first at {at}"
+            if not drop_empty or not kept:
+                advice = "Fill them, leave them out with --drop_empty, or write -1 as a name if it is one."
+                raise ValueError(f"Found {counted}; expected both in every row. {advice}")
+            warn(f"Left out {counted} (--drop_empty).")
+            form = form.select(kept)
         if labels is not None:
-            form = form.add_column("label", labels.numbers(found, name), feature=labels.feature)
+            form = form.add_column("label", labels.numbers([found[row] for row in kept], name), feature=labels.feature)
         # datasets caches map() by the name of a function of a module: its fingerprint must see an edit of ours
         fingerprint = Hasher.hash([form._fingerprint, first_id, code])
-        ids = np.arange(first_id, first_id + len(split))
+        ids = first_id + np.array(kept, dtype=np.int64)
         result[name] = form.add_column("example_id", ids, new_fingerprint=fingerprint)
         first_id += len(split)
     return result
@@ -167,7 +191,9 @@ def find_columns(schema: pa.Schema, given: dict[str, str | None], where: str = "
             raise ValueError(why)
         kind = schema.field(name).type
         if role in ("text", "text_pair") and kind not in STRINGS:
-            raise ValueError(f"Column {name} of {where} holds {kind}, expected strings. Name another --{role}_column.")
+            raise ValueError(
+                f"Column {name} of {where} holds {str(kind):.60}, expected strings. Name another --{role}_column."
+            )
         found[role] = name
     different = [name for role, name in found.items() if role != "id"]
     if len({*different}) < len(different):

@@ -1,7 +1,7 @@
 """Rows drawn, split and held out, with label shares kept and equal texts on one side."""
 
 import re
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -18,6 +18,7 @@ from bertcls.text import comparison_key
 SPLIT_SEED = 42  # of all draws that are the same for every training seed; SST-2's 8:1:1 is often reported with it
 MIN_WORDS = 4  # a shorter text stands in others by chance
 _KEY_WORDS = 4  # words by which a text is looked for in others
+_PARTS_OF_A_KEY = 50  # of more, each is looked for word by word
 _MORE_ROWS = "Add rows, merge rare labels, or give your own --validation_file and --test_file."
 FEWEST_TO_CHOOSE_BY = 50  # rows: fewer choose an epoch by chance
 
@@ -262,7 +263,7 @@ def _rows_of(groups: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 
 
 def containing_texts(parts: list[str], texts: list[str]) -> list[set[str]]:
-    """For each of `parts` the `texts` in which it stands, word for word, in time that grows with the words alone."""
+    """For each of `parts` the `texts` in which it stands, word for word, in time that grows with words and finds."""
     found: dict[str, set[str]] = {part: set() for part in parts}
     counts = Counter(word for part in found for word in part.split(" "))
     keys = defaultdict(list)  # some words of a part, around its rarest: the part, its words before them, all its words
@@ -272,6 +273,8 @@ def containing_texts(parts: list[str], texts: list[str]) -> list[set[str]]:
         rarest = min(range(len(words)), key=lambda place: counts[words[place]])
         start = min(rarest, len(words) - size)
         keys[" ".join(words[start : start + size])].append((part, start, len(words)))
+    frequent = [key for key, group in keys.items() if len(group) > _PARTS_OF_A_KEY]
+    nodes, ends, shorter = _word_tree([part for key in frequent for part, *_ in keys.pop(key)])
     sizes = sorted({key.count(" ") + 1 for key in keys})
     unique = set(texts)
     for text in tqdm(unique, desc="Searching texts in others", disable=len(unique) < 100_000):
@@ -282,4 +285,38 @@ def containing_texts(parts: list[str], texts: list[str]) -> list[set[str]]:
                     first = start - before
                     if first >= 0 and (length == size or " ".join(words[first : first + length]) == part):
                         found[part].add(text)
+        node, seen = 0, {0}
+        for word in words if frequent else ():
+            while node and word not in nodes[node]:
+                node = shorter[node]
+            node = end = nodes[node].get(word, 0)
+            while end not in seen:  # the ends below one that was seen are found already
+                seen.add(end)
+                if end in ends:
+                    found[ends[end]].add(text)
+                end = shorter[end]
     return [found[part] for part in parts]
+
+
+def _word_tree(parts: list[str]) -> tuple[list[dict[str, int]], dict[int, str], list[int]]:
+    """The automaton of Aho and Corasick (1975) over words: the nodes that follow each node, the part that ends in a
+    node, and the node of its longest end that begins a part, too."""
+    nodes: list[dict[str, int]] = [{}]
+    ends = {}
+    for part in parts:
+        node = 0
+        for word in part.split(" "):
+            node = nodes[node].setdefault(word, len(nodes))
+            if node == len(nodes):
+                nodes.append({})
+        ends[node] = part
+    shorter, queue = [0] * len(nodes), deque([0])
+    while queue:
+        node = queue.popleft()
+        for word, child in nodes[node].items():
+            end = shorter[node]
+            while end and word not in nodes[end]:
+                end = shorter[end]
+            shorter[child] = nodes[end].get(word, 0) if node else 0
+            queue.append(child)
+    return nodes, ends, shorter

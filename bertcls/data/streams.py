@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import pyarrow as pa
 
-from bertcls.data.folders import SPLIT_OF, find_splits, rows_of
+from bertcls.data.folders import SPLIT_OF, Files, find_splits
 from bertcls.data.load import find_columns
-from bertcls.data.tables import ROWS_AT_A_TIME
+from bertcls.data.tables import ROWS_AT_A_TIME, join_tables, refusal
+
+KEPT = "kept:"  # before the names of columns that are handed on
+_DEEPEST = 50  # lists in lists; parquet files end at some hundred
 
 
 def stream_rows(
@@ -24,12 +26,14 @@ def stream_rows(
     revision: str | None = None,
     streaming: bool = False,
     rows: int = 4096,
+    keep: bool = False,
 ) -> Callable[[], Iterator[pa.Table]]:
     """A function that opens a source of `load_splits` and gives its texts in tables of `rows` rows, the last shorter.
 
     They have the columns `id` (of `id_column`, or the rows counted from 0), `text` and, for pairs, `text_pair`, null
-    where it is missing. Files are read piece by piece, a data set of the Hub from a copy on disk, or with `streaming`
-    without one. What is wrong with a later row is raised when it is reached.
+    where it is missing; with `keep` also all columns of the source, each named `KEPT` and its name. Files are read
+    piece by piece, a data set of the Hub from a copy on disk, or with `streaming` without one. What is wrong with a
+    later row is raised when it is reached.
     """
     found = find_splits(source, config_name, revision, streaming=streaming)
     wanted = next(iter(found)) if split is None and len(found) == 1 else split
@@ -37,8 +41,8 @@ def stream_rows(
         names, asked = ", ".join(found) or "no splits", f", not {split}" if split else ""
         raise ValueError(f"Found {names} in {source}{asked}; expected one split. Name one with --split.")
     data, where = found[wanted], source if len(found) == 1 else f"{wanted} of {source}"
-    if isinstance(data, Path):
-        tables = rows_of(data, encoding=encoding, delimiter=delimiter)
+    if isinstance(data, Files):
+        tables = data.rows(encoding=encoding, delimiter=delimiter)
     else:
         tables = partial(_dataset_tables, data)
     first = next(tables(), pa.table({}))
@@ -51,15 +55,15 @@ def stream_rows(
 
     def open_rows() -> Iterator[pa.Table]:
         done, held, size = 0, [], 0
-        for table in tables(sorted({*columns.values()})):
-            held.append(_in_form(table, columns, id_type, where, done))
+        for table in tables(None if keep else sorted({*columns.values()})):
+            held.append(_in_form(table, columns, id_type, where, done, keep))
             done, size = done + len(table), size + len(table)
             while size >= rows:
-                whole = pa.concat_tables(held)
+                whole = join_tables(held, where)
                 yield whole.slice(0, rows)
                 held, size = [whole.slice(rows)], size - rows
         if size:
-            yield pa.concat_tables(held)
+            yield join_tables(held, where)
 
     return open_rows
 
@@ -68,9 +72,13 @@ def _dataset_tables(dataset, columns: list[str] | None = None) -> Iterator[pa.Ta
     yield from (dataset.select_columns(columns) if columns else dataset).with_format("arrow").iter(ROWS_AT_A_TIME)
 
 
-def _in_form(table: pa.Table, columns: dict[str, str], id_type: pa.DataType, where: str, done: int) -> pa.Table:
-    """The columns `id`, `text` and `text_pair` of the table that follows on `done` rows, of one type each in all."""
+def _in_form(
+    table: pa.Table, columns: dict[str, str], id_type: pa.DataType, where: str, done: int, keep: bool
+) -> pa.Table:
+    """The columns of `stream_rows` from the table that follows on `done` rows, of one type each in all."""
     here = f"{where}, row {done} and on,"
+    for name in {*columns.values()} - {*table.column_names} if keep else ():  # of records that lack them
+        table = table.append_column(name, pa.nulls(len(table)))
     find_columns(table.schema, columns, here)
     arrays = {"id": pa.array(range(done, done + len(table)), pa.int64())}
     for role, name in columns.items():
@@ -81,4 +89,15 @@ def _in_form(table: pa.Table, columns: dict[str, str], id_type: pa.DataType, whe
                 "type in all rows."
             )
         arrays[role] = table[name].cast(id_type if role == "id" else pa.string())
+    for name, column in zip(table.column_names, table.columns) if keep else ():
+        kinds = [column.type]
+        for _ in range(_DEEPEST):
+            kinds = [kind.field(place).type for kind in kinds for place in range(kind.num_fields)]
+        deep = f"Column {name} of {here} nests lists over {_DEEPEST} deep; expected fewer." if kinds else None
+        if why := refusal(table.schema, name) or deep:
+            raise ValueError(f"{why} Or give --keep_columns false.")
+        while f"{KEPT}{name}" in arrays:  # a parquet file may have a name twice
+            name += "_2"
+        if name != "id" or columns.get("id") != "id":
+            arrays[f"{KEPT}{name}"] = column
     return pa.table(arrays)

@@ -3,8 +3,10 @@
 import csv
 import json
 import re
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -13,17 +15,66 @@ from typing import TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bertcls.data.encoding import UNPACK, blocks_of, checked_text
+from bertcls.data.encoding import LONGEST, UNPACK, blocks_of, checked_text
+from bertcls.process import warn
 from bertcls.text import is_whole
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
 ROWS_AT_A_TIME = 4096
 _CHARACTERS_AT_A_TIME = 4_000_000  # of those rows
-_CHARACTERS_OF_A_CELL = (1 << 31) - 1  # Python's csv takes 131,072 of its own accord
+_BYTES_OF_ROWS = 1 << 30  # of ROWS_AT_A_TIME rows of a parquet file, unpacked
 _DELIMITERS = ",;\t|"
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # what Excel reads above the header
+_LINES_OF_A_ROW = 3  # a row of more may be one that a lost quote joined
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_SHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
+_TWICE = "stands twice; expected different names"
 _REFUSED = b"bertcls.refused"  # metadata of a column that no Arrow table can hold: why
 Opener = Callable[[], TextIO]
+Records = Callable[[], Iterable[tuple[str, dict]]]  # the place and the cells of each row
+
+
+@dataclass
+class Rows:
+    """The rows of files: a call gives them in tables, of the columns that are named or of all that there are."""
+
+    records: Records
+    source: Path
+    in_one: bool = False  # a single table
+    twice: tuple[str, ...] = ()  # columns that stand more than once
+    decimal_commas: bool = False  # no comma parts the cells
+
+    def __call__(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Tables of `ROWS_AT_A_TIME` rows, or fewer where texts are long."""
+        part, places, size = [], [], 0
+        for place, row in chain(self.records(), [("", None)]):
+            full = len(part) == ROWS_AT_A_TIME or size > _CHARACTERS_AT_A_TIME
+            if part and (row is None or full and not self.in_one):
+                names = columns or dict.fromkeys(name for row in part for name in row)
+                cells = {name: [row.get(name) for row in part] for name in names if name not in self.twice}
+                yield columns_to_table(cells, self.source, places, twice=self.twice)
+                part, places, size = [], [], 0
+            if row is not None:
+                part.append(row)
+                places.append(place)
+                size += sum(len(value) for value in row.values() if isinstance(value, str))
+
+    def place(self, row: int) -> str:
+        """Where a row stands."""
+        return f"{next(islice(self.records(), row, None))[0]} of {self.source}"
+
+
+@dataclass
+class _ParquetRows:
+    paths: list[Path]
+    decimal_commas = False
+
+    def __call__(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        for path in self.paths:
+            yield from _parquet_tables(path, columns)
+
+    def place(self, row: int) -> str:
+        return f"row {row} of {self.paths[0] if len(self.paths) == 1 else self.paths[0].parent}"
 
 
 def file_format(path: str | Path) -> str | None:
@@ -35,100 +86,163 @@ def file_format(path: str | Path) -> str | None:
 
 
 def stream_table(
-    path: Path, *, encoding: str | None = None, delimiter: str | None = None, whole: bool = False
-) -> Callable[..., Iterator[pa.Table]]:
-    """A function that gives the rows of a file, some thousand at a time; given names of columns, at least these.
+    source: Path | list[Path], *, encoding: str | None = None, delimiter: str | None = None, whole: bool = False
+) -> Rows:
+    """The rows of a file, or of several, one after another.
 
     A csv has a header line and columns of strings: "NA" and "None" are words and an empty cell is missing. A json file
     holds a list of records, or an object with one, which is read whole, or a record a line. A txt file holds a text a
     line, in the column `text`. A blank line of it, or of a csv of one column, is a row without a text, so that rows
     keep their numbers; when it is read `whole`, for training, it is none, and json comes in one table.
     """
-    kind = file_format(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No file found at {path}; expected a {', '.join(SUFFIXES)} file. Check the path.")
-    if kind is None:
-        raise ValueError(f"{path} is of an unknown kind; expected the ending {', '.join(SUFFIXES)}. Rename it.")
-    if kind == ".parquet":
-        tables = partial(_parquet_tables, path)
-    else:
-        opened = checked_text(path, encoding)
+    paths = [source] if isinstance(source, Path) else source
+    kinds, parts, twice, commas = {*map(file_format, paths)}, [], {}, True
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"No file found at {path}; expected a {', '.join(SUFFIXES)} file. Check the path.")
+        if (kind := file_format(path)) is None:
+            advice = "Save it as CSV (UTF-8)." if path.suffix.lower() in _SHEETS else "Rename it."
+            raise ValueError(f"{path} is of an unknown kind; expected the ending {', '.join(SUFFIXES)}. {advice}")
+        if kind == ".parquet":
+            continue
+        opened = checked_text(path, encoding, longest=None if "json" in kind else LONGEST)
         if kind == ".txt":
-            rows = partial(_txt_rows, opened, whole)
+            parts.append(partial(_txt_rows, opened, whole))
         elif "json" in kind:
-            rows = partial(_json_rows, opened, path)
+            parts.append(partial(_json_rows, opened, path))
         else:
-            form = _csv_form(opened, path, delimiter or ("\t" if kind == ".tsv" else None))
-            rows = partial(_csv_rows, opened, path, form, whole)
-        tables = partial(row_tables, rows, path, in_one=whole and "json" in kind)
-    if next(tables(), pa.table({})).num_rows == 0:
-        raise ValueError(f"{path} is empty; expected at least one row (of a csv, below its header). Check the file.")
-    return tables
+            form = _csv_form(opened, path, delimiter, "\t" if kind == ".tsv" else None)
+            names, rows = _csv_rows(opened, form, whole)
+            twice |= {name: None for name, count in Counter(filter(None, names)).items() if count > 1}
+            commas = commas and form["delimiter"] in ";\t"
+            parts.append(rows)
+    if ".parquet" in kinds:
+        rows = _ParquetRows(paths)
+    else:
+        one = len(paths) == 1
+        records = parts[0] if one else partial(_joined, paths, parts)
+        json_kind, csv_kind = any("json" in kind for kind in kinds), kinds <= {".csv", ".tsv"}
+        where = paths[0] if one else paths[0].parent
+        rows = Rows(records, where, whole and json_kind, tuple(twice), commas and csv_kind)
+    if next(rows(), pa.table({})).num_rows == 0:
+        raise ValueError(
+            f"{paths[0]} is empty; expected at least one row (of a csv, below its header). Check the file."
+        )
+    return rows
 
 
-def row_tables(
-    rows: Callable[[], Iterable[dict]], source: Path, columns: list[str] | None = None, *, in_one: bool = False
-) -> Iterator[pa.Table]:
-    """Tables of `ROWS_AT_A_TIME` rows, fewer where texts are long, or one; of `columns`, or of all that there are."""
-    part, size, done = [], 0, 0
-    for row in chain(rows(), [None]):
-        full = len(part) == ROWS_AT_A_TIME or size > _CHARACTERS_AT_A_TIME
-        if part and (row is None or full and not in_one):
-            names = columns or dict.fromkeys(name for row in part for name in row)
-            yield columns_to_table({name: [row.get(name) for row in part] for name in names}, source, first_row=done)
-            part, size, done = [], 0, done + len(part)
-        if row is not None:
-            part.append(row)
-            size += sum(len(value) for value in row.values() if isinstance(value, str))
+def _joined(paths: list[Path], parts: list[Records]) -> Iterator[tuple[str, dict]]:
+    for path, records in zip(paths, parts):
+        for place, row in records():
+            yield f"{place} of {path.name}", row
 
 
 def _parquet_tables(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
     try:
         packed = path.suffix.lower() in UNPACK
         with pq.ParquetFile(pa.BufferReader(b"".join(blocks_of(path))) if packed else path) as file:
+            for group in map(file.metadata.row_group, range(file.num_row_groups)):
+                part = min(ROWS_AT_A_TIME / max(group.num_rows, 1), 1)  # of its rows, that are read at a time
+                chunks = map(group.column, range(group.num_columns))
+                asked = (chunk for chunk in chunks if columns is None or chunk.path_in_schema.split(".")[0] in columns)
+                _check_bytes(path, part * sum(chunk.total_uncompressed_size for chunk in asked))
+            twice = [name for name, count in Counter(file.schema_arrow.names).items() if count > 1]
             for batch in file.iter_batches(ROWS_AT_A_TIME, columns=columns):
-                yield pa.Table.from_batches([batch])
+                _check_bytes(path, batch.nbytes)
+                table = pa.Table.from_batches([batch])
+                if twice:
+                    table = table.select([i for i, name in enumerate(table.column_names) if name not in twice])
+                for name in twice:
+                    table = table.append_column(_refused(name, path, _TWICE), pa.nulls(len(table)))
+                kinds = [field.with_type(_plain(field.type)) for field in table.schema]
+                yield table.cast(pa.schema(kinds, table.schema.metadata))
     except (pa.ArrowException, OSError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"{path} cannot be read ({first}); expected a whole parquet file. Get it anew.") from error
 
 
-def _txt_rows(open_text: Opener, whole: bool) -> Iterator[dict]:
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type that datasets has for the same values."""
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _plain(kind.value_type) != kind.value_type:
+        return pa.list_(_plain(kind.value_type))
+    return pa.large_string() if kind == pa.string_view() else kind
+
+
+def _check_bytes(path: Path, size: float) -> None:
+    if size > _BYTES_OF_ROWS:
+        raise ValueError(
+            f"{path} holds rows of which {ROWS_AT_A_TIME} take {size / 2**30:.1f} GiB; expected at most "
+            f"{_BYTES_OF_ROWS / 2**30:g} GiB, as of texts. Shorten them, or leave out columns that are no texts."
+        )
+
+
+def _txt_rows(open_text: Opener, whole: bool) -> Iterator[tuple[str, dict]]:
     with open_text() as file:
         file.reconfigure(newline="\n")  # a carriage return alone ends no line
-        for line in file:
+        for number, line in enumerate(file, start=1):
             if line.strip() or not whole:
-                yield {"text": line.rstrip("\r\n") if line.strip() else None}
+                yield f"line {number}", {"text": line.rstrip("\r\n") if line.strip() else None}
 
 
-def _csv_form(open_text: Opener, path: Path, delimiter: str | None) -> dict:
+def _csv_form(open_text: Opener, path: Path, delimiter: str | None, usual: str | None) -> dict:
     """Arguments of `_csv_cells`: quotes are text where the file is broken with them, and only then whole."""
-    csv.field_size_limit(_CHARACTERS_OF_A_CELL)
-    if delimiter is None:
-        with open_text() as file:
-            line = next((line.rstrip("\r\n") for line in file if line.strip("\r\n")), "")
-        delimiter = max(_DELIMITERS, key=lambda character: len(next(csv.reader([line], delimiter=character), [])))
-    elif len(delimiter) != 1:
+    csv.field_size_limit(LONGEST)
+    if delimiter is not None and len(delimiter) != 1:
         raise ValueError(f"Found --delimiter {delimiter!r}; expected one character. Correct it.")
+    with open_text() as file:
+        first = file.readline()
+    named = _SEPARATOR_LINE.fullmatch(first.rstrip("\r\n"))
+    lines = {"skip": int(named is not None), "newline": "" if first.endswith("\r") else "\n"}
+    delimiter = delimiter or (named[1] if named else usual)
+    if delimiter is None:
+        widths = {}
+        for character in _DELIMITERS:
+            with open_text() as file:
+                cells = csv.reader((line for line in file if line.strip("\r\n")), delimiter=character)
+                widths[character] = len(next(cells, []))
+        delimiter = max(widths, key=widths.get)
     faults = []
     for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
-        form = {"delimiter": delimiter, "quoting": quoting}
+        form = {"delimiter": delimiter, "quoting": quoting} | lines
         try:
-            deque(_csv_cells(open_text, **form), maxlen=0)
-            return form
+            long = _long_row(open_text, form)
         except csv.Error as error:
             faults.append(error)
+            continue
+        if long and not faults:
+            with suppress(csv.Error):  # which says that the lines are no rows of their own
+                _long_row(open_text, form | {"quoting": csv.QUOTE_NONE})
+                warn(
+                    f"{path} has a row from line {long[0]} to line {long[1]} by its quotes, though each of these "
+                    "lines has the cells of a row. Correct the file if a quote is lost there."
+                )
+        return form
     raise ValueError(
         f"{path} cannot be read ({faults[0]}); expected a header line and as many cells in each row, separated by "
         f'{delimiter!r}, with texts that hold it in "quotes". Correct that line, or name another --delimiter.'
     ) from faults[0]
 
 
-def _csv_cells(open_text: Opener, *, delimiter: str, quoting: int) -> Iterator[list[str]]:
-    """The cells of each row, the header first; of a blank line behind it none."""
-    width, line = 0, 1
+def _long_row(open_text: Opener, form: dict) -> tuple[int, int] | None:
+    """Reads all rows, and gives the first and last line of the first one of many lines, if it has several cells."""
+    found, start, width = None, 1, 0
+    for line, cells in _csv_cells(open_text, **form):
+        if found is None and width > 1 and line - start > _LINES_OF_A_ROW:
+            found = start, line - 1
+        start, width = line, len(cells)
+    return found
+
+
+def _csv_cells(
+    open_text: Opener, *, delimiter: str, quoting: int, skip: int, newline: str
+) -> Iterator[tuple[int, list[str]]]:
+    """The line and the cells of each row, the header first; of a blank line behind it none."""
+    width, line = 0, 1 + skip
     with open_text() as file:
-        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+        file.reconfigure(newline=newline)
+        reader = csv.reader(islice(file, skip, None), delimiter=delimiter, quoting=quoting, strict=True)
         try:
             for cells in reader:
                 if width != 1 and len(cells) == 1 and not cells[0].strip():
@@ -139,22 +253,24 @@ def _csv_cells(open_text: Opener, *, delimiter: str, quoting: int) -> Iterator[l
                 if len(cells) > width or cells and whole and len(cells) < width:
                     raise csv.Error(f"{len(cells)} cells, the header has {width}")
                 if width:
-                    yield cells
-                line = reader.line_num + 1
+                    yield line, cells
+                line = reader.line_num + 1 + skip
         except csv.Error as error:
             raise csv.Error(f"line {line}: {error}") from error
 
 
-def _csv_rows(open_text: Opener, path: Path, form: dict, whole: bool) -> Iterator[dict]:
+def _csv_rows(open_text: Opener, form: dict, whole: bool) -> tuple[list[str], Records]:
+    """The names of the columns, and the rows."""
     own = _without_quotes if form["quoting"] == csv.QUOTE_NONE else str
-    rows = _csv_cells(open_text, **form)
-    names = [own(name.strip()) for name in next(rows, [])]
-    if twice := [name for name in names if name and names.count(name) > 1]:
-        raise ValueError(f"{path} names the column {twice[0]!r} twice; expected different names. Rename one.")
-    for cells in rows:
-        if cells or len(names) == 1 and not whole:
-            row = zip_longest(names, map(own, cells), fillvalue="")
-            yield {name: cell or None for name, cell in row if name}  # a delimiter may end each line
+    names = [own(name.strip()) for name in next(_csv_cells(open_text, **form), (1, []))[1]]
+
+    def records() -> Iterator[tuple[str, dict]]:
+        for line, cells in islice(_csv_cells(open_text, **form), 1, None):
+            if cells or len(names) == 1 and not whole:
+                row = zip_longest(names, map(own, cells), fillvalue="")
+                yield f"line {line}", {name: cell or None for name, cell in row if name}  # a delimiter may end a line
+
+    return names, records
 
 
 def _without_quotes(cell: str) -> str:
@@ -162,8 +278,8 @@ def _without_quotes(cell: str) -> str:
     return cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell
 
 
-def _json_rows(open_text: Opener, path: Path) -> Iterator[dict]:
-    """Records line by line as they are needed, or those of a list, or of an object with one list of records."""
+def _json_rows(open_text: Opener, path: Path) -> Iterator[tuple[str, dict]]:
+    """Records line by line as they are needed, or those of a list, of an object with one list, or as pandas has it."""
     with open_text() as file:
         first, *more = list(islice((line for line in file if line.strip()), 2)) or ["{}"]
     is_list, records = first.lstrip()[0] == "[", None
@@ -172,15 +288,35 @@ def _json_rows(open_text: Opener, path: Path) -> Iterator[dict]:
             records = _parsed(file.read(), path if is_list else None)
     if isinstance(records, dict):
         lists = [value for value in records.values() if isinstance(value, list) and [*map(type, value[:1])] == [dict]]
-        records = lists[0] if len(lists) == 1 else [records]
+        records = lists[0] if len(lists) == 1 else _of_pandas(records, path)
     with open_text() as file:
         if not isinstance(records, list):
-            records = (_parsed(line, path, number) for number, line in enumerate(file, start=1) if line.strip())
-        for number, record in enumerate(records):
+            lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+            places = ((f"line {number}", _parsed(line, path, number)) for number, line in lines)
+        else:
+            places = ((f"record {number}", record) for number, record in enumerate(records))
+        for place, record in places:
             if not isinstance(record, dict):
-                found = f"{path} holds a {type(record).__name__} as record {number}"
+                found = f"{path} holds a {type(record).__name__} as {place}"
                 raise ValueError(f'{found}; expected an object such as {{"text": "...", "label": "..."}}. Correct it.')
-            yield record
+            yield place, record
+
+
+def _of_pandas(table: dict, path: Path) -> list[dict]:
+    """Records of what `DataFrame.to_json` writes by default, columns of cells, of rows of cells, or of one record."""
+    parts = list(table.values())
+    if parts and all(isinstance(part, dict) for part in parts):
+        if not all(part.keys() == parts[0].keys() for part in parts):
+            found = f"{path} holds objects of different keys in one object"
+            raise ValueError(f'{found}; expected a list of rows. Write it with to_json(orient="records").')
+        if all(name.isdecimal() for name in table):
+            return parts
+        return [dict(zip(table, cells)) for cells in zip(*(part.values() for part in parts))]
+    if table.keys() == {"columns", "index", "data"}:
+        return [dict(zip(table["columns"], cells)) for cells in table["data"]]
+    if len(parts) > 1 and all(isinstance(part, list) and len(part) == len(parts[0]) for part in parts):
+        return [dict(zip(table, cells)) for cells in zip(*parts)]
+    return [table]
 
 
 def _parsed(text: str, path: Path | None = None, line: int = 1):
@@ -197,26 +333,47 @@ def _parsed(text: str, path: Path | None = None, line: int = 1):
         ) from error
 
 
-def columns_to_table(columns: dict[str, list], source: str | Path, *, first_row: int = 0) -> pa.Table:
-    """Columns to an Arrow table; one that it cannot hold is null, and `refusal` says why. `first_row` is for that."""
-    arrays, fields = [], []
+def columns_to_table(
+    columns: dict[str, list], source: str | Path, places: list[str], *, twice: Iterable[str] = ()
+) -> pa.Table:
+    """Columns to an Arrow table; one that it cannot hold, or stands `twice`, is null, and `refusal` says why.
+
+    `places` are those of the rows, for that.
+    """
+    fields, arrays = [], []
     for name, values in columns.items():
         why = None
         try:
             array = pa.array(values)
         except UnicodeEncodeError:
-            row = first_row + next(row for row, value in enumerate(values) if not is_whole(str(value)))
-            why = f"holds half of a character (a lone surrogate) in row {row}; expected whole ones"
+            row = next(row for row, value in enumerate(values) if not is_whole(str(value)))
+            why = f"holds half of a character (a lone surrogate) in {places[row]}; expected whole ones"
         except (pa.ArrowException, TypeError, OverflowError) as error:
-            rows = reversed([*enumerate(values, start=first_row)])
-            first = {type(value).__name__: row for row, value in rows if value is not None}
-            found = ", ".join(f"{kind} in row {row}" for kind, row in sorted(first.items(), key=lambda item: item[1]))
+            first = {type(value).__name__: row for row, value in reversed([*enumerate(values)]) if value is not None}
+            found = ", ".join(f"{kind} in {places[first[kind]]}" for kind in sorted(first, key=first.get))
             why = f"mixes types ({found})" if len(first) > 1 else f"cannot be stored ({error})"
             why += "; expected texts or numbers of one type in all rows"
-        arrays.append(pa.nulls(len(values)) if why else array)
-        metadata = {_REFUSED: f"Column {name} of {source} {why}. Correct the rows."} if why else None
-        fields.append(pa.field(name, arrays[-1].type, metadata=metadata))
+        fields.append(pa.field(name, array.type) if why is None else _refused(name, source, why))
+        arrays.append(array if why is None else pa.nulls(len(places)))
+    fields += [_refused(name, source, _TWICE) for name in twice]
+    arrays += [pa.nulls(len(places)) for _ in twice]
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _refused(name: str, source: str | Path, why: str) -> pa.Field:
+    metadata = {_REFUSED: f"Column {name} of {source} {why}. Correct the rows."}
+    return pa.field(name, pa.null(), metadata=metadata)
+
+
+def join_tables(tables: list[pa.Table], where: str) -> pa.Table:
+    """One table of all rows and columns, each column of one type; null where a table lacks it."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except pa.ArrowException as error:
+        raise ValueError(
+            f"Columns of {where} change their types ({str(error).splitlines()[0]}); expected one type in all rows. "
+            "Correct the rows, or give --keep_columns false."
+        ) from error
 
 
 def refusal(schema: pa.Schema, name: str) -> str | None:

@@ -2,10 +2,14 @@
 
 import base64
 import hashlib
+import logging
 import math
+import os
 import platform
 import re
+from collections.abc import Collection
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +23,17 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from bertcls.inference import Prediction, TextClassifier
 from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.report.page import load_template
-from bertcls.serve.middleware import RequestMiddleware
+from bertcls.serve.middleware import RequestMiddleware, log
 from bertcls.serve.schemas import OPEN_PATHS, ApiError, Limits, as_json, describe_interface, read_body
 from bertcls.serve.service import RequestCounts, Service
 
 PAGE = Path(__file__).with_name("page.html")
+HEAD_SECONDS = 10.0  # for the head of a request, at most
 _DOCS = "docs.html.jinja"
 _POSTS = {"/query", "/predict"}
 
@@ -39,6 +45,7 @@ def make_app(
     limits: Limits | None = None,
     api_key: str | None = None,
     log_texts: bool = False,
+    hosts: Collection[str] | None = None,
 ) -> Starlette:
     """The application; its `state.service` is the `Service`.
 
@@ -48,6 +55,7 @@ def make_app(
         limits: what is refused.
         api_key: that requests have to bring (`Authorization: Bearer KEY`), but for the page, the docs and the health.
         log_texts: write the texts of requests into the log, too.
+        hosts: names in the header Host that are answered; `None` answers all.
     """
     from bertcls import __version__
 
@@ -99,11 +107,15 @@ def make_app(
     async def health(request: Request) -> Response:
         """Whether it answers.
 
-        200 while texts are answered, 503 when it is shutting down.
+        200 while texts are answered, with the seconds that the call at work has taken so far; 503 where it hangs, and
+        when the service is shutting down.
         """
         if not service.running:
             raise ApiError(500, "internal", "Texts are not answered any more; start the service again.")
-        return JSONResponse({"status": "ok"})
+        if (seconds := service.busy_seconds) > limits.seconds:
+            message = f"A call that has begun {seconds:.0f} seconds ago does not end; start the service again."
+            raise ApiError(503, "hung", message)
+        return JSONResponse({"status": "ok", "busy_seconds": round(seconds, 3)})
 
     async def info(request: Request) -> Response:
         """The model and the limits.
@@ -131,7 +143,7 @@ def make_app(
             *(Route(path, call, methods=["POST" if path in _POSTS else "GET"]) for path, call in endpoints.items()),
             *(Route(path, lambda request, response=response: response) for path, response in fixed.items()),
         ],
-        middleware=[Middleware(RequestMiddleware, service=service, posts=_POSTS, api_key=api_key)],
+        middleware=[Middleware(RequestMiddleware, service=service, posts=_POSTS, api_key=api_key, hosts=hosts)],
         exception_handlers={HTTPException: _no_such_path},
         lifespan=service.lifespan,
     )
@@ -162,13 +174,64 @@ def _page(content: str) -> Response:
     return HTMLResponse(content, headers={"content-security-policy": policy, "referrer-policy": "no-referrer"})
 
 
+class _Connection(HttpToolsProtocol):
+    """uvicorn's, with a limit of seconds for the head of each request, and refusals as bodies of `ApiError`."""
+
+    def __init__(self, *args: Any, seconds: float, **options: Any):
+        super().__init__(*args, **options)
+        self.seconds, self.timer = seconds, None
+
+    def connection_made(self, transport: Any) -> None:
+        """Called once."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Called once."""
+        self.timer.cancel()
+        super().connection_lost(error)
+
+    def on_headers_complete(self) -> None:
+        """Called when the head of a request was read."""
+        self.timer.cancel()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Called when an answer was written."""
+        super().on_response_complete()
+        if self.cycle.response_complete:  # else the next request is there already
+            self._expect_head()
+
+    def send_400_response(self, message: str) -> None:
+        """Called where something else than HTTP came."""
+        self._refuse(400, "malformed_http", message)
+
+    def _expect_head(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = self.loop.call_later(self.seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        log(logging.WARNING, "head_too_slow", client=self.client and self.client[0], seconds=self.seconds)
+        self._refuse(408, "head_too_slow", f"The head of a request did not arrive within {self.seconds:g} seconds.")
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        if not self.transport.is_closing():
+            answer = JSONResponse(ApiError(status, code, message).body, headers={"connection": "close"})
+            lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in answer.raw_headers), b"\r\n"]
+            self.transport.write(b"".join(lines) + answer.body)
+            self.transport.close()
+
+
 class Server(uvicorn.Server):
     """uvicorn, which at the first signal lets the service finish: what was accepted is answered, what comes after is
     told that it is stopping. A second signal ends it as uvicorn does."""
 
     def __init__(self, app: Starlette, **options: Any):
         self.service: Service = app.state.service
-        options["timeout_graceful_shutdown"] = math.ceil(self.service.limits.seconds) + 5  # for who does not read
+        seconds = self.service.limits.seconds
+        options["timeout_graceful_shutdown"] = math.ceil(seconds) + 5  # for who does not read
+        options["http"] = partial(_Connection, seconds=min(seconds, HEAD_SECONDS))
         super().__init__(uvicorn.Config(app, access_log=False, server_header=False, lifespan="on", **options))
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -182,3 +245,10 @@ class Server(uvicorn.Server):
         if self.service.stopping and self.service.open_requests == 0:
             self.should_exit = True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list | None = None) -> None:
+        """Called at the end."""
+        await super().shutdown(sockets)
+        if seconds := self.service.busy_seconds:  # else Python would wait for the thread
+            log(logging.ERROR, "hung", seconds=round(seconds, 1))
+            os._exit(1)

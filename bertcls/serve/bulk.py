@@ -1,6 +1,7 @@
 """Labels for any number of rows: parts that several processes write, and that a killed run need not write again."""
 
 import contextlib
+import csv
 import hashlib
 import json
 import os
@@ -8,24 +9,31 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from typing import TextIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+import xxhash
 from accelerate import PartialState
 from accelerate.utils import str_to_bool
 from filelock import FileLock
 from tqdm.auto import tqdm
 
 from bertcls.backends import OnnxModel
+from bertcls.data.streams import KEPT
+from bertcls.data.tables import join_tables
 from bertcls.inference import Prediction, TextClassifier
 from bertcls.modeling import MULTI_LABEL, REGRESSION
-from bertcls.process import LOCK, lock_folder, refuse_inside, use_cores, whole_file
+from bertcls.process import LOCK, file_digest, lock_folder, refuse_inside, use_cores, whole_file
 
-FORMATS = (".parquet", ".jsonl")
+FORMATS = (".parquet", ".jsonl", ".csv")
 _MANIFEST = "manifest.json"
+_CODE = ("text", "tokenization", "modeling", "backends", "inference", "serve/bulk")  # what decides on an answer
 
 
 def start_processes(cpu_threads: int | None = None, *, cpu: bool = False) -> PartialState:
@@ -39,7 +47,7 @@ def start_processes(cpu_threads: int | None = None, *, cpu: bool = False) -> Par
 
 
 class Survey:
-    """What was read of tables with `id`, `text` and, for pairs, `text_pair`: `counts` and `digest`.
+    """What was read of tables of `stream_rows`: `counts`, `digest`, and that of the table that came last, `part`.
 
     `counts` has the `rows`, those with a `missing` text (of a pair, either) and those with an `empty` one.
 
@@ -51,26 +59,37 @@ class Survey:
 
     def __init__(self):
         self.counts: Counter = Counter()
-        self._digest = hashlib.sha256()
-
-    @property
-    def digest(self) -> str:
-        """Of all ids and texts."""
-        return self._digest.hexdigest()
+        self.digest = self.part = ""
 
     def read(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """The tables as they come."""
+        """The tables as they come; all could be joined."""
+        schema = pa.schema([])
         for table in tables:
+            schema = join_tables([schema.empty_table(), table.slice(0, 0)], "the data").schema
             missing = empty = pa.array([False] * len(table))
+            part = xxhash.xxh3_128()
             for name in table.column_names:
-                self._digest.update(repr(table[name].to_pylist()).encode())
-                if name != "id":
+                part.update(repr((name, table[name].to_pylist())).encode())
+                if name in ("text", "text_pair"):
                     missing = pc.or_(missing, pc.is_null(table[name]))
                     blank = pc.equal(pc.utf8_trim_whitespace(table[name]), "")
                     empty = pc.or_(empty, pc.fill_null(blank, False))
             empty = pc.and_not(empty, missing)
+            self.part = part.hexdigest()
+            self.digest = xxhash.xxh3_128_hexdigest(f"{self.digest} {self.part}".encode())
             self.counts.update(rows=len(table), missing=pc.sum(missing).as_py(), empty=pc.sum(empty).as_py())
             yield table
+
+
+def describe_program(classifier: TextClassifier) -> dict:
+    """What gives the answers: a digest of the model and of our code, and the versions of what computes."""
+    packages = ("torch", "transformers", "tokenizers", *(["onnxruntime"] * isinstance(classifier.model, OnnxModel)))
+    code = [Path(__file__).parents[1].joinpath(f"{name}.py").read_bytes() for name in _CODE]
+    return {
+        "model": digest_of(classifier),
+        "versions": {name: version(name) for name in packages},
+        "code": hashlib.sha256(b"".join(code)).hexdigest(),
+    }
 
 
 def digest_of(classifier: TextClassifier) -> str:
@@ -92,10 +111,10 @@ def digest_of(classifier: TextClassifier) -> str:
 
 
 def label_table(classifier: TextClassifier, table: pa.Table, *, abstain_below: float | None = None) -> pa.Table:
-    """The answers for a table of texts, in columns named as in a run's `predictions.parquet`: `id`, `label` (a name, a
-    list of names, or a value) and, but for a regression, `score` and `probability_<name>` of every class. A row with a
-    missing text has nulls."""
-    texts = list(zip(*(table[name].to_pylist() for name in table.column_names if name != "id")))
+    """The answers for a table of `stream_rows`, in columns named as in a run's `predictions.parquet`: `id`, those that
+    were kept (`input_<name>` where the name is taken), `label` (a name, a list of names, or a value) and, but for a
+    regression, `score` and `probability_<name>` of every class. A row with a missing text has nulls."""
+    texts = list(zip(*(table[name].to_pylist() for name in ("text", "text_pair") if name in table.column_names)))
     given = [row for row, text in enumerate(texts) if None not in text]
     asked = [texts[row] if "text_pair" in table.column_names else texts[row][0] for row in given]
     answers: list[Prediction | None] = [None] * len(texts)
@@ -103,13 +122,20 @@ def label_table(classifier: TextClassifier, table: pa.Table, *, abstain_below: f
         answers[row] = answer
     kind = classifier.model.config.problem_type
     label_type = {REGRESSION: pa.float64(), MULTI_LABEL: pa.list_(pa.string())}.get(kind, pa.string())
-    columns = {"id": table["id"], "label": pa.array([answer and answer.label for answer in answers], label_type)}
+    columns = {"label": pa.array([answer and answer.label for answer in answers], label_type)}
     if kind != REGRESSION:
         columns["score"] = pa.array([answer and answer.score for answer in answers], pa.float64())
         for name in classifier.label_names:
             values = [answer and answer.probabilities[name] for answer in answers]
             columns[f"probability_{name}"] = pa.array(values, pa.float64())
-    return pa.table(columns)
+    kept = {"id": table["id"]}
+    for name in table.column_names:
+        if name.startswith(KEPT):
+            new = name.removeprefix(KEPT)
+            while new in kept or new in columns:
+                new = f"input_{new}"
+            kept[new] = table[name]
+    return pa.table(kept | columns)
 
 
 def predict_parts(
@@ -118,6 +144,7 @@ def predict_parts(
     output_file: Path,
     *,
     state: PartialState,
+    digest: str | None = None,
     abstain_below: float | None = None,
     bar: tqdm,
 ) -> tuple[list[Path], Counter]:
@@ -125,20 +152,37 @@ def predict_parts(
 
     Every process reads all tables and labels each `num_processes`-th one. So a part holds the same rows, and the same
     bytes on the same kind of machine, whatever the number of processes and of restarts. Gives the files of all parts
-    in order (those of other processes may not be there yet), and the counts of `Survey`.
+    in order (those of other processes may not be there yet), and the counts of `Survey`. A part whose rows or bytes
+    are not those that the file beside it tells of is labelled anew.
+
+    Raises:
+        ValueError: other rows than those of `digest`.
     """
     parts, survey, folder = [], Survey(), parts_folder(output_file)
     there = {path.name for path in folder.iterdir()}
     for number, table in enumerate(survey.read(tables)):
-        parts.append(folder / f"part-{number:06d}.parquet")
-        if parts[-1].name in there:
+        parts.append(part := folder / f"part-{number:06d}.parquet")
+        record, mine = part.with_suffix(".json"), number % state.num_processes == state.process_index
+        if record.name in there and not (mine and _record_of(part, survey.part) != record.read_text()):
             if not bar.disable:
                 bar.initial += len(table)  # no part of this run's speed
-        elif number % state.num_processes == state.process_index:
-            with whole_file(parts[-1]) as path:
+        elif mine:
+            with whole_file(part) as path:
                 pq.write_table(label_table(classifier, table, abstain_below=abstain_below), path)
+            with whole_file(record) as path:
+                path.write_text(_record_of(part, survey.part))
         bar.update(len(table))
+    if digest not in (None, survey.digest):
+        raise ValueError(
+            f"Found other rows ({survey.counts['rows']} of them) than when the data was read first; expected that it "
+            "stays as it is until all is labelled. Start the command again, with --overwrite_output."
+        )
     return parts, survey.counts
+
+
+def _record_of(part: Path, rows: str) -> str:
+    """What tells of a part that is whole: digests of its rows before they were labelled, and of its file."""
+    return json.dumps({"rows": rows, "file": file_digest(part) if part.is_file() else None})
 
 
 def check_output(output_file: Path, *, source: str | None = None, overwrite: bool = False) -> None:
@@ -146,7 +190,7 @@ def check_output(output_file: Path, *, source: str | None = None, overwrite: boo
     killed run left."""
     if output_file.suffix not in FORMATS:
         raise ValueError(
-            f"Found --output_file {output_file}; expected a name that ends with {' or '.join(FORMATS)}. Rename it."
+            f"Found --output_file {output_file}; expected a name that ends with {', '.join(FORMATS)}. Rename it."
         )
     refuse_inside(output_file, [source], "--output_file")
     if output_file.exists() and not overwrite and not (parts_folder(output_file) / _MANIFEST).is_file():
@@ -185,7 +229,14 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False) ->
     check_output(output_file)
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder, "--output_file")
-    there = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else manifest
+    try:
+        there = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else manifest
+    except (ValueError, TypeError, RecursionError) as error:
+        lock.release()
+        raise ValueError(
+            f"Found {path} unreadable ({str(error)[:80]}); expected what a run of predict.py left. Name another "
+            "--output_file, or give --overwrite_output to start anew."
+        ) from error
     if other := [name for name in {**there, **manifest} if there.get(name) != manifest.get(name)]:
         lock.release()
         raise FileExistsError(
@@ -201,15 +252,16 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False) ->
 
 def merge_parts(parts: list[Path], output_file: Path) -> None:
     """Joins parts to one file, one part in memory at a time, and removes their folder."""
-    missing = [part.name for part in parts if not part.is_file()]
+    missing = [part.name for part in parts if not part.with_suffix(".json").is_file()]
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(parts)} parts are not in {parts_folder(output_file)}, the first is {missing[0]}; "
             "expected all of them. Start the command again; on several machines the folder must be one that all see."
         )
+    schema = join_tables([pq.read_schema(part).empty_table() for part in parts], "the parts").schema
     with whole_file(output_file) as path, _writer(path, output_file.suffix) as write:
         for part in parts:
-            write(pq.read_table(part))
+            write(join_tables([schema.empty_table(), pq.read_table(part)], "the parts"))
     _remove_folder(parts_folder(output_file))
 
 
@@ -237,11 +289,9 @@ def describe_prediction(prediction: Prediction) -> str:
 @contextlib.contextmanager
 def _writer(path: Path, suffix: str) -> Iterator[Callable[[pa.Table], None]]:
     """A function that appends a table to a file, whose kind is one of `FORMATS`."""
-    if suffix == ".jsonl":
-        with open(path, "w", encoding="utf-8", newline="\n") as file:
-            yield lambda table: file.writelines(
-                json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist()
-            )
+    if suffix != ".parquet":
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            yield partial(_write_lines, file) if suffix == ".jsonl" else partial(_write_cells, csv.writer(file), file)
         return
     with contextlib.ExitStack() as stack:
         writers: list[pq.ParquetWriter] = []
@@ -252,6 +302,22 @@ def _writer(path: Path, suffix: str) -> Iterator[Callable[[pa.Table], None]]:
             writers[0].write_table(table)
 
         yield write
+
+
+def _write_lines(file: TextIO, table: pa.Table) -> None:
+    file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist())
+
+
+def _write_cells(writer, file: TextIO, table: pa.Table) -> None:
+    """Rows of a csv, a header before the first one; no label becomes a formula in a spreadsheet."""
+    if not file.tell():
+        writer.writerow(table.column_names)
+    for row in table.to_pylist():
+        label = ";".join(row["label"]) if isinstance(row["label"], list) else row["label"]
+        row["label"] = f"'{label}" if isinstance(label, str) and label.startswith(tuple("=+-@\t\r")) else label
+        nested = (list, dict)
+        cells = (json.dumps(cell, default=str) if isinstance(cell, nested) else cell for cell in row.values())
+        writer.writerow(cells)
 
 
 def _remove_folder(folder: Path) -> None:

@@ -4,10 +4,11 @@ import asyncio
 import hmac
 import json
 import logging
+import re
 import time
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from starlette.responses import JSONResponse
 
@@ -21,12 +22,20 @@ GONE = 499  # the client left: in logs and counts only
 
 
 class RequestMiddleware:
-    """ASGI middleware: refuses what need not be read (no key, another content type, too large), reads the bodies of
-    `posts` into `state["body"]`, turns every failure into a body of `ApiError`, logs one line a request, and gives
-    each an id (`X-Request-ID`)."""
+    """ASGI middleware: refuses what need not be read (another host, no key, another content type, too large), reads
+    the bodies of `posts` into `state["body"]`, turns every failure into a body of `ApiError`, logs one line a request,
+    and gives each an id (`X-Request-ID`)."""
 
-    def __init__(self, app: Callable, *, service: Service, posts: set[str], api_key: str | None):
-        self.app, self.service, self.posts, self.api_key = app, service, posts, api_key
+    def __init__(
+        self,
+        app: Callable,
+        *,
+        service: Service,
+        posts: set[str],
+        api_key: str | None,
+        hosts: Collection[str] | None,
+    ):
+        self.app, self.service, self.posts, self.api_key, self.hosts = app, service, posts, api_key, hosts
         self.held: dict[str, int] = {}  # bytes of the bodies of open requests, by id
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
@@ -79,9 +88,12 @@ class RequestMiddleware:
         if self.service.stopping:
             raise ApiError(503, "stopping", "The service is shutting down.")
         headers = dict(scope["headers"])
+        host = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1").lower())
+        if self.hosts is not None and host not in self.hosts:  # a page elsewhere whose name leads here, for one
+            raise ApiError(421, "unknown_host", "Expected a Host that the service was told of (--allowed_hosts).")
         if self.api_key is not None and scope["path"] not in OPEN_PATHS:
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, b"Bearer " + self.api_key.encode()):
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.api_key.encode()):
                 message = "Expected the header Authorization: Bearer, followed by the service's key."
                 raise ApiError(401, "unauthorized", message, headers={"www-authenticate": "Bearer"})
         if scope["method"] != "POST" or scope["path"] not in self.posts:
@@ -132,7 +144,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info and record.exc_info[1] is not None:
             entry |= {"error": record.exc_info[0].__name__, "where": _frames(record.exc_info[1])}
-        return json.dumps(entry, ensure_ascii=False)
+        return json.dumps(entry)  # in ASCII: no character of a request ends a line or turns its direction
 
 
 LOGGING = {  # for logging.config.dictConfig and uvicorn
@@ -142,6 +154,6 @@ LOGGING = {  # for logging.config.dictConfig and uvicorn
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
     "loggers": {
         name: {"handlers": ["stderr"], "level": level, "propagate": False}
-        for name, level in {"bertcls.service": "INFO", "uvicorn": "WARNING"}.items()
+        for name, level in {"bertcls.service": "INFO", "uvicorn": "WARNING", "asyncio": "WARNING"}.items()
     },
 }

@@ -13,18 +13,24 @@ from bertcls.text import is_whole
 
 ERRORS = {  # status, code: what it means
     (400, "malformed_json"): "the body is not JSON",
+    (400, "malformed_http"): "what came is no HTTP request",
     (400, "no_texts"): "an empty list of texts",
     (401, "unauthorized"): "the API key is missing or wrong",
     (404, "not_found"): "no such path",
     (405, "method_not_allowed"): "the path knows other methods",
+    (408, "head_too_slow"): "the head of a request did not arrive in time",
     (408, "body_too_slow"): "the body did not arrive in time",
     (413, "body_too_large"): "the body has too many bytes",
     (413, "body_too_complex"): "the body holds more values than its texts need",
     (413, "too_many_texts"): "too many texts in one request",
     (413, "text_too_long"): "a text, named by `field`, has too many characters",
+    (413, "too_many_tokens"): "the windows of all texts have too many tokens together",
+    (413, "answer_too_large"): "an answer for each window would have too many bytes",
     (415, "unsupported_content_type"): "the body is not declared as application/json",
     (422, "invalid_field"): "a field, named by `field`, is missing, unknown or of the wrong type",
     (500, "internal"): "a defect of the service; its log has the request's id",
+    (421, "unknown_host"): "the service is not known by that name (`--allowed_hosts`)",
+    (503, "hung"): "one forward pass has taken longer than an answer may",
     (503, "queue_full"): "too much is waiting; `Retry-After` says when to ask again",
     (503, "stopping"): "the service is shutting down",
     (504, "too_slow"): "no answer in time",
@@ -42,19 +48,23 @@ class Limits:
     Args:
         texts: of a request.
         characters: of a text; of a pair, both together.
+        tokens: of a request, in all windows of its texts.
         body: bytes of a request.
+        answer: bytes of the answers for the windows of a request.
         queue: texts that were accepted and not answered yet, over all requests.
-        seconds: in which a request is answered.
+        seconds: in which the body of a request arrives, and in which it is answered.
         wait: seconds that a text waits for others to share a forward pass with.
         batch_tokens: padded tokens of a forward pass; `None` chooses by the device.
 
     Raises:
-        ValueError: a limit of zero or less.
+        ValueError: a limit of zero or less, or of more seconds than a day has.
     """
 
     texts: int = 256
     characters: int = 100_000
+    tokens: int = 65_536
     body: int = 2_000_000
+    answer: int = 16_000_000
     queue: int = 2048
     seconds: float = 30.0
     wait: float = 0.002
@@ -62,14 +72,18 @@ class Limits:
 
     def __post_init__(self):
         for name, value in asdict(self).items():
-            if value is not None and not (0 <= value < math.inf if name == "wait" else 0 < value < math.inf):
-                raise ValueError(f"Found the limit {name}={value}; expected more than 0. Correct it.")
+            least, most = 0 if name == "wait" else 1e-9, 86400 if name in ("seconds", "wait") else math.inf
+            if value is not None and not least <= value <= most:
+                raise ValueError(
+                    f"Found the limit {name}={value}; expected more than 0, and up to {most}. Correct it."
+                )
 
 
 class ApiError(Exception):
     """An answer other than the one hoped for: its HTTP status, a code of `ERRORS`, and the field that is to blame."""
 
     def __init__(self, status: int, code: str, message: str, *, field: str | None = None, headers: dict | None = None):
+        message, field = (text and text.encode(errors="replace").decode() for text in (message, field))
         super().__init__(message)
         self.status, self.code = status, code
         self.headers = ({"retry-after": "1"} if status == 503 else {}) | (headers or {})
@@ -176,7 +190,7 @@ def describe_interface(
     answers = {
         "/query": _object({"results": _list_of(number)}),
         "/predict": _object({"predictions": _list_of(_object(answer, windows=_list_of(window)))}),
-        "/health": _object({"status": {"const": "ok"}}),
+        "/health": _object({"status": {"const": "ok"}, "busy_seconds": _NUMBER}),
         "/info": _object(facts),
     }
     paths: dict = {}
@@ -186,7 +200,7 @@ def describe_interface(
         found["summary"], _, about = cleandoc(endpoint.__doc__).partition(".\n\n")
         found["description"] = about.replace("\n", " ")
         needs_key = key and path not in OPEN_PATHS
-        statuses = {500, 503} | ({400, 408, 413, 415, 422, 504} if path in bodies else set())
+        statuses = {421, 500, 503} | ({400, 408, 413, 415, 422, 504} if path in bodies else set())
         for status in sorted(statuses | ({401} if needs_key else set())):
             meanings = [f"`{code}`: {meaning}" for (number, code), meaning in ERRORS.items() if number == status]
             content = _json({"$ref": "#/components/schemas/Error"})

@@ -2,14 +2,20 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Iterator
+import json
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import accumulate, groupby
 from typing import Any
 
+import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from starlette.requests import Request
 
-from bertcls.inference import Encoded, Prediction, Text, TextClassifier
+from bertcls.inference import Encoded, EncodedPart, Prediction, Text, TextClassifier
 from bertcls.serve.batcher import Batcher
 from bertcls.serve.schemas import ApiError, Limits
 
@@ -18,6 +24,9 @@ QUEUE_CHARACTERS = 4_000_000  # of texts that wait; their tokens take some 0.16 
 # inference is larger: there all texts are at hand, so sorted by length they pad little, and none waits for an answer.
 CPU_BATCH_TOKENS = 512
 GPU_BATCH_TOKENS = 16384
+BATCHES_AT_A_TIME = 4  # of a request that needs more: then others have their turn
+CHARACTERS_AT_A_TIME = 20_000  # of a request that are tokenized before others have their turn
+CLOSING_SECONDS = 5  # for what is still at work when nobody waits for an answer any more
 
 
 class ClientGone(Exception):
@@ -51,7 +60,7 @@ class Service:
     """A classifier that answers many requests at once.
 
     Texts are tokenized on one thread and labelled on another, so that the event loop stays free; those that arrive
-    together share a forward pass.
+    together share a forward pass. A request that needs many passes takes turns with others, within a text, too.
     """
 
     def __init__(self, classifier: TextClassifier, limits: Limits, counts: RequestCounts):
@@ -60,8 +69,14 @@ class Service:
         self.open_requests = self.open_texts = self.open_characters = 0
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")  # fast tokenizers keep state
         default = CPU_BATCH_TOKENS if classifier.device.type == "cpu" else GPU_BATCH_TOKENS
+        self._begun: dict[str, float] = {}  # when the calls that are at work on the threads began
+        self._window_bytes = 150 + sum(2 * len(json.dumps(name)) + 30 for name in classifier.label_names)
+        self._multiple = classifier.collator.pad_to_multiple_of
         self._batcher = Batcher(
-            self._forward, size=_padded_size, max_cost=limits.batch_tokens or default, max_wait=limits.wait
+            partial(self._timed, "model", self._forward),
+            size=self._size,
+            max_cost=limits.batch_tokens or default,
+            max_wait=limits.wait,
         )
         counts.open_texts.set_function(lambda: self.open_texts)
 
@@ -70,18 +85,25 @@ class Service:
         """Whether texts are answered."""
         return self._batcher.running and not self.stopping
 
+    @property
+    def busy_seconds(self) -> float:
+        """How long the call that is at work on a thread, if any, has taken so far."""
+        return max((time.monotonic() - begun for begun in [*self._begun.values()]), default=0.0)
+
     @contextlib.asynccontextmanager
     async def lifespan(self, app: object) -> AsyncIterator[None]:
         """Works while the application does, and finishes what was accepted."""
         self._batcher.start()
         yield
         self.stopping = True
-        await self._batcher.close()
-        self._tokenizing.shutdown()
+        with contextlib.suppress(TimeoutError):  # a thread that hangs is seen by its busy_seconds
+            async with asyncio.timeout(CLOSING_SECONDS):
+                await self._batcher.close()
+        self._tokenizing.shutdown(wait=False)
 
     async def predict(self, texts: list[Text], *, windows: bool, request: Request) -> list[Prediction]:
         """Answers for the texts of a request, in their order; `ClientGone` where nobody waits for them any more."""
-        with self._admitted(len(texts), sum(len(part) for text in texts for part in text)):
+        with self._admitted(len(texts), sum(map(_length, texts))):
             try:
                 async with asyncio.timeout(self.limits.seconds):
                     return await _unless_gone(request, self._answers(texts, windows))
@@ -89,16 +111,72 @@ class Service:
                 raise ApiError(504, "too_slow", f"No answer within {self.limits.seconds:g} seconds.") from error
 
     async def _answers(self, texts: list[Text], windows: bool) -> list[Prediction]:
-        loop = asyncio.get_running_loop()
-        encoded = await loop.run_in_executor(self._tokenizing, lambda: self.classifier.encode(texts, windows=windows))
-        return await self._batcher.submit(encoded)
-
-    def _forward(self, encoded: list[Encoded]) -> list[Prediction]:
-        self.counts.forward_texts.observe(len(encoded))
-        self.counts.forward_tokens.observe(sum(sum(map(len, one.columns["input_ids"])) for one in encoded))
-        answers = self.classifier.predict_encoded(encoded)
+        encoded = await self._encode(texts, windows)
+        most, parts = self._batcher.max_cost, []
+        for row, one in enumerate(encoded):
+            count, width = self._size(one)
+            fitting = max(most // width, 1)
+            parts += [(row, part) for part in ([one] if count <= fitting else one.parts(fitting))]
+        parts.sort(key=lambda part: self._size(part[1])[1])  # like widths share a batch
+        found: list[dict] = [{} for _ in texts]
+        for portion in _portions(parts, [math.prod(self._size(part)) for _, part in parts], BATCHES_AT_A_TIME * most):
+            results = await self._batcher.submit([part for _, part in portion])
+            for (row, part), result in zip(portion, results):
+                found[row][getattr(part, "start", None)] = result
+        answers = []
+        for one, results in zip(encoded, found):
+            if None not in results:
+                vectors = torch.cat([results[start] for start in sorted(results)])
+                results[None] = await self._tokenizer(self.classifier.predict_vectors, one, vectors)
+            answers.append(results[None])
         self.counts.texts.inc(len(answers))
         return answers
+
+    async def _encode(self, texts: list[Text], windows: bool) -> list[Encoded]:
+        """Tokenizes, and refuses what would take or give too much."""
+        encoded, limits = [], self.limits
+        for portion in _portions(texts, [*map(_length, texts)], CHARACTERS_AT_A_TIME):
+            encoded += await self._tokenizer(self.classifier.encode, portion, windows=windows)
+            if (tokens := sum(one.tokens for one in encoded)) > limits.tokens:
+                message = (
+                    f"Found {tokens} tokens or more in the windows of a request; expected at most {limits.tokens}."
+                )
+                raise ApiError(413, "too_many_tokens", message)
+            spans = [span for one in encoded for span in one.spans or ()]
+            size = len(spans) * self._window_bytes + sum(6 * (end - start) for start, end in spans)  # \uffff has six
+            if size > limits.answer:
+                message = (
+                    f"The answers of {len(spans)} windows take up to {size} bytes; expected at most {limits.answer}."
+                )
+                raise ApiError(413, "answer_too_large", f"{message} Ask without windows.", field="windows")
+        return encoded
+
+    async def _tokenizer(self, call: Callable, *args: Any, **options: Any) -> Any:
+        """The result of a call on the thread of the tokenizer."""
+        timed = partial(self._timed, "tokenizer", call, *args, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, timed)
+
+    def _timed(self, thread: str, call: Callable, *args: Any, **options: Any) -> Any:
+        self._begun[thread] = time.monotonic()
+        try:
+            return call(*args, **options)
+        finally:
+            del self._begun[thread]
+
+    def _forward(self, items: list[Encoded]) -> list[Prediction | torch.Tensor]:
+        """Answers for texts, and window vectors for parts of them."""
+        self.counts.forward_texts.observe(len(items))
+        self.counts.forward_tokens.observe(sum(one.tokens for one in items))
+        texts = [one for one in items if not isinstance(one, EncodedPart)]
+        answers = iter(self.classifier.predict_encoded(texts) if texts else ())
+        return [
+            self.classifier.window_vectors(one) if isinstance(one, EncodedPart) else next(answers) for one in items
+        ]
+
+    def _size(self, encoded: Encoded) -> tuple[int, int]:
+        """Rows and columns in a forward pass, as the collator pads them."""
+        windows, tokens = encoded.size
+        return windows, -(-tokens // self._multiple) * self._multiple
 
     @contextlib.contextmanager
     def _admitted(self, texts: int, characters: int) -> Iterator[None]:
@@ -117,10 +195,14 @@ class Service:
             self.open_characters -= characters
 
 
-def _padded_size(encoded: Encoded) -> tuple[int, int]:
-    """Rows and columns in a forward pass, which pads to multiples of 8."""
-    windows, tokens = encoded.size
-    return windows, -(-tokens // 8) * 8
+def _length(text: Text) -> int:
+    return len(text) if isinstance(text, str) else sum(map(len, text))
+
+
+def _portions(items: list, sizes: list[int], most: int) -> Iterator[list]:
+    """Items in lists of some `most` in size."""
+    for _, group in groupby(zip(accumulate(sizes), items), key=lambda pair: pair[0] // most):
+        yield [item for _, item in group]
 
 
 async def _unless_gone(request: Request, work: Awaitable) -> Any:

@@ -53,7 +53,7 @@ def training_callbacks(
         PaddingShare(),
         ChooseEpoch(),
     ]
-    if early_stopping_patience and training_args.metric_for_best_model:
+    if early_stopping_patience and training_args.eval_strategy != "no":
         callbacks.append(EarlyStoppingCallback(early_stopping_patience))
     return callbacks
 

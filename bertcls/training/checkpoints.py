@@ -1,6 +1,5 @@
 """Checkpoints that can be relied on: whole or refused, gone on with by the same run only, saved when SIGTERM comes."""
 
-import errno
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from bertcls.export.onnx import remove_export
 from bertcls.layout import CHECKPOINTS, COMPLETE, ONNX, RUN_FILES, START
-from bertcls.process import sync_folder, whole_file
+from bertcls.process import file_digest, is_full_disk, sync_folder, whole_file
 
 TERMINATED = 143  # exit code of a process that SIGTERM ended: 128 + 15
 _SETTINGS = (  # of TrainingArguments; the first two decide on rows and weights, so they are compared first
@@ -34,14 +33,6 @@ _UNCOMPARED = {  # settings of a model that change in training or with a library
 }
 _SAMPLED = 256  # values of each weight that tell encoders apart
 _ROWS = ("input_ids", "label", "labels", "example_id")  # columns that a training row's digest is made of
-_FULL_DISK = (  # what safetensors and torch say, which raise errors of their own; torch does not give the reason
-    "No space left on device",
-    "os error 28",
-    "os error 122",  # the user's quota
-    "iostream error",
-    "inline_container",
-    "PytorchStreamWriter failed",
-)
 
 
 class Checkpoints(TrainerCallback):
@@ -107,7 +98,7 @@ class Checkpoints(TrainerCallback):
             check_same_run(self.run, json.loads((checkpoint / COMPLETE).read_text())["run"], checkpoint=checkpoint)
             if state.best_global_step and args.load_best_model_at_end:
                 best = checkpoint.parent / f"checkpoint-{state.best_global_step}"  # the folder may have been moved
-                if (why := why_incomplete(best)) is not None:
+                if (why := why_incomplete(best, read=True)) is not None:
                     raise ValueError(
                         f"Found {best}: {why}; expected the best model so far, which is loaded at the end. Restore "
                         "it, or begin anew."
@@ -316,7 +307,7 @@ def _length(run: dict) -> str:
 
 
 def write_complete(checkpoint: Path, facts: dict) -> None:
-    """Writes `complete.json` into a checkpoint after everything in it is on the disk: names and sizes, and `facts`."""
+    """Writes `complete.json` into a checkpoint after all in it is on the disk: names, sizes, digests, and `facts`."""
     files = {path: path.stat().st_size for path in sorted(checkpoint.rglob("*")) if path.is_file()}
     for path in files:
         with open(path, "rb") as file:
@@ -324,18 +315,21 @@ def write_complete(checkpoint: Path, facts: dict) -> None:
     for folder in [checkpoint, *(path for path in checkpoint.rglob("*") if path.is_dir())]:
         sync_folder(folder)
     sizes = {path.relative_to(checkpoint).as_posix(): size for path, size in files.items() if path.name != COMPLETE}
+    facts = {"files": sizes, "digests": {name: file_digest(checkpoint / name) for name in sizes}} | facts
     with whole_file(checkpoint / COMPLETE) as path:
-        path.write_text(json.dumps({"files": sizes} | facts, indent=2) + "\n")
+        path.write_text(json.dumps(facts, indent=2) + "\n")
     sync_folder(checkpoint.parent)
 
 
-def why_incomplete(checkpoint: Path) -> str | None:
-    """What makes a checkpoint unusable; `None` where `complete.json` is there and fits the files."""
+def why_incomplete(checkpoint: Path, *, read: bool = False) -> str | None:
+    """What makes a checkpoint unusable; `None` where `complete.json` is there and fits the files, and, if they are to
+    be `read`, their content."""
     try:
-        sizes = json.loads((checkpoint / COMPLETE).read_text())["files"]
+        record = json.loads((checkpoint / COMPLETE).read_text())
+        sizes, digests = record["files"], record.get("digests", {})  # which earlier versions did not write
     except FileNotFoundError:
         return f"no {COMPLETE}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"unreadable {COMPLETE}"
     for name, size in sizes.items():
         path = checkpoint / name
@@ -343,6 +337,8 @@ def why_incomplete(checkpoint: Path) -> str | None:
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes, expected {size}"
+        if read and name in digests and file_digest(path) != digests[name]:
+            return f"{name} was changed after it was written"
     return None
 
 
@@ -361,7 +357,7 @@ def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
     """The checkpoint to go on from, and of each later one its name and why it cannot be used."""
     skipped = []
     for checkpoint in reversed(checkpoints_in(folder)):
-        if (why := why_incomplete(checkpoint)) is None:
+        if (why := why_incomplete(checkpoint, read=True)) is None:
             return checkpoint, skipped
         skipped.append(f"{checkpoint.name} ({why})")
     return None, skipped
@@ -412,7 +408,7 @@ def clean_up_full_disk(error: Exception, under_way: Path | None) -> str | None:
     Returns:
         a line for the user; `None` for any other error.
     """
-    if under_way is None or not _is_full_disk(error):
+    if under_way is None or not is_full_disk(error):
         return None
     file = getattr(error, "filename", None)
     if file is not None and under_way.parent.resolve() not in Path(file).resolve().parents:
@@ -427,11 +423,3 @@ def clean_up_full_disk(error: Exception, under_way: Path | None) -> str | None:
         f"The folder {under_way.parent} could not be written ({error}); expected room on its disk. Free some, and "
         f"start again; {left}."
     )
-
-
-def _is_full_disk(error: BaseException | None) -> bool:
-    if error is None:
-        return False
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    named = not isinstance(error, ValueError) and any(words in str(error) for words in _FULL_DISK)
-    return full or named or _is_full_disk(error.__cause__)

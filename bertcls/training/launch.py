@@ -235,7 +235,7 @@ def _make_output_dir(args: TextArguments, training_args: RunArguments, named: st
         if skipped:
             print(f"Resuming from {newest.name}; skipped {', '.join(skipped)}.")
         checkpoint = str(newest)
-    elif checkpoint is not None and (why := why_incomplete(Path(checkpoint))) is not None:
+    elif checkpoint is not None and (why := why_incomplete(Path(checkpoint), read=True)) is not None:
         raise FileNotFoundError(
             f"No checkpoint to resume from in {checkpoint}: {why}; expected a folder checkpoint-N with complete.json, "
             "which is written last. Check the path, or give --resume_from_checkpoint without a value to take the "

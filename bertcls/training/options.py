@@ -18,7 +18,7 @@ _OF_THE_DATA = (  # what describes a data set
 _GROUPS = {  # of --help; what is in none of them is the program's own
     "your data": "train_file validation_file test_file dataset_name dataset_config_name text_column label_column "
     "text_pair_column label_delimiter problem_type max_train_samples max_test_samples encoding delimiter cleaning "
-    "split max_samples phrases on_leak augment",
+    "split max_samples phrases drop_empty on_leak augment",
     "the encoder and its head": "model_name_or_path pooling class_weights freeze_encoder freeze_layers layer_decay "
     "head_learning_rate head_init contrastive_steps classifier_dropout classifier_hidden_size attention_dropout "
     "from_scratch",

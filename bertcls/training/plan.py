@@ -84,9 +84,8 @@ def _choose_by(training_args: TrainingArguments, rows: int, kind: str) -> None:
     if rows == 0 and training_args.eval_strategy != "no":
         training_args.eval_strategy = training_args.eval_strategy.__class__("no")
         training_args.eval_on_start = training_args.load_best_model_at_end = False
-        training_args.metric_for_best_model = None
         say("No rows to choose an epoch by: the last one is taken.")
-    if training_args.metric_for_best_model == "auto":
+    elif training_args.metric_for_best_model == "auto":
         best = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "f1_micro", REGRESSION: "r2"}[kind]
         if rows < CHOOSE_BY_SCORE and kind != REGRESSION:
             best = "calibrated_loss"  # the plain one rises with confidence while the answers still get better

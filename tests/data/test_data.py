@@ -1,6 +1,8 @@
 import json
+import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import SAMPLE, real_path
@@ -112,10 +114,10 @@ def test_an_edited_file_is_read_again(tmp_path):
             {},
             "labels fine in validation; expected one of bad",
         ),
-        ({"train": [*ROWS, {"text": "x", "label": "-1"}]}, {}, "1 rows without a text or label .* first at row 10"),
+        ({"train": [*ROWS, {"text": "x", "label": "-1"}]}, {}, "1 rows without a text .* first at line 11 of"),
         ({"train": [*ROWS, {"text": "x", "label": None}]}, {}, "Found 1 rows without a text or label"),
         ({"train": [{**row, "text": 3} for row in ROWS]}, {}, "holds int64, expected strings"),
-        ({"train": [*ROWS, {"text": None, "label": "bad"}]}, {}, "1 rows without a text or label .* first at row 10"),
+        ({"train": [*ROWS, {"text": None, "label": "bad"}]}, {}, "1 rows without a text .* first at line 11 of"),
         ({"test": ROWS}, {}, "expected one named train"),
     ],
 )
@@ -148,10 +150,14 @@ def test_a_missing_data_set_is_named(name):
         load_splits(name)
 
 
-@given(st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=8).map(" ".join), min_size=1, max_size=12))
-def test_containing_texts_agree_with_a_plain_search(texts):
+@pytest.mark.parametrize("parts_of_a_key", [0, 2, 50])
+@given(texts=st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=8).map(" ".join), min_size=1, max_size=12))
+def test_containing_texts_agree_with_a_plain_search(parts_of_a_key, texts):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bertcls.data.splits._PARTS_OF_A_KEY", parts_of_a_key)
+        found = containing_texts(texts, texts)
     plain = [{b for b in texts if f" {a} " in f" {b} "} for a in texts]
-    assert containing_texts(texts, texts) == plain
+    assert found == plain
 
 
 def test_held_out_texts_and_training_rows_share_nothing():
@@ -345,6 +351,17 @@ def test_templated_texts_are_searched_in_linear_work():
     keys = [comparison_key(text) for text in texts]
     found = containing_texts(keys, [f"{key} end" for key in keys])
     assert all(len(containing) == 1 for containing in found)
+
+
+@pytest.mark.parametrize("vocabulary", ["a", "ab", "abcdefgh"])
+def test_texts_of_few_different_words_are_searched_in_linear_work(vocabulary):
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice([*vocabulary], random.integers(4, 20))) for _ in range(16_000)]
+    texts += [" ".join(["a"] * length) for length in range(1, 300)]
+    start = time.process_time()
+    found = containing_texts(texts, texts)
+    assert time.process_time() - start < 15
+    assert all(text in containing for text, containing in zip(texts, found))
 
 
 @pytest.mark.parametrize(("different", "times"), [(1000, 4), (400, 25), (4000, 1)])

@@ -44,7 +44,7 @@ def test_a_fitted_temperature_never_makes_validation_less_likely_and_stays_in_bo
     several = (draw.random(true.shape) < 1 / (1 + np.exp(-true))).astype(int)
     assert fit_temperature(true * 2.5, several) == pytest.approx(2.5, abs=0.1)
     sure = np.array([[9.0, 0.0]] * 5)
-    assert fit_temperature(sure, np.zeros(5, int)) == 1.0  # without an error there is nothing to fit to
+    assert 0.85 < fit_temperature(sure, np.zeros(5, int)) <= 1  # without an error there is little to fit to
 
 
 def test_calibration_by_hand():

@@ -84,10 +84,12 @@ def refused(capsys, recipe, *words) -> str:
 
 def test_every_row_once_in_order_with_the_answer_of_the_classifier(undisturbed, model, data):
     table, texts = pd.read_parquet(undisturbed), pd.read_csv(data)["text"]
-    assert table.columns.tolist() == ["id", "label", "score", "probability_bad", "probability_good"]
+    answers = ["label", "score", "probability_bad", "probability_good"]
+    assert table.columns.tolist() == ["id", "text", "number", *answers]
+    pd.testing.assert_frame_equal(table[["text", "number"]], pd.read_csv(data)[["text", "number"]], check_dtype=False)
     assert table["id"].tolist() == list(range(ROWS))
     given = texts.notna()
-    assert table[~given].drop(columns="id").isna().all(axis=None) and (~given).sum() == 10
+    assert table[~given][answers].isna().all(axis=None) and (~given).sum() == 10
     expected = TextClassifier.from_pretrained(model, device="cpu").predict(texts[given].tolist())
     assert table[given]["label"].tolist() == [answer.label for answer in expected]
     assert len(set(table[given]["label"])) == 2
@@ -219,7 +221,8 @@ def test_jsonl_ids_and_abstaining(recipe, model, data, undisturbed, tmp_path):
     run(recipe, *command(model, data, output, "--id_column", "number", "--abstain_below", limit)[2:])
     rows, table = [json.loads(line) for line in output.read_text().splitlines()], pd.read_parquet(undisturbed)
     assert [row["id"] for row in rows] == [f"n{row}" for row in range(ROWS)]
-    assert rows[0] == {"id": "n0", "label": None, "score": None, "probability_bad": None, "probability_good": None}
+    nulls = dict.fromkeys(("label", "score", "probability_bad", "probability_good"))
+    assert rows[0] == {"id": "n0", "text": None, "number": "n0", **nulls}
     assert [row["score"] for row in rows if row["score"]] == table["score"].dropna().tolist()
     kept = [row["label"] is not None for row in rows]
     assert kept == (table["score"] >= limit).tolist() and 490 < sum(kept) < 500
@@ -251,8 +254,7 @@ def test_pairs_several_labels_and_numbers(recipe, encoder_folder, tmp_path, caps
             assert found == [list(answer.label) for answer in expected]
         else:
             assert found == pytest.approx([answer.label for answer in expected], abs=1e-5) and list(table[0]) == [
-                "id",
-                "label",
+                *("id", "a", "b", "label"),
             ]
     line = refused(capsys, recipe, "--model_name_or_path", pairs, *words, "--output_file", tmp_path / "x.jsonl")
     assert "Found single texts for a model of pairs; expected pairs. Give --text_pair_column." in line
@@ -293,7 +295,7 @@ def test_characters_that_are_not_ascii_whatever_the_locale(recipe, model, capsys
 BAD = {
     "no request": ([], "Found --text and --dataset_name, or neither"),
     "no output": (["--dataset_name", "mine.csv"], "Found --dataset_name or --output_file alone"),
-    "suffix": (["--dataset_name", "mine.csv", "--output_file", "a.csv"], "ends with .parquet or .jsonl"),
+    "suffix": (["--dataset_name", "mine.csv", "--output_file", "a.xlsx"], "ends with .parquet, .jsonl, .csv"),
     "itself": (["--dataset_name", "a.jsonl", "--output_file", "./a.jsonl"], "which is read; expected a place outside"),
     "there": (["--dataset_name", "mine.csv", "--output_file", "a.jsonl"], "expected no such file"),
     "no file": (["--dataset_name", "./no.csv", "--output_file", "b.jsonl"], "No data set found at './no.csv'"),
@@ -308,11 +310,11 @@ BAD = {
         "expected one split",
     ),
     "late row": (["--dataset_name", "a.jsonl", "--output_file", "b.jsonl"], "not valid JSON in line 9000"),
-    "types": (["--dataset_name", "late.jsonl", "--output_file", "b.jsonl"], "int in row 8998"),
+    "types": (["--dataset_name", "late.jsonl", "--output_file", "b.jsonl"], "int in line 8999"),
     "option": (["--txt", "x"], "Found the unknown option --txt; expected one that --help lists, such as --text."),
     "parts": (["--text", "x", "--rows_per_part", "0"], "Found --rows_per_part 0; expected at least 1"),
     "share": (["--text", "x", "--abstain_below", "7"], "Found abstain_below=7.0; expected a probability"),
-    "folder": (["--text", "x", "--model_name_or_path", "./no"], "No tokenizer found at './no'"),
+    "folder": (["--text", "x", "--model_name_or_path", "./no"], "No model found at './no'"),
 }
 
 
@@ -344,7 +346,7 @@ def test_a_folder_of_classes_and_a_column_that_changes(tmp_path):
         "pos/10.txt",
     ]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": "a", "n": n}) + "\n" for n in [1] * 5000 + ["x"]))
-    with pytest.raises(ValueError, match="Column n of .* mixes types .int in row 4096, str in row 5000"):
+    with pytest.raises(ValueError, match="Column n of .* mixes types .int in line 4097, str in line 5001"):
         list(stream_rows(str(tmp_path / "a.jsonl"), id_column="n")())
 
 
@@ -390,6 +392,11 @@ def test_other_engines_label_the_same_rows(recipe, model, onnx_folder, data, tmp
         tables[name] = pd.read_parquet(out)
         options = dict(zip(("backend",) if name == "onnx" else ("dtype",), words[1:]))
         digests.add(digest_of(TextClassifier.from_pretrained(source, device="cpu", **options)))
+    exported = TextClassifier.from_pretrained(onnx_folder, "onnx")
+    (one,) = exported.encode(["good film, dull " * 40], windows=True)  # a text in parts is the whole text, here too
+    found = exported.predict_vectors(one, torch.cat([exported.window_vectors(part) for part in one.parts(3)]))
+    (whole,) = exported.predict_encoded([one])
+    assert found.probabilities == pytest.approx(whole.probabilities, abs=1e-5) and len(found.windows) > 6
     assert all(table["label"].notna().sum() == 29 for table in tables.values())  # the first text is missing
     difference = (tables["onnx"]["probability_good"] - tables["torch"]["probability_good"]).abs().max()
     assert difference < 1e-5 and len(digests) == 3

@@ -7,7 +7,9 @@ import re
 
 import pytest
 from browser import Chromium
-from test_serve import classifier, inside, saved  # noqa: F401  (fixtures)
+from test_serve import classifier, inside, save_model, saved  # noqa: F401  (fixtures)
+
+from bertcls import TextClassifier
 
 LONG = "A <b>dull</b> film & a lovely room, 这部电影 😀 always good. " * 12
 HOSTILE = "<img src=x onerror='window.ran = 1'> </textarea><script>window.ran = 1</script> \"'"
@@ -146,6 +148,7 @@ def test_files_that_cannot_be_read_are_told_why(browser, served, tmp_path):
         "open.csv": (b'text\n"never closed\nmore\n', "quotation mark in line 2 is never closed"),
         "latin.csv": ("text\ncaf\u00e9\n".encode("latin-1"), "not UTF-8. Choose its encoding"),
         "binary.csv": (b"text\na\0b\n", "null bytes"),
+        "sheet.xlsx": (b"PK\x03\x04\0\xff", "is a spreadsheet. Save it as CSV (UTF-8)."),
     }
     for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)
@@ -170,12 +173,40 @@ def test_it_is_readable_and_scrolls_no_page_sideways(browser, served, tmp_path, 
     browser.wait("!document.getElementById('answer').hidden")
     (tmp_path / "wide.csv").write_text("text,a\n" + ("w" * 300 + ",b\n") * 5)
     label_file(browser, tmp_path / "wide.csv")
+    seen = "document.querySelector('#preview tbody td').getBoundingClientRect()"
+    left, right = browser.run(f"[{seen}.left, {seen}.right]")
+    assert browser.run("document.querySelector('#preview tbody td').textContent") in ("bad", "good")
+    assert 0 <= left < right <= width
     assert browser.run("[document.documentElement.scrollWidth, innerWidth]") == [width, width]
     assert browser.run("parseFloat(getComputedStyle(document.body).fontSize)") >= 16
     back = browser.run("getComputedStyle(document.documentElement).backgroundColor")
     assert (max(map(int, re.findall(r"\d+", back)[:3])) < 80) is dark
     fields = "[...document.querySelectorAll('textarea, select, input, progress')]"
     assert browser.run(f"{fields}.filter((one) => !one.labels.length).map((one) => one.id)") == []
+
+
+@pytest.fixture(scope="module")
+def many(encoder_folder, tmp_path_factory):
+    """The address of a service whose model gives two of its three labels to any text."""
+    names = {0: "=HYPERLINK(1)", 1: "@b", 2: "c"}
+    options = {"problem_type": "multi_label_classification", "id2label": names, "thresholds": [0.0, 0.0, 2.0]}
+    folder = save_model(encoder_folder, tmp_path_factory.mktemp("many") / "little-model", **options)
+    with inside(TextClassifier.from_pretrained(folder, device="cpu")) as (server, port):
+        yield server.service.classifier, f"http://127.0.0.1:{port}/"
+
+
+def test_each_of_several_labels_has_its_probability_and_none_is_a_formula(browser, many, tmp_path):
+    classifier, address = many  # noqa: F811
+    open_page(browser, address)
+    browser.run("document.getElementById('text').value = 'a film'; document.getElementById('go').click()")
+    browser.wait("!document.getElementById('answer').hidden")
+    found = classifier.predict("a film")[0].probabilities
+    each = ", ".join(f"{name} {100 * found[name]:.1f} %" for name in ("=HYPERLINK(1)", "@b"))
+    said = browser.run("document.getElementById('answer-score').textContent")
+    assert said.startswith(f"{each}. Each label has a probability of its own;")
+    (tmp_path / "mine.csv").write_text("text\n=kept\n")
+    rows = list(csv.reader(io.StringIO(label_file(browser, tmp_path / "mine.csv"))))
+    assert rows[1][:2] == ["=kept", "'=HYPERLINK(1);@b"]
 
 
 def test_a_key_is_asked_for(browser, classifier):  # noqa: F811

@@ -62,7 +62,9 @@ def classifier(saved) -> TextClassifier:
 class Answer:
     def __init__(self, response: http.client.HTTPResponse):
         self.status, self.headers, self.content = response.status, response.headers, response.read()
-        self.json = json.loads(self.content) if self.headers["content-type"] == "application/json" else None
+        self.json = (
+            json.loads(self.content) if self.content and self.headers["content-type"] == "application/json" else None
+        )
 
     def error(self) -> tuple:
         """Status, code, and the field to blame."""
@@ -238,12 +240,13 @@ def test_info_health_and_counts(port, saved, classifier):
     assert info.json["contract"]["cleaning"] == ["strip_tags", "collapse_blanks"]
     assert info.json["contract"]["max_length"] == 32 and info.json["limits"]["texts"] == Limits().texts
     assert saved.rsplit("/", 1)[0] not in info.content.decode()
-    assert ask(port, "/health").json == {"status": "ok"}
+    assert ask(port, "/health").json["status"] == "ok" and ask(port, "/health", method="HEAD").status == 200
     ask(port, "/nowhere/typed-by-someone")
     counts = ask(port, "/metrics").content.decode()
     assert 'bertcls_requests_total{path="/health",status="200"}' in counts and "bertcls_open_texts 0.0" in counts
     assert 'path="other",status="404"' in counts and "typed-by-someone" not in counts
     assert "process_resident_memory_bytes" in counts
+    assert ask(port, "/info", Host="elsewhere.example").error() == (421, "unknown_host", None)
 
 
 # ------------------------------------------------------------------------------------------------ refusals
@@ -314,7 +317,7 @@ def test_malformed_bodies_are_never_a_defect(port):
 
 @pytest.mark.parametrize("framing", ["Content-Length: 10000000", "Transfer-Encoding: chunked"])
 def test_a_large_body_is_refused_before_it_is_read(port, framing):
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{framing}\r\n\r\n"
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{framing}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(head.encode())
         if "chunked" in framing:
@@ -433,7 +436,9 @@ def test_sigterm_under_load_loses_no_accepted_request(saved, tmp_path):
                 if len(answered) > 60:
                     enough.set()
 
-    with log.open("w") as file, started(saved, log=file) as (process, its_port):
+    with log.open("w") as file, started(saved, "--allowed_hosts", "Labels.example", log=file) as (process, its_port):
+        for host in ("labels.example", "localhost", f"127.0.0.1:{its_port}"):
+            answered.append(ask(its_port, "/health", Host=host).status)
         workers = [threading.Thread(target=work, args=(its_port,)) for _ in range(8)]
         for worker in workers:
             worker.start()
@@ -481,7 +486,7 @@ def test_a_bad_start_is_one_line(saved, tmp_path):
     (tmp_path / "empty").write_text("\n")
     taken = socket.create_server(("127.0.0.1", 0))
     cases = {
-        ("--model_name_or_path", "no/such", "--port", "0"): "No tokenizer found at 'no/such'",
+        ("--model_name_or_path", "no/such", "--port", "0"): "No model found at 'no/such'",
         ("--model_name_or_path", saved, "--port", str(taken.getsockname()[1])): "expected a free port",
         ("--model_name_or_path", saved, "--port", "0", "--timeout", "0"): "limit seconds=0.0; expected more than 0",
         ("--model_name_or_path", saved, "--api_key_file", str(tmp_path / "empty")): "an API key that is empty",

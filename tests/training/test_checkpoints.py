@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import functools
+import json
 import os
 import shutil
 import signal
@@ -134,7 +135,8 @@ OTHERS = {
     "epochs": (["--num_train_epochs", "4"], "Found num_train_epochs 4.0, expected 5.0"),
     "frozen": (["--freeze_encoder"], "Found trainable parameters 130, expected 177922"),
     "encoder": (
-        "--model_name_or_path encoder --learning_rate 1e-3 --pooling mean --classifier_dropout 0.5 --max_length 64".split(),
+        ["--model_name_or_path", "encoder", "--learning_rate", "1e-3", "--max_length", "64"]
+        + ["--pooling", "mean", "--classifier_dropout", "0.5"],
         "Found encoder weights",
     ),
     "labels": (["--dataset_name", "labels"], "Found labels with 3 entries, expected 2"),
@@ -265,6 +267,24 @@ def test_a_checkpoint_that_does_not_fit_its_record_is_skipped_and_refused(tmp_pa
     (folder / "checkpoint-9" / COMPLETE).unlink()
     with pytest.raises(FileNotFoundError, match="checkpoint-9: no complete.json; expected"):
         parse(RecipeArguments, [*words, str(folder / "checkpoint-9")], defaults={})
+
+
+def test_a_changed_file_of_the_same_size_is_seen_on_resuming(tmp_path):
+    for step in (3, 6):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"weights")
+        write_complete(tmp_path / f"checkpoint-{step}", {})
+    (tmp_path / "checkpoint-6" / "model.safetensors").write_bytes(b"\0" * 7)
+    earlier = tmp_path / "checkpoint-3"
+    assert newest_complete(tmp_path) == (
+        earlier,
+        ["checkpoint-6 (model.safetensors was changed after it was written)"],
+    )
+    record = json.loads((earlier / COMPLETE).read_text())
+    (earlier / COMPLETE).write_text(json.dumps({"files": record["files"]}))  # as earlier versions wrote it
+    assert newest_complete(tmp_path)[0] == earlier
+    (earlier / COMPLETE).write_text("[" * 99_999)
+    assert newest_complete(tmp_path)[1][1] == "checkpoint-3 (unreadable complete.json)"
 
 
 def test_resuming_touches_no_folder_but_that_of_the_run(encoder_folder, rows, tokenizer, tmp_path):

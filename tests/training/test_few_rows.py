@@ -226,7 +226,8 @@ def test_folds_answer_every_row_by_a_model_that_did_not_see_it_and_one_model_is_
     assert (table["label"] == table["prediction"]).tolist() == right.tolist()
     assert facts["scores"]["test_accuracy"] == right.mean()
     assert facts["model"]["contract"]["max_length"] == 16
-    assert json.loads((final / "config.json").read_text())["temperature"] == answers.temperature
+    saved = json.loads((final / "config.json").read_text())["temperature"]
+    assert saved == pytest.approx(answers.temperature, abs=1e-6)
     suspects = pd.read_csv(final / "report" / "suspects.csv")
     assert len(suspects) == facts["suspects"] == (~right).sum()
     assert facts["audit"]["leaked"] is False and "LEAK" not in "\n".join(facts["audit"]["lines"])
