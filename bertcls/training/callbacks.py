@@ -155,9 +155,8 @@ class LongestBatchFirst(TrainerCallback):
             used = torch.accelerator.max_memory_allocated()
         memory = f"{(used + 8 * trainable) / 2**30:.1f} GiB of {args.device.type} memory per process"  # Adam's moments
         left = state.max_steps - state.global_step
-        rounds = 1 + (math.ceil(left / state.eval_steps) if args.eval_strategy == "steps" else 0)
-        if args.eval_strategy == "epoch":
-            rounds += math.ceil(args.num_train_epochs if args.max_steps <= 0 else left / len(train_dataloader))
+        epoch = max(len(train_dataloader) // args.gradient_accumulation_steps, 1)
+        rounds = 1 + math.ceil(left / (state.eval_steps if args.eval_strategy == "steps" else epoch))
         self.said = lambda evaluation: (
             f"Longest batch: {size} texts of up to {lengths.max()} tokens fit. Expected: at most "
             f"{format_seconds(expected + rounds * evaluation)} for {left} steps"

@@ -419,7 +419,7 @@ def test_a_resumed_run_does_not_train_its_head_again(encoder_folder, tmp_path, c
 
 def test_a_run_stopped_within_an_epoch_goes_on_with_the_same_masks(encoder_folder, tmp_path, monkeypatch):
     words = ["--from_scratch", "false", "--model_name_or_path", encoder_folder, "--head_warmup_steps", "5"]
-    words += ["--num_train_epochs", "2"]
+    words += ["--num_train_epochs", "2", "--per_device_train_batch_size", "8"]
     expected = pretrain(tmp_path / "whole", *words)
 
     def stop(self, args, state, control, **kwargs):

@@ -74,7 +74,7 @@ def words(tmp_path_factory) -> list[str]:
     AutoTokenizer.from_pretrained(TINY).save_pretrained(folder)
     words = f"--model_name_or_path {folder} --from_scratch false --classifier_dropout 0 --bf16 false --optim sgd"
     words += " --learning_rate 0.1 --train_sampling_strategy sequential --max_train_samples 96 --num_train_epochs 3"
-    words += " --head_init random"
+    words += " --head_init random --pooling mean --max_length 64 --early_stopping_patience 5"
     return words.split()
 
 
