@@ -168,11 +168,8 @@ class RunArguments(TrainingArguments):
 
     def _refuse_idle(self, given: set[str]) -> None:
         """Refuses options that do nothing without another one."""
-        evaluates, workers, again = (
-            self.eval_strategy != "no",
-            self.dataloader_num_workers,
-            self.activation_checkpointing,
-        )
+        evaluates, workers = self.eval_strategy != "no", self.dataloader_num_workers
+        again = getattr(self, "activation_checkpointing", None) or self.gradient_checkpointing  # the older name
         schedule, trackio = self.lr_scheduler_type, "trackio" in self.report_to
         warms = schedule not in ("constant", "reduce_lr_on_plateau", "greedy")
         for needed, there, options in (
@@ -199,7 +196,7 @@ class RunArguments(TrainingArguments):
                         f"Found --{option} without {needed}; expected both, since alone it does nothing. Add the "
                         "other, or leave it out."
                     )
-        if self.dataloader_in_order is False and not workers:
+        if getattr(self, "dataloader_in_order", True) is False and not workers:
             raise ValueError("Found --dataloader_in_order false without --dataloader_num_workers; expected both.")
 
     def _refuse_unusable(self) -> None:

@@ -159,8 +159,16 @@ PASSED = {  # on to what is not here
 }
 
 
+FIELDS = {one.name for one in fields(TrainingArguments)}  # in this version of transformers
+
+
 def words_of(options: str) -> list[str]:
     return options.split(" ")
+
+
+def skip_without(*names: str) -> None:
+    if not FIELDS >= {*names}:
+        pytest.skip("not in this version of transformers")
 
 
 def test_every_option_of_trainer_works_or_is_refused():
@@ -169,9 +177,8 @@ def test_every_option_of_trainer_works_or_is_refused():
     passed = [name for names in PASSED.values() for name in names.split()]
     known = [*works, *REFUSED, *passed]
     assert len(known) == len({*known})
-    here = {one.name for one in fields(TrainingArguments)}
-    assert here - {*known} == set(), "say of each of these what it does here"
-    assert {*known} - here <= {"parallelism_config"}, "names that no version of transformers has"
+    assert FIELDS - {*known} == set(), "say of each of these what it does here"
+    assert len({*known} - FIELDS) < 8, "too many for fields of other versions"
     for place in TESTED:
         path, test = place.split("::")
         assert f"\ndef {test}(" in (ROOT / "tests" / path).read_text(), place
@@ -179,8 +186,7 @@ def test_every_option_of_trainer_works_or_is_refused():
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_work_is_refused_in_one_line(name, tmp_path):
-    if name not in {one.name for one in fields(TrainingArguments)}:
-        pytest.skip("not in this version of transformers")
+    skip_without(name)
     value, message = REFUSED[name]
     if name == "tf32" and torch.cuda.is_available():
         pytest.skip("this machine has it")
@@ -241,6 +247,7 @@ MEANINGLESS = {
 
 @pytest.mark.parametrize("options", MEANINGLESS)
 def test_values_that_mean_nothing_and_missing_packages_get_one_line(options, tmp_path):
+    skip_without(*(word[2:] for word in words_of(options) if word.startswith("--")))
     with pytest.raises(ValueError, match=MEANINGLESS[options]) as caught:
         parse(RecipeArguments, [*words_of(options), "--output_dir", str(tmp_path / "run")], defaults={})
     assert "\n" not in str(caught.value).strip() and not (tmp_path / "run").exists()
@@ -301,7 +308,8 @@ def rows(tokenizer):
 @pytest.mark.parametrize("run", range(len(EFFECTS)))
 def test_options_do_what_they_say(run, rows, tokenizer, tmp_path):
     """Two epochs of three steps."""
-    words = [word for options in EFFECTS[run] for word in words_of(options)]
+    effects = {options: effect for options, (name, effect) in EFFECTS[run].items() if name in FIELDS}
+    words = [word for options in effects for word in words_of(options)]
     words += ["--output_dir", str(tmp_path / "run"), "--num_train_epochs", "2", "--use_cpu", "--bf16", "false"]
     words += ["--per_device_train_batch_size", "8"]
     words += [] if "--eval_strategy" in words else ["--eval_strategy", "no"]
@@ -320,7 +328,7 @@ def test_options_do_what_they_say(run, rows, tokenizer, tmp_path):
             callbacks=training_callbacks(training_args),
         )
         trainer.train()
-        failed = [options for options, (_, effect) in EFFECTS[run].items() if not effect(trainer)]
+        failed = [options for options, effect in effects.items() if not effect(trainer)]
     finally:
         torch.use_deterministic_algorithms(before[0])
         logging.set_verbosity(before[1])

@@ -26,7 +26,7 @@ def quiet() -> None:
     huggingface_hub.utils.enable_progress_bars()  # the line above turns off those of downloads, too
     if not isinstance(vars(datasets.utils.tqdm)["__init__"], functools.partialmethod):
         datasets.utils.tqdm.__init__ = functools.partialmethod(datasets.utils.tqdm.__init__, delay=_LONG)
-        for name in ("transformers.trainer_utils", "transformers.tokenization_utils_base"):
+        for name in ("transformers.trainer", "transformers.trainer_utils", "transformers.tokenization_utils_base"):
             logging.getLogger(name).addFilter(lambda record: not _IDLE_WARNINGS.search(record.getMessage()))
 
 
