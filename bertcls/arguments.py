@@ -1,20 +1,47 @@
 """The options of the recipes: dataclasses with their defaults, what they refuse, and those of Trainer that differ."""
 
 import inspect
+import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 import torch
 from accelerate.utils import str_to_bool
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.integrations import get_reporting_integration_callbacks
 
 from bertcls.data.augmentation import check_methods
 from bertcls.text import check_steps
 
 NEWEST = "newest"  # --resume_from_checkpoint without a value
+_REFUSED = {  # why options of Trainer cannot work here or would do nothing
+    "a recipe computes its metrics from all logits, labels and example ids of the evaluation at once": (
+        "remove_unused_columns batch_eval_metrics eval_do_concat_batches prediction_loss_only label_names "
+        "include_for_metrics eval_use_gather_object"
+    ),
+    "the evaluation after training would round the weights that are saved": "bf16_full_eval fp16_full_eval",
+    "--num_train_epochs 0, --eval_strategy no and --report false are what leaves a part out": "do_train do_predict",
+    "the finished model alone is pushed, once it is verified": "hub_strategy hub_always_push",
+    "Liger has no kernels for these encoders": "use_liger_kernel",
+    "rows of the evaluation would be left out, too": "dataloader_drop_last",
+    "SIGTERM saves without it": "enable_jit_checkpoint",
+    "a run that goes on would see rows twice and others never": "ignore_data_skip",
+    "the lengths are in the column length": "length_column_name",
+    "an encoder has no cache of keys and values": "use_cache",
+    "the launcher gives it": "local_rank",
+}
+_RANGES = {  # least and greatest value
+    (0, math.inf): "num_train_epochs learning_rate weight_decay adam_epsilon max_grad_norm eval_delay "
+    "neftune_noise_alpha dataloader_num_workers",
+    (1, math.inf): "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
+    "eval_accumulation_steps save_total_limit",
+    (1e-9, math.inf): "logging_steps eval_steps save_steps",
+    (0, 1): "adam_beta1 adam_beta2 label_smoothing_factor",
+    (0, 2**32 - 1): "seed data_seed",
+}
 
 
 def _option(default, help: str, **metadata):
@@ -31,6 +58,9 @@ class RunArguments(TrainingArguments):
     best model, 16 bits are used where the machine computes in them, and the CPU where there is no accelerator.
     """
 
+    output_dir: str | None = _option(None, "Folder of the run; none: runs/, the program's name, date and time.")
+    resume_from_checkpoint: str | None = _option(None, "Go on with a run that was stopped, or from this checkpoint.")
+    push_to_hub: bool = _option(False, "Push the finished model, to a private repository.")
     num_train_epochs: float | None = _option(None, "Passes over the training rows; none: by their number.")
     eval_strategy: str | None = _option(None, "no, steps or epoch; none: as --save_strategy, else epoch.")
     save_strategy: str | None = _option(None, "no, steps, epoch or best; none: as --eval_strategy.")
@@ -43,13 +73,18 @@ class RunArguments(TrainingArguments):
     bf16: bool | None = _option(None, "Train in bf16; none: where the machine has it.")
     per_device_eval_batch_size: int = _option(128, "Texts in an evaluation step of a process.")
     save_total_limit: int | None = _option(2, "Checkpoints that are kept: the best and the last.")
-    train_sampling_strategy: str = _option("group_by_length", "random, sequential, group_by_length, batch_rebalance.")
+    train_sampling_strategy: Literal["random", "sequential", "group_by_length", "batch_rebalance"] = _option(
+        "group_by_length", "How training rows are drawn; group_by_length: texts of like length together."
+    )
     remove_unused_columns: bool = _option(False, "The collator reads example_id, and the sampler length.")
     logging_steps: float = _option(0.05, "Steps between logs, or their share of all.")
     logging_nan_inf_filter: bool = _option(False, "It waits for the device at each step, and hides a NaN.")
     ddp_broadcast_buffers: bool | None = _option(False, "No buffer changes in training.")
     ddp_timeout: int = _option(30 * 24 * 3600, "Seconds; with --seeds the others wait while rank 0 reports.")
     hub_private_repo: bool | None = _option(True, "Of a repository that is made.")
+    hub_strategy: str = _option("end", "The finished model alone is pushed.")
+    do_train: bool = _option(True, "Always.")
+    do_eval: bool = _option(True, "False is --eval_strategy no.")
     label_names: list[str] | None = _option(["labels", "example_ids"], "What the metrics need beside the logits.")
 
     def __post_init__(self):
@@ -62,10 +97,13 @@ class RunArguments(TrainingArguments):
         elif resumed in ("true", "yes", "1", "last"):
             self.resume_from_checkpoint = NEWEST
         resumes = self.resume_from_checkpoint is not None
+        if not self.do_eval:
+            self.eval_strategy = "no"
         if self.eval_strategy is None:  # the best model is chosen among the saved ones
-            self.eval_strategy = self.save_strategy if self.save_strategy in ("steps", "epoch") else "epoch"
-            if self.save_strategy is None and (self.eval_steps or self.save_steps):
-                self.eval_strategy = "steps"
+            steps = self.eval_steps or (self.save_steps and self.save_strategy is None)
+            self.eval_strategy = "steps" if steps and self.save_strategy != "epoch" else "epoch"
+            if self.save_strategy in ("steps", "epoch"):
+                self.eval_strategy = self.save_strategy
         evaluates = self.eval_strategy != "no"
         if self.save_strategy is None:
             self.save_strategy = self.eval_strategy if evaluates else "steps" if self.save_steps else "epoch"
@@ -96,34 +134,107 @@ class RunArguments(TrainingArguments):
         if self.world_size > 1 and self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False
 
-    def check(self) -> None:
-        """Refuses what these recipes cannot do, before anything is read or written.
+    def check(self, given: set[str] = frozenset()) -> None:
+        """Refuses what these recipes cannot do and what would do nothing, before anything is read or written.
+
+        Args:
+            given: names of the options that the command line has; defaults may wait for another option.
 
         Raises:
             ValueError: what was found and expected.
         """
-        if self.num_train_epochs < 0:
-            raise ValueError(
-                f"Found --num_train_epochs {self.num_train_epochs:g}; expected 0 (the model as it starts) or more."
-            )
+        for (least, most), option in ((span, name) for span, names in _RANGES.items() for name in names.split()):
+            value = getattr(self, option, None)
+            if value is not None and not (least <= value <= most and value < math.inf):
+                wanted = (
+                    f"{least} to {most}" if most < math.inf else f"{least} or more" if least in (0, 1) else "above 0"
+                )
+                raise ValueError(f"Found --{option} {value:g}; expected {wanted}. Correct it.")
         if self.n_gpu > 1:
             raise ValueError(
                 f"Found {self.n_gpu} GPUs in one process; expected one process a GPU, since DataParallel would cut "
                 f"windows and labels apart. Run: accelerate launch --multi_gpu --num_processes {self.n_gpu} ..."
             )
-        all_at_once = "a recipe computes its metrics from all logits, labels and example ids of the evaluation at once"
-        rounded = "the evaluation after training would round the weights that are saved"
-        for option, found, why in (
-            ("remove_unused_columns true", self.remove_unused_columns, all_at_once),
-            ("batch_eval_metrics", self.batch_eval_metrics, all_at_once),
-            ("eval_do_concat_batches false", not self.eval_do_concat_batches, all_at_once),
-            ("prediction_loss_only", self.prediction_loss_only, all_at_once),
-            ("label_names", self.label_names != ["labels", "example_ids"], all_at_once),
-            ("bf16_full_eval", self.bf16_full_eval, rounded),
-            ("fp16_full_eval", self.fp16_full_eval, rounded),
+        why_not = {name: why for why, names in _REFUSED.items() for name in names.split()}
+        for one in fields(self):
+            value, made = getattr(self, one.name), one.default_factory
+            if one.name in why_not and value != (one.default if made is MISSING else made()):
+                shown = "" if value is True else " false" if value is False else f" {_shown(value)}"
+                raise ValueError(
+                    f"Found --{one.name}{shown}; expected it left out, since {why_not[one.name]}. Leave it out."
+                )
+        self._refuse_idle(given)
+        self._refuse_unusable()
+
+    def _refuse_idle(self, given: set[str]) -> None:
+        """Refuses options that do nothing without another one."""
+        evaluates, workers, again = (
+            self.eval_strategy != "no",
+            self.dataloader_num_workers,
+            self.activation_checkpointing,
+        )
+        schedule, trackio = self.lr_scheduler_type, "trackio" in self.report_to
+        warms = schedule not in ("constant", "reduce_lr_on_plateau", "greedy")
+        for needed, there, options in (
+            ("--push_to_hub", self.push_to_hub, "hub_model_id hub_token hub_revision"),
+            ("--report_to", self.report_to, "run_name"),
+            ("--report_to trackio", trackio, "project trackio_space_id trackio_bucket_id trackio_static_space_id"),
+            ("--dataloader_num_workers", workers, "dataloader_persistent_workers dataloader_multiprocessing_context"),
+            ("--activation_checkpointing", again, "activation_checkpointing_kwargs gradient_checkpointing_kwargs"),
+            ("--eval_strategy epoch", evaluates, "metric_for_best_model greater_is_better eval_delay eval_on_start"),
+            ("--eval_strategy epoch", evaluates, "load_best_model_at_end"),
+            ("--eval_strategy steps", self.eval_strategy == "steps", "eval_steps"),
+            ("--save_strategy steps", self.save_strategy == "steps", "save_steps"),
+            ("--save_strategy epoch", self.save_strategy != "no", "save_total_limit save_only_model"),
+            ("--logging_strategy steps", self.logging_strategy == "steps", "logging_steps"),
+            ("a schedule that warms up", warms, "warmup_steps"),
+            ("a schedule that takes them", not schedule.startswith("constant"), "lr_scheduler_kwargs"),
+            ("an --optim that takes them", not self.optim.startswith(("adamw_torch", "adafactor")), "optim_args"),
+            ("an --optim that projects", self.optim.startswith(("galore", "apollo")), "optim_target_modules"),
         ):
-            if found:
-                raise ValueError(f"Found --{option}; expected it left out, since {why}. Leave it out.")
+            for option in options.split():
+                value = getattr(self, option, None) or option == "metric_for_best_model"  # which is gone by now
+                if option in given and value and not there:
+                    raise ValueError(
+                        f"Found --{option} without {needed}; expected both, since alone it does nothing. Add the "
+                        "other, or leave it out."
+                    )
+        if self.dataloader_in_order is False and not workers:
+            raise ValueError("Found --dataloader_in_order false without --dataloader_num_workers; expected both.")
+
+    def _refuse_unusable(self) -> None:
+        """Refuses packages that are missing here, and settings that the optimizer or the schedule does not take."""
+        for option in ("lr_scheduler_kwargs", "activation_checkpointing_kwargs"):
+            if not isinstance(value := getattr(self, option, None) or {}, dict):
+                raise ValueError(f"Found --{option} {value}; expected JSON, such as '{{\"name\": 1}}'. Correct it.")
+        optimizer = torch.optim.SGD([torch.zeros(1)], lr=self.learning_rate)
+        for option, try_it in (
+            ("report_to", lambda: [one() for one in get_reporting_integration_callbacks(self.report_to)]),
+            ("optim", lambda: Trainer.get_optimizer_cls_and_kwargs(self)),
+            (
+                "lr_scheduler_kwargs",
+                lambda: get_scheduler(self.lr_scheduler_type, optimizer, 1, 10, self.lr_scheduler_kwargs),
+            ),
+            ("torch_compile_backend", lambda: _check_backend(self.torch_compile_backend)),
+        ):
+            try:
+                try_it()
+            except (ImportError, RuntimeError, TypeError, ValueError) as error:
+                if "model" in str(error) and not isinstance(error, ImportError):  # GaLore and such are made from it
+                    continue
+                raise ValueError(
+                    f"Found --{option} {_shown(getattr(self, option))}; expected what works here: "
+                    f"{' '.join(str(error).split())}. Correct it, or install what is missing."
+                ) from error
+
+
+def _shown(value) -> str:
+    return " ".join(value) if isinstance(value, list) else str(getattr(value, "value", value))
+
+
+def _check_backend(name: str | None) -> None:
+    if name is not None and name not in (known := torch.compiler.list_backends(exclude_tags=())):
+        raise ValueError(f"one of {', '.join(known)}")
 
 
 def _cuda_bf16() -> bool:
@@ -161,6 +272,7 @@ class TextArguments:
     run_dir: str = field(init=False, default="")  # what --output_dir names; Trainer's checkpoints lie below it
     started: float = field(init=False, default=0.0)  # when the command line was read, in seconds of time.time()
     hub: dict | None = field(init=False, default=None, repr=False)  # with --push_to_hub: arguments of push_folder
+    made: bool = field(init=False, default=False)  # run_dir was not there before; on rank 0
     lock: object = field(init=False, default=None, repr=False)  # of run_dir, on rank 0
 
     def of(self, helper: Callable) -> dict:
@@ -287,8 +399,14 @@ class RecipeArguments(TextArguments):
             )
         if (self.contrastive_steps or 0) < 0:
             raise ValueError(f"Found --contrastive_steps {self.contrastive_steps}; expected 0 or more. Raise it.")
-        if self.probes is not None and not Path(self.probes).is_file():
-            raise ValueError(f"Found --probes {self.probes}; expected a text file with a text a line. Check the path.")
+        if self.probes is not None:
+            try:
+                Path(self.probes).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(
+                    f"Found --probes {self.probes} ({error}); expected a text file in UTF-8 with a text a line. Check "
+                    "the path, or convert it, as with iconv -f latin1 -t utf-8."
+                ) from error
         if self.max_samples is not None and self.split is None:
             raise ValueError(
                 "Found --max_samples without --split; it takes the first rows of train and validation joined. Add "

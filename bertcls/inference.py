@@ -391,7 +391,7 @@ def reaches(probabilities: np.ndarray, thresholds: list[float] | None) -> np.nda
 
 def _parts(texts: list[Text], progress: bool) -> Iterator[list[Text]]:
     """Texts to be tokenized together, which bounds memory."""
-    with tqdm(total=len(texts), desc="Predicting", disable=not progress) as bar:
+    with tqdm(total=len(texts), desc="Predicting", disable=not progress, delay=5) as bar:
         part, size = [], 0
         for number, text in enumerate(texts, start=1):
             part.append(text)

@@ -21,6 +21,7 @@ import xxhash
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from huggingface_hub.errors import StrictDataclassError
+from tqdm import tqdm
 from transformers.utils import logging
 
 _LONGEST_LINE = 1500  # characters of an error: its data, a name or a type, may have any number
@@ -78,14 +79,21 @@ def peak_memory() -> int:
 
 
 @contextlib.contextmanager
-def one_line_errors(explain: Callable[[Exception], str | None] | None = None) -> Iterator[None]:
-    """Ends a program with one line on standard error and exit code 2 where its input was wrong.
+def one_line_errors(explain: Callable[[BaseException], str | None] | None = None) -> Iterator[None]:
+    """Ends a program with one line on standard error: exit code 2 where its input was wrong, 130 after Ctrl+C.
 
     Every helper raises `ValueError` or an `OSError` for bad input; `explain` says what another error means for the
     user, and gives `None` for a defect. `BERTCLS_TRACEBACK=1` in the environment shows the traceback instead.
     """
     try:
         yield
+    except KeyboardInterrupt as error:
+        if os.environ.get("BERTCLS_TRACEBACK") == "1":
+            raise
+        if os.environ.get("RANK", "0") == "0":
+            how = None if explain is None else explain(error)
+            _say_last(f"Stopped by Ctrl+C. {how or ''}".rstrip())
+        sys.exit(130)
     except Exception as error:
         explained = None if explain is None else explain(error)
         if explained is None and is_full_disk(error):
@@ -100,8 +108,15 @@ def one_line_errors(explain: Callable[[Exception], str | None] | None = None) ->
         line = (
             line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
         )
-        print(f"error{where}: {line} (BERTCLS_TRACEBACK=1 shows where)", file=sys.stderr, flush=True)
+        _say_last(f"error{where}: {line} (BERTCLS_TRACEBACK=1 shows where)")
         sys.exit(2)
+
+
+def _say_last(line: str) -> None:
+    """On a line of its own of standard error, below the bars that are shown."""
+    for bar in list(getattr(tqdm, "_instances", ())):
+        bar.close()
+    print(line, file=sys.stderr, flush=True)
 
 
 def is_full_disk(error: BaseException | None) -> bool:

@@ -2,8 +2,8 @@
 
 Data: ChnSentiCorp, 9,600 training rows and 1,200 validation rows, half of each label, and on the Hub 1,200 test rows;
 where there is no test split, validation is reported. Its card on the Hub states no licence.
-Run:  accelerate launch recipes/chnsenticorp_finetune.py           (from the Hub; on a GPU, not measured yet)
-      accelerate launch recipes/chnsenticorp_finetune.py --sample  (no network, a tiny model, 15 s on two cores)
+Run:  accelerate launch --quiet recipes/chnsenticorp_finetune.py          (from the Hub; on a GPU, not measured yet)
+      accelerate launch --quiet recipes/chnsenticorp_finetune.py --sample (no network, a tiny model, 15 s on two cores)
 Score: a tiny encoder from scratch (recipes/sample/tiny-bert-zh, 8 epochs) reaches 0.889 on two CPU cores in 10
 minutes, TF-IDF over characters 0.912; the pretrained encoder was not measured.
 

@@ -3,9 +3,9 @@
 Data: csv, tsv, json, jsonl, parquet or txt, compressed or not, or a folder with a folder per class. What is missing of
 validation and test is held out of train. Lists in the label column, or --label_delimiter, make the task multi-label;
 labels with fractions make it a regression.
-Run:  accelerate launch recipes/csv_finetune.py --train_file mine.csv --text_column headline --label_column topic
-      accelerate launch recipes/csv_finetune.py --train_file mine.csv --label_delimiter ";"      (several labels)
-      accelerate launch recipes/csv_finetune.py --sample       (no network, a tiny model, 15 s on two cores)
+Run:  accelerate launch --quiet recipes/csv_finetune.py --train_file mine.csv --text_column body --label_column topic
+      accelerate launch --quiet recipes/csv_finetune.py --train_file mine.csv --label_delimiter ";" (several labels)
+      accelerate launch --quiet recipes/csv_finetune.py --sample (no network, a tiny model, 15 s on two cores)
 
 To copy it for a task of yours, edit the four places marked EDIT; every value there is also an option.
 """

@@ -2,8 +2,8 @@
 
 Data: the Large Movie Review Dataset, 25,000 training and 25,000 test reviews (the reported ones), half of each label;
 its card on the Hub states no licence. The longest has some 3,000 tokens; none is cut, unless --truncation says so.
-Run:  accelerate launch recipes/imdb_finetune.py                (bert-base, from the Hub; on a GPU, not measured yet)
-      accelerate launch recipes/imdb_finetune.py --sample       (no network, a tiny model, 20 s on two cores)
+Run:  accelerate launch --quiet recipes/imdb_finetune.py          (bert-base, from the Hub; on a GPU, not measured yet)
+      accelerate launch --quiet recipes/imdb_finetune.py --sample (no network, a tiny model, 20 s on two cores)
 Score: all-MiniLM-L6-v2 with mean pooling on 2,000 of the reviews, 2 epochs: 0.885 on 2,000 test reviews, and with
 --truncation head 0.875 (one seed each); on all reviews not measured yet.
 

@@ -3,10 +3,10 @@
 Data: the 50,000 unlabelled reviews of the Large Movie Review Dataset (no licence stated on its card), laid end to end
 in blocks of `max_length` tokens, so that all of each review is used. 500 whole reviews are held out and masked once:
 the losses before, after each epoch and of other runs are of the same positions.
-Run:  accelerate launch recipes/imdb_mlm_pretrain.py                    (bert-base; on a GPU, not measured yet)
-      accelerate launch recipes/imdb_mlm_pretrain.py --whole_word_mask  (all pieces of a word or none)
-      accelerate launch recipes/imdb_mlm_pretrain.py --sample           (no network, a tiny model, 20 s on two cores)
-      accelerate launch recipes/sst2_finetune.py --model_name_or_path runs/...   (then fine-tune what it saved)
+Run:  accelerate launch --quiet recipes/imdb_mlm_pretrain.py (bert-base; on a GPU, not measured yet)
+      accelerate launch --quiet recipes/imdb_mlm_pretrain.py --whole_word_mask         (all pieces of a word or none)
+      accelerate launch --quiet recipes/imdb_mlm_pretrain.py --sample (no network, a tiny model, 20 s on two cores)
+      accelerate launch --quiet recipes/sst2_finetune.py --model_name_or_path runs/... (then fine-tune what it saved)
 Score: all-MiniLM-L6-v2, 10,000 reviews, one epoch: validation loss 6.50 (with a head that had 200 steps) to 4.51, the
 encoder's SST-2 accuracy 0.859 after it and without it (three seeds each, README.md).
 

@@ -3,8 +3,8 @@
 Data: the Microsoft Research Paraphrase Corpus in GLUE's form, pairs of sentences from news; 3,668 training rows, 408
 validation rows and 1,725 labelled test rows (the reported ones), two thirds of them paraphrases. Its card on the Hub
 states no licence.
-Run:  accelerate launch recipes/mrpc_finetune.py                (bert-base, from the Hub; on a GPU, not measured yet)
-      accelerate launch recipes/mrpc_finetune.py --sample       (no network, a tiny model, 15 s on two cores)
+Run:  accelerate launch --quiet recipes/mrpc_finetune.py          (bert-base, from the Hub; on a GPU, not measured yet)
+      accelerate launch --quiet recipes/mrpc_finetune.py --sample (no network, a tiny model, 15 s on two cores)
 Score: all-MiniLM-L6-v2 with --pooling mean on two CPU cores reaches 0.781 (three seeds, sd 0.014) in 5.3 minutes;
 0.665 of the test pairs are paraphrases.
 

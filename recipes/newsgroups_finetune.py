@@ -4,9 +4,9 @@ Data: 20 Newsgroups by date through scikit-learn (posts of 1993, no licence stat
 training and 1,502 test posts (the reported ones). Headers, footers and quotes are removed by default, since a header
 names its group; --remove none is the setting of most tutorials. Beside the accuracy per document the run says the
 accuracy per window, which tutorials report, and that of documents by a vote of their windows.
-Run:  accelerate launch recipes/newsgroups_finetune.py             (bert-base; on a GPU, not measured yet)
-      accelerate launch recipes/newsgroups_finetune.py --categories all
-      accelerate launch recipes/newsgroups_finetune.py --sample    (no network, a tiny model, 20 s on two cores)
+Run:  accelerate launch --quiet recipes/newsgroups_finetune.py          (bert-base; on a GPU, not measured yet)
+      accelerate launch --quiet recipes/newsgroups_finetune.py --categories all
+      accelerate launch --quiet recipes/newsgroups_finetune.py --sample (no network, a tiny model, 20 s on two cores)
 Score: all-MiniLM-L6-v2 with mean pooling, 2 epochs, three seeds: 0.850; with --remove none --learning_rate 1e-4 0.919,
 where the first 128 tokens alone have 0.947; TF-IDF on the same rows (tfidf_baseline.py) 0.800 and 0.916.
 

@@ -2,8 +2,8 @@
 
 Data: the Stanford Sentiment Treebank in GLUE's form, film reviews cut into phrases; 67,349 training rows, 872
 validation rows (the reported ones) and a test split whose labels are hidden. Its card on the Hub states no licence.
-Run:  accelerate launch recipes/sst2_finetune.py                (bert-base, from the Hub; on a GPU, not measured yet)
-      accelerate launch recipes/sst2_finetune.py --sample       (no network, a tiny model, 15 s on two cores)
+Run:  accelerate launch --quiet recipes/sst2_finetune.py          (bert-base, from the Hub; on a GPU, not measured yet)
+      accelerate launch --quiet recipes/sst2_finetune.py --sample (no network, a tiny model, 15 s on two cores)
       accelerate launch --multi_gpu --num_processes 4 recipes/sst2_finetune.py
 Score: all-MiniLM-L6-v2 with --pooling mean on two CPU cores reaches 0.859 (three seeds, sd 0.012) with 8,000 rows in
 3.3 minutes, and 0.894 (two seeds: 0.894, 0.893) with all rows and 2 epochs in 12.

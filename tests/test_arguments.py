@@ -1,10 +1,13 @@
+import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import load_recipe
 
-from bertcls import RecipeArguments
+from bertcls import RecipeArguments, RunArguments
 from bertcls.process import cores_per_process, one_line_errors
 from bertcls.training.checkpoints import clear_output
 from bertcls.training.launch import parse, parse_runs
@@ -56,6 +59,7 @@ def test_defaults_that_hang_together(parsed):
         assert training_args.eval_steps == training_args.save_steps == 9
     _, training_args = parsed("--save_strategy", "no")
     assert training_args.eval_strategy == "epoch" and not training_args.load_best_model_at_end
+    assert parsed("--do_eval", "false")[1].eval_strategy == "no"
     _, training_args = parsed("--eval_strategy=no")
     assert not training_args.load_best_model_at_end and not training_args.eval_on_start
     assert training_args.save_strategy == "epoch"
@@ -89,13 +93,13 @@ def test_precision_follows_the_machine_unless_told(parsed, tmp_path, monkeypatch
         (["--learning_rate", "fast"], "argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
         (["--pooling", "first"], "invalid choice: 'first'"),
         (["stray"], "Found the unknown option stray"),
-        (["--remove_unused_columns", "true"], "Found --remove_unused_columns true; expected it left out"),
+        (["--remove_unused_columns", "true"], "Found --remove_unused_columns; expected it left out"),
         (
             ["--class_weights", "balanced", "--label_smoothing_factor", "0.1"],
             "Found --label_smoothing_factor with --class_weights",
         ),
         (["--batch_eval_metrics"], "Found --batch_eval_metrics; expected it left out"),
-        (["--label_names", "labels"], "Found --label_names; expected it left out"),
+        (["--label_names", "labels"], "Found --label_names labels; expected it left out"),
         (["--prediction_loss_only"], "Found --prediction_loss_only; expected it left out"),
         (["--bf16_full_eval"], "Found --bf16_full_eval; expected it left out, since the evaluation after training"),
         (["--fp16_full_eval"], "Found --fp16_full_eval; expected it left out"),
@@ -116,12 +120,124 @@ def test_a_wrong_command_line_gets_one_line(parsed, words, message):
     assert "\n" not in str(caught.value).strip()
 
 
+OWN = {
+    "dataset_name": "owner/corpus",
+    "dataset_config_name": "plain",
+    "text_column": "sentence",
+    "language": "en",
+    "phrases": True,
+    "probes": __file__,
+    "split": "8:1:1",
+    "max_length": 99,
+    "cleaning": ["strip_tags"],
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "own"),
+    [
+        ([], True),
+        (["--dataset_name", "owner/corpus"], True),
+        (["--dataset_name", "/data/Corpus"], True),  # a local copy
+        (["--dataset_name", "data/corpus/"], True),
+        (["--dataset_name", "data/plain"], True),  # the configuration's folder
+        (["--dataset_name", "other/texts"], False),
+        (["--train_file", "corpus.csv"], False),
+    ],
+)
+def test_what_describes_the_data_goes_with_the_data(tmp_path, words, own):
+    args, _ = parse(RecipeArguments, [*words, "--output_dir", str(tmp_path)], defaults=OWN)
+    names = ("text_column", "language", "phrases", "probes", "split", "dataset_config_name")
+    found = {name: getattr(args, name) for name in names}
+    assert found == ({name: OWN[name] for name in names} if own else {**dict.fromkeys(names), "phrases": False})
+    assert args.max_length == 99 and args.cleaning == ["strip_tags"]  # these are of the recipe
+    assert args.dataset_name == (None if "--train_file" in words else (words or ["", OWN["dataset_name"]])[1])
+    given = ["--language", "zh", "--text_column", "body", "--phrases"]
+    args, _ = parse(RecipeArguments, [*words, *given, "--output_dir", str(tmp_path)], defaults=OWN)
+    assert (args.language, args.text_column, args.phrases) == ("zh", "body", True)
+
+
+def test_defaults_that_name_no_data_describe_those_that_are_given(tmp_path):
+    words = ["--train_file", "may.csv", "--output_dir", str(tmp_path)]
+    assert parse(RecipeArguments, words, defaults={"text_column": "body", "train_file": None})[0].text_column == "body"
+
+
+@pytest.mark.parametrize("recipe", ["sst2_finetune", "imdb_finetune", "mrpc_finetune", "chnsenticorp_finetune"])
+def test_a_local_copy_of_a_recipes_data_keeps_their_language(recipe, tmp_path):
+    recipe = load_recipe(recipe)
+    copy = f"/data/{recipe.DEFAULTS['dataset_name'].split('/')[1].lower()}"
+    words = ["--dataset_name", copy, "--output_dir", str(tmp_path)]
+    args, _ = parse(RecipeArguments, words, defaults=recipe.DEFAULTS, sample=recipe.SAMPLE)
+    assert args.language == recipe.DEFAULTS["language"] and args.dataset_name == copy
+    assert args.text_column == recipe.DEFAULTS.get("text_column")
+
+
+def test_the_sample_changes_the_data_and_its_rates_come_with_its_encoder(tmp_path):
+    recipe = load_recipe("mrpc_finetune")
+    options = {"defaults": recipe.DEFAULTS, "sample": recipe.SAMPLE}
+    words = ["--sample", "--output_dir", str(tmp_path)]
+    args, training_args = parse(RecipeArguments, [*words, "--model_name_or_path", "some/encoder"], **options)
+    assert not args.from_scratch and training_args.learning_rate == recipe.DEFAULTS["learning_rate"]
+    assert args.pooling == "auto" and args.max_length == recipe.DEFAULTS["max_length"]
+    assert training_args.epochs_by_rows and args.dataset_name == recipe.SAMPLE["dataset_name"]
+    assert args.dataset_config_name is None
+    own = ["--model_name_or_path", recipe.SAMPLE["model_name_or_path"]]
+    for more in ([], own):
+        args, training_args = parse(RecipeArguments, [*words, *more], **options)
+        assert args.from_scratch and training_args.learning_rate == recipe.SAMPLE["learning_rate"]
+
+
+def test_probes_are_read_before_anything_else(parsed, tmp_path):
+    (tmp_path / "probes.txt").write_bytes("Ein schöner Film.\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="Found --probes .*probes.txt .*0xf6.*; expected a text file in UTF-8"):
+        parsed("--probes", str(tmp_path / "probes.txt"))
+    with pytest.raises(ValueError, match="Found --probes nowhere.txt .*No such file"):
+        parsed("--probes", "nowhere.txt")
+
+
 def test_help_lists_the_flags_and_the_docstring(capsys):
     with pytest.raises(SystemExit) as caught:
-        parse(RecipeArguments, ["--help"], defaults={}, description="What it does.")
+        parse(RecipeArguments, ["--help"], defaults={}, description="What it\n  does.")
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert "What it does." in text and "--freeze_layers" in text and "--warmup_steps" in text
+    assert text.startswith("What it\n  does.\n\nyour data:\n  --train_file ") and "--freeze_layers" in text
+    assert "--warmup_steps" in text and "--adam_beta1" not in text and len(text.splitlines()) < 110
+    assert "One of random, sequential" not in text and "One of none, balanced. (none)" in text
+    listed = re.findall(r"^  --(\w+)", text, re.MULTILINE)
+    assert len(listed) == len({*listed}) and {one.name for one in fields(RecipeArguments) if one.init} <= {*listed}
+    with pytest.raises(SystemExit):
+        parse(RecipeArguments, ["--help_all"], defaults={})
+    text = capsys.readouterr().out
+    assert {one.name for one in fields(RunArguments)} <= {*re.findall(r"^  --(\w+)", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("--epochs", "--num_train_epochs"),
+        ("--lr=1e-3", "--learning_rate"),
+        ("--batch_size", "--per_device_train_batch_size"),
+        ("--batch-size", "--per_device_train_batch_size"),
+        ("--group_by_length", "--train_sampling_strategy group_by_length"),
+        ("--model", "--model_name_or_path"),
+        ("--max_len", "--max_length"),
+        ("--max_seq_length", "--max_length"),
+        ("--warmup_ratio", "--warmup_steps"),
+        ("--evaluation_strategy", "--eval_strategy"),
+        ("--overwrite_output_dir", "--overwrite_output"),
+        ("--no_cuda", "--use_cpu"),
+        ("--stride", "--overlap"),
+        ("--label", "--label_column"),
+        ("--dropout", "--classifier_dropout"),
+    ],
+)
+def test_options_of_other_programs_point_to_what_they_are_here(parsed, theirs, ours):
+    message = f"Found the unknown option {theirs}; expected one that --help lists, such as {ours}."
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parsed(theirs)
+    assert f"--{ours.split()[0].strip('-')}" in {
+        f"--{one.name}" for c in (RecipeArguments, RunArguments) for one in fields(c)
+    }
 
 
 def test_several_gpus_in_one_process(parsed):
@@ -256,5 +372,10 @@ def test_one_run_a_seed(tmp_path):
     assert one[1].seed == 7 and one[0].run_dir == str(tmp_path / "one")
     with pytest.raises(ValueError, match="Found --seeds with --seed; expected one of them"):
         list(parse_runs(RecipeArguments, [*words, "--seed", "2"], defaults={}))
+    again = ["--seeds", "1", "2", "--resume_from_checkpoint"]
+    with pytest.raises(ValueError, match="Found --resume_from_checkpoint without a folder; .* Give --output_dir"):
+        list(parse_runs(RecipeArguments, again, defaults={}))
+    with pytest.raises(ValueError, match="Found --resume_from_checkpoint x with several runs; expected it without"):
+        list(parse_runs(RecipeArguments, [*again, "x", "--output_dir", str(tmp_path)], defaults={}))
     with pytest.raises(ValueError, match="Found --seeds here; expected --seed"):
         parse(RecipeArguments, words, defaults={})

@@ -29,6 +29,7 @@ import bertcls
 from bertcls import BertClsForSequenceClassification, RecipeArguments, RunArguments, TextClassifier
 from bertcls.text import STEPS
 from bertcls.training.launch import parse, parse_options, parse_runs
+from bertcls.training.options import Parser
 
 NAMES = (
     "README.md",
@@ -170,8 +171,9 @@ def known_options() -> set[str]:
     for folder in ("recipes", "benchmarks", "bertcls"):
         for path in (ROOT / folder).glob("*.py"):
             found |= {*re.findall(r'add_argument\("(--\w+)"', path.read_text())}
-    for action in launch_command_parser()._actions:
-        found |= {*action.option_strings}
+    for parser in (launch_command_parser(), Parser((RecipeArguments, RunArguments))):
+        for action in parser._actions:
+            found |= {*action.option_strings}
     return found
 
 

@@ -20,6 +20,8 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
     """
     losses = [entry["loss"] for entry in log_history if "loss" in entry]
     evaluations = [entry for entry in log_history if "eval_loss" in entry and entry.get("step", 0) > 0]
+    if len(evaluations) > 1 and evaluations[-1]["step"] == evaluations[-2]["step"]:
+        del evaluations[-1]  # of the model that was chosen, once more
     rate, steps = facts["arguments"].get("learning_rate"), (facts.get("chosen") or {}).get("steps", 0)
     found = []
     shares = (facts["task"]["label_shares"] or {}).get("train") or {}

@@ -1,7 +1,9 @@
 """Trainer callbacks."""
 
+import math
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from transformers.utils.import_utils import enable_tf32
 from bertcls.layout import START
 from bertcls.optim import check_rates
 from bertcls.training.checkpoints import Checkpoints
+from bertcls.training.console import use_epoch_lines
 from bertcls.training.cpu import FastOnCpu
 
 
@@ -29,7 +32,7 @@ def training_callbacks(
     head_learning_rate: float | None = None,
     **compared,
 ) -> list[TrainerCallback]:
-    """What every training of ours runs beside Trainer's own callbacks.
+    """What every training of ours runs beside Trainer's own callbacks, and `EpochLines` for its progress.
 
     Args:
         training_args: early stopping needs its `metric_for_best_model`.
@@ -38,6 +41,7 @@ def training_callbacks(
         layer_decay, head_learning_rate: settings that a resumed run must share.
         **compared: further ones.
     """
+    use_epoch_lines()
     compared |= {"layer_decay": layer_decay, "head_learning_rate": head_learning_rate}
     callbacks = [
         Checkpoints(overwrite=overwrite_output, early_stopping_patience=early_stopping_patience, **compared),
@@ -112,10 +116,14 @@ class Tf32InTraining(TrainerCallback):
 class LongestBatchFirst(TrainerCallback):
     """Runs one step on the longest batch before training, then says what the run will take.
 
-    A batch that does not fit in memory fails now and not hours later. The step changes nothing: no optimizer step is
+    What is said includes the evaluations, once the first one of the run told how long they take. A batch that does not
+    fit in memory fails now and not hours later. The step changes nothing: no optimizer step is
     made, gradients are cleared, random states are put back. Skipped under FSDP and DeepSpeed, where a backward pass
     outside Trainer would disturb their own.
     """
+
+    def __init__(self):
+        self.said: Callable[[float], str] | None = None  # waits for the seconds of an evaluation
 
     def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):
         # Trainer hands the sampler a lazy column, which costs seconds at every sort of an epoch.
@@ -145,12 +153,24 @@ class LongestBatchFirst(TrainerCallback):
             used = torch.mps.driver_allocated_memory()
         else:
             used = torch.accelerator.max_memory_allocated()
-        adam = 8 * trainable  # two moments in fp32
-        print(
-            f"Longest batch: {size} texts of up to {lengths.max()} tokens fit. Expected: {format_seconds(expected)} "
-            f"for {state.max_steps - state.global_step} steps, evaluation not counted, and "
-            f"{(used + adam) / 2**30:.1f} GiB of {args.device.type} memory per process."
+        memory = f"{(used + 8 * trainable) / 2**30:.1f} GiB of {args.device.type} memory per process"  # Adam's moments
+        left = state.max_steps - state.global_step
+        rounds = 1 + (math.ceil(left / state.eval_steps) if args.eval_strategy == "steps" else 0)
+        if args.eval_strategy == "epoch":
+            rounds += math.ceil(args.num_train_epochs if args.max_steps <= 0 else left / len(train_dataloader))
+        self.said = lambda evaluation: (
+            f"Longest batch: {size} texts of up to {lengths.max()} tokens fit. Expected: at most "
+            f"{format_seconds(expected + rounds * evaluation)} for {left} steps"
+            f"{' and the evaluations' if evaluation else ''}, and {memory}."
         )
+        runtimes = [entry["eval_runtime"] for entry in state.log_history if "eval_runtime" in entry]
+        if runtimes or not args.eval_on_start:
+            self.on_evaluate(args, state, control, {"eval_runtime": runtimes[-1] if runtimes else 0.0})
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        if self.said is not None:
+            print(self.said(metrics.get("eval_runtime", 0.0)))
+        self.said = None
 
     def _step(self, args, model, collate, dataset, rows) -> float:
         """Seconds of a forward and backward pass over `rows`."""

@@ -25,33 +25,11 @@ from bertcls.process import file_digest, is_full_disk, sync_folder, whole_file
 
 TERMINATED = 143  # exit code of a process that SIGTERM ended: 128 + 15
 _SETTINGS = (  # of TrainingArguments; the first two decide on rows and weights, so they are compared first
-    "seed",
-    "data_seed",
-    "train_sampling_strategy",
-    "learning_rate",
-    "lr_scheduler_type",
-    "lr_scheduler_kwargs",
-    "warmup_steps",
-    "optim",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "max_grad_norm",
-    "label_smoothing_factor",
-    "bf16",
-    "fp16",
-)
-_UNCOMPARED = {  # settings of a model that change in training or with the version of a library
-    "architectures",
-    "auto_map",
-    "dtype",
-    "id2label",  # its names are compared
-    "label2id",
-    "temperature",
-    "thresholds",
-    "transformers_version",
-    "use_cache",
+    "seed data_seed train_sampling_strategy learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim "
+    "weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor bf16 fp16"
+).split()
+_UNCOMPARED = {  # settings of a model that change in training or with a library; the names of id2label are compared
+    *"architectures auto_map dtype id2label label2id temperature thresholds transformers_version use_cache".split()
 }
 _SAMPLED = 256  # values of each weight that tell encoders apart
 _ROWS = ("input_ids", "label", "labels", "example_id")  # columns that a training row's digest is made of
@@ -182,8 +160,7 @@ class Checkpoints(TrainerCallback):
         if self._one_was_terminated(args):
             process.wait_for_everyone()  # a launcher ends the others when the first one ends
             if args.process_index == 0:
-                run = checkpoint.parent.parent
-                how = f"To go on, give --output_dir {run} --resume_from_checkpoint and the same options."
+                how = how_to_go_on(checkpoint.parent)
                 if args.save_only_model:
                     how = "With --save_only_model it cannot go on: begin anew with --overwrite_output."
                 stopped = f"Stopped by SIGTERM after step {state.global_step} of {state.max_steps}, which is saved."
@@ -409,6 +386,16 @@ def clear_output(run_dir: str) -> None:
     clear_results(run_dir)
     remove_export(Path(run_dir, ONNX))
     shutil.rmtree(Path(run_dir, CHECKPOINTS), ignore_errors=True)
+
+
+def how_to_go_on(checkpoints: Path) -> str:
+    """With a run that was stopped, whose checkpoints lie in a folder."""
+    run = checkpoints.parent
+    if newest_complete(checkpoints)[0] is None:
+        return "No checkpoint is whole yet: begin anew" + (", with --overwrite_output." if run.exists() else ".")
+    while run.name.startswith(("seed-", "fold-", "size-")) or run.name == "final":  # one of several
+        run = run.parent
+    return f"To go on, give --output_dir {run} --resume_from_checkpoint and the same options."
 
 
 def clean_up_full_disk(error: Exception, under_way: Path | None) -> str | None:

@@ -1,7 +1,7 @@
-"""From the command line to runs: options, their defaults, folders, and one run a seed, a fold or a size."""
+"""From the command line to runs: their arguments and folders, and one run a seed, a fold or a size."""
 
-import argparse
-import difflib
+import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from transformers import HfArgumentParser
-from transformers.hf_argparser import string_to_bool
 
 from bertcls.arguments import NEWEST, RunArguments, TextArguments
 from bertcls.layout import CHECKPOINTS
 from bertcls.process import LOCK, from_rank_0, lock_folder, one_line_errors, refuse_inside, use_cores
 from bertcls.report.folds import chosen_epochs
 from bertcls.training.checkpoints import (
-    checkpoints_in,
     clean_up_full_disk,
+    how_to_go_on,
     newest_complete,
     removed_by_overwriting,
     why_incomplete,
 )
+from bertcls.training.console import quiet
+from bertcls.training.options import Parser
 
 Arguments = TypeVar("Arguments", bound=TextArguments)
 Options = TypeVar("Options")
@@ -44,12 +44,22 @@ def run_recipe(
         arguments_class: as in `parse`, and so are the others.
     """
     under_way: Path | None = None
-    with one_line_errors(explain=lambda error: clean_up_full_disk(error, under_way)):
+
+    def explain(error: BaseException) -> str | None:
+        if isinstance(error, KeyboardInterrupt):
+            return how_to_go_on(under_way) if under_way else None
+        return clean_up_full_disk(error, under_way)
+
+    with one_line_errors(explain=explain):
         for args, training_args in parse_runs(
             arguments_class, argv, defaults=defaults, sample=sample, description=description
         ):
             under_way = Path(training_args.output_dir)
-            main(args, training_args)
+            try:
+                main(args, training_args)
+            except BaseException:
+                _leave_no_empty_folder(args)
+                raise
 
 
 def parse_runs(
@@ -57,13 +67,13 @@ def parse_runs(
 ) -> Iterator[tuple[Arguments, RunArguments]]:
     """`parse`, once for each run: with `--seeds`, `--folds` or `--train_sizes` several in folders of their own.
 
-    With `--resume_from_checkpoint` the runs that had saved nothing yet begin anew.
+    With `--resume_from_checkpoint` the runs that had saved nothing whole yet begin anew.
 
     Raises:
         ValueError: as `parse`, or options that contradict one another.
     """
     argv = sys.argv[1:] if argv is None else argv
-    finder = _Parser(allow_abbrev=False, add_help=False)
+    finder = Parser(allow_abbrev=False, add_help=False)
     finder.add_argument("--seeds", nargs="+", type=int, default=[])
     finder.add_argument("--folds", type=int, default=0)
     finder.add_argument("--train_sizes", nargs="+", type=float, default=[])
@@ -81,6 +91,16 @@ def parse_runs(
     if not (found.seeds or found.folds or found.train_sizes):
         yield parse(arguments_class, argv, **options)
         return
+    resumes = found.resume_from_checkpoint.lower() not in ("false", "no", "0")
+    if resumes and "--output_dir" not in given:
+        raise ValueError(
+            "Found --resume_from_checkpoint without a folder; expected the one of the runs. Give --output_dir."
+        )
+    if resumes and found.resume_from_checkpoint.lower() not in (NEWEST, "true", "yes", "1", "last"):
+        raise ValueError(
+            f"Found --resume_from_checkpoint {found.resume_from_checkpoint} with several runs; expected it without a "
+            "value: each goes on from its own newest one."
+        )
     for size in found.train_sizes or [None]:
         folder = Path(found.output_dir) if size is None else Path(found.output_dir, f"size-{size:g}")
         drawn = [] if size is None else ["--max_train_samples", f"{size:g}"]
@@ -90,12 +110,11 @@ def parse_runs(
         if folds and size is None:
             runs.append((folder / "final", ["--fold", f"final/{found.folds}"]))
         for path, words in runs or [(folder, [])]:
-            if path.name == "final" and (epochs := chosen_epochs(folder)) > 0:
+            if path.name == "final" and "--max_steps" not in given and (epochs := chosen_epochs(folder)) > 0:
                 words = [*words, "--num_train_epochs", f"{epochs:g}"]
-            if found.resume_from_checkpoint.lower() not in ("false", "no", "0"):
-                begun = bool(checkpoints_in(path / CHECKPOINTS))
-                how = ["--resume_from_checkpoint", found.resume_from_checkpoint] if begun else ["--overwrite_output"]
-                words = [*words, *how]
+            if resumes:
+                begun = newest_complete(path / CHECKPOINTS)[0] is not None
+                words = [*words, "--resume_from_checkpoint" if begun else "--overwrite_output"]
             yield parse(arguments_class, [*rest, *drawn, *words, "--output_dir", str(path)], **options)
 
 
@@ -125,36 +144,24 @@ def parse(
         FileExistsError: an output folder that is not empty.
     """
     argv = sys.argv[1:] if argv is None else argv
-    parser = _Parser((arguments_class, RunArguments), description=description, allow_abbrev=False)
-    for action in parser._actions:
-        if action.dest == "resume_from_checkpoint":
-            action.nargs, action.const = "?", NEWEST
-        elif action.type is string_to_bool:  # also where None is the default
-            action.nargs, action.const = "?", True
-    parser.set_defaults(**defaults)
-    if parser.parse_known_args(argv)[0].sample:
-        parser.set_defaults(**(sample or {}))
-    args, training_args, extra = parser.parse_args_into_dataclasses(
-        argv, return_remaining_strings=True, look_for_args_file=False
-    )
-    _refuse_unknown(parser, extra)
+    quiet()
+    parser = Parser((arguments_class, RunArguments), description=description, allow_abbrev=False)
     given = {word.split("=")[0].lstrip("-").replace("-", "_") for word in argv if word.startswith("--")}
-    training_args.check()
+    parser.set_recipe_defaults(argv, given, defaults, sample or {})
+    try:
+        args, training_args, extra = parser.parse_args_into_dataclasses(
+            argv, return_remaining_strings=True, look_for_args_file=False
+        )
+    except (ImportError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"The options of Trainer cannot be used here: {error}. Correct them, or install what is missing."
+        ) from error
+    parser.refuse_unknown(extra)
+    for one, other in (("dataset_name", "train_file"), ("max_steps", "num_train_epochs")):
+        if {one, other} <= given:
+            raise ValueError(f"Found --{one} with --{other}; expected one of them. Leave one out.")
+    training_args.check(given)
     args.check()
-    if "metric_for_best_model" in given and training_args.eval_strategy == "no":
-        raise ValueError(
-            "Found --metric_for_best_model with --eval_strategy no; expected an evaluation to choose by. Use "
-            "--eval_strategy epoch."
-        )
-    if {"dataset_name", "train_file"} <= given:
-        raise ValueError(
-            "Found --dataset_name with --train_file; expected one of them. Leave one out (--validation_file and "
-            "--test_file go with either)."
-        )
-    if args.train_file is not None and "train_file" in given:
-        args.dataset_name = None  # of the recipe
-    if hasattr(args, "language") and "language" not in given and {"dataset_name", "train_file"} & given:
-        args.language = None  # what the recipe says is of its own data
     if training_args.push_to_hub:  # Trainer would push every save, unverified, and write the token into checkpoints
         args.hub = {
             "repo_id": training_args.hub_model_id,
@@ -188,27 +195,10 @@ def parse_options(arguments_class: type[Options], argv: list[str] | None = None,
     Raises:
         ValueError: an unknown or abbreviated option, or a value of another type.
     """
-    parser = _Parser(arguments_class, description=description, allow_abbrev=False)
-    _refuse_unknown(parser, parser.parse_known_args(argv)[1])
+    quiet()
+    parser = Parser(arguments_class, description=description, allow_abbrev=False)
+    parser.refuse_unknown(parser.parse_known_args(argv)[1])
     return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[0]
-
-
-class _Parser(HfArgumentParser):
-    def __init__(self, *args, **options):
-        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-
-    def error(self, message: str):
-        raise ValueError(f"{message} (--help lists all options)")
-
-
-def _refuse_unknown(parser: argparse.ArgumentParser, extra: list[str]) -> None:
-    if extra:
-        options = [option for action in parser._actions for option in action.option_strings]
-        close = difflib.get_close_matches(extra[0].split("=")[0], options, n=1)
-        raise ValueError(
-            f"Found the unknown option {extra[0]}; expected one that --help lists"
-            + (f", such as {close[0]}." if close else ".")
-        )
 
 
 def _unnamed_run() -> Path:
@@ -257,6 +247,7 @@ def _make_output_dir(args: TextArguments, training_args: RunArguments, named: st
     fills = checkpoint is None or elsewhere
     if fills:
         _refuse_filled(args, output_dir)
+    args.made = not output_dir.exists()
     try:
         (output_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=named is not None or checkpoint is not None)
         args.lock = lock_folder(output_dir, "--output_dir")
@@ -268,6 +259,16 @@ def _make_output_dir(args: TextArguments, training_args: RunArguments, named: st
     if fills:  # once more: another run may just have ended
         _refuse_filled(args, output_dir)
     return str(output_dir), checkpoint
+
+
+def _leave_no_empty_folder(args: TextArguments) -> None:
+    """Removes the folder that a run made and wrote nothing into."""
+    folder = Path(args.run_dir)
+    if args.made and not any(path.is_file() and path.name != LOCK for path in folder.rglob("*")):
+        args.lock.release()
+        shutil.rmtree(folder)
+        if folder.parent == Path("runs") and not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
 
 
 def _refuse_filled(args: TextArguments, output_dir: Path) -> None:

@@ -203,7 +203,7 @@ OPTIONS = {
         t.model.config.class_weights == [1.0, 1.0] and t.state.global_step == 2
     ),
     "--label_smoothing_factor 0.1 --train_sampling_strategy batch_rebalance": lambda t: t.label_smoother is not None,
-    "--eval_strategy steps --eval_steps 2 --max_steps 4 --metric_for_best_model log_loss": lambda t: (
+    "--eval_strategy steps --eval_steps 2 --metric_for_best_model log_loss": lambda t: (
         [e["step"] for e in t.state.log_history if "eval_loss" in e] == [0, 2, 4, 4]
         and t.state.best_metric
         == min(e["eval_log_loss"] for e in t.state.log_history if e.get("step") and "eval_loss" in e)
@@ -238,7 +238,8 @@ def test_options_have_their_effect(sst2_recipe, tmp_path, trainers, options):
 
 
 def test_frozen_weights_stay(sst2_recipe, tmp_path, trainers, encoder_folder):
-    words = ["--model_name_or_path", encoder_folder, "--from_scratch", "false", "--freeze_layers", "1"]
+    words = ["--model_name_or_path", encoder_folder, "--pooling", "mean", "--freeze_layers", "1"]
+    words += ["--learning_rate", "1e-3"]
     words += ["--head_init", "random"]  # else the start, a random encoder, may be the best model
     run_recipe_main(sst2_recipe, tmp_path / "run", *QUICK, *words)
     start, end = load_file(f"{encoder_folder}/model.safetensors"), trainers[0].model.encoder.state_dict()
@@ -251,6 +252,7 @@ def test_frozen_weights_stay(sst2_recipe, tmp_path, trainers, encoder_folder):
 )
 def test_every_schedule_of_trainer_can_be_named(schedule, tmp_path):
     words = ["--lr_scheduler_type", schedule, "--output_dir", str(tmp_path)]
+    words += ["--lr_scheduler_kwargs", '{"min_lr": 1e-6}'] if "min_lr" in schedule else []
     assert parse(RecipeArguments, words, defaults={})[1].lr_scheduler_type == schedule
 
 
@@ -372,12 +374,16 @@ def test_bad_input_gets_one_line_before_training(case, sst2_recipe, tmp_path, ca
     assert not (folder / "report").exists()
 
 
-def test_a_wrong_command_line_ends_the_process_with_one_line(tmp_path):
-    command = [sys.executable, str(ROOT / "recipes" / "sst2_finetune.py"), "--sample", "--text_column", "body"]
-    done = subprocess.run([*command, "--output_dir", str(tmp_path / "run")], capture_output=True, text=True)
-    assert done.returncode == 2
+@pytest.mark.parametrize(("launcher", "code"), [([sys.executable], 2), (["accelerate", "launch", "--quiet"], 1)])
+def test_a_wrong_command_line_ends_the_process_with_one_line(launcher, code, tmp_path):
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = [*launcher, str(ROOT / "recipes" / "sst2_finetune.py"), "--sample", "--text_column", "body"]
+    options = {"capture_output": True, "text": True, "env": environment, "cwd": tmp_path}
+    done = subprocess.run(command, **options)
+    assert done.returncode == code
     assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: Found the columns sentence, label, kind")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_accelerate_launch_and_loader_workers_change_no_weight(tmp_path, sst2_recipe):
@@ -407,7 +413,8 @@ def test_trackers_get_losses_and_scores_and_the_card_its_language(sst2_recipe, t
     card = ModelCard.load(tmp_path / "run" / "README.md").data
     assert (card.language, card.license) == ("en", "mit")
     words[-1] += "-other"
-    assert parse(RecipeArguments, [*words, "--dataset_name", str(SAMPLE)], **options)[0].language is None
+    words += ["--dataset_name", str(SAMPLE.parent / "long")]
+    assert parse(RecipeArguments, words, **options)[0].language is None
 
 
 @pytest.mark.real

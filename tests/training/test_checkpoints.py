@@ -134,7 +134,11 @@ OTHERS = {
     ),
     "epochs": (["--num_train_epochs", "4"], "Found num_train_epochs 4.0, expected 5.0"),
     "frozen": (["--freeze_encoder"], "Found trainable parameters 130, expected 177922"),
-    "encoder": (["--model_name_or_path", "encoder", "--from_scratch", "false"], "Found encoder weights"),
+    "encoder": (
+        ["--model_name_or_path", "encoder", "--learning_rate", "1e-3", "--max_length", "64"]
+        + ["--pooling", "mean", "--classifier_dropout", "0.5"],
+        "Found encoder weights",
+    ),
     "labels": (["--dataset_name", "labels"], "Found labels with 3 entries, expected 2"),
     "contents": (["--dataset_name", "contents"], "Found content of the training rows"),
 }
@@ -191,8 +195,13 @@ def rows(tokenizer):
 def train(encoder_folder, rows, tokenizer, folder, *words, more=()):
     _, training_args = parse(
         RecipeArguments,
-        ["--output_dir", str(folder), "--use_cpu", "--eval_strategy", "no", "--num_train_epochs", "2", *words],
-        defaults={"per_device_train_batch_size": 16, "learning_rate": 1e-3, "metric_for_best_model": "loss"},
+        ["--output_dir", str(folder), "--use_cpu", "--eval_strategy", "no", *words],
+        defaults={
+            "num_train_epochs": 2,
+            "per_device_train_batch_size": 16,
+            "learning_rate": 1e-3,
+            "metric_for_best_model": "loss",
+        },
     )
     torch.manual_seed(0)
     model = BertClsForSequenceClassification.from_encoder(encoder_folder, num_labels=2)
@@ -324,11 +333,13 @@ def test_of_several_seeds_those_that_had_not_begun_begin_anew(tmp_path):
     write_complete(checkpoint, {})
     (tmp_path / "seed-2").mkdir()
     (tmp_path / "seed-2" / "audit.json").write_text("{}")
-    words = ["--seeds", "1", "2", "--output_dir", str(tmp_path), "--resume_from_checkpoint"]
+    (tmp_path / "seed-3" / "checkpoints" / "checkpoint-4").mkdir(parents=True)  # killed in its first save
+    (tmp_path / "seed-3" / "checkpoints" / "checkpoint-4" / "model.safetensors").write_text("cut off")
+    words = ["--seeds", "1", "2", "3", "--output_dir", str(tmp_path), "--resume_from_checkpoint"]
     found = [
         training_args.resume_from_checkpoint for _, training_args in parse_runs(RecipeArguments, words, defaults={})
     ]
-    assert found == [str(checkpoint), None]
+    assert found == [str(checkpoint), None, None]
 
 
 def test_going_back_to_an_earlier_checkpoint_drops_the_later_ones(
