@@ -147,7 +147,7 @@ def check_finished(folder: str) -> None:
         )
     for path in (Path(folder, name) for name in PUBLIC_FILES):
         if path.exists() and not path.resolve().is_relative_to(Path(folder).resolve()):
-            raise ValueError(f"{path} leads to {path.resolve()}; expected a file of the run. Put the file itself there.")
+            raise ValueError(f"{path} leads to {path.resolve()}; expected a file of the run. Put the file there.")
 
 
 def check_answers(folder: str) -> None:
