@@ -139,12 +139,15 @@ def _without(token: str | None, message: str) -> str:
 
 
 def check_finished(folder: str) -> None:
-    """Refuses a folder that is not that of a finished run."""
+    """Refuses a folder that is not that of a finished run, or whose files lead out of it."""
     if missing := [name for name in (*MODEL_FILES, RESULTS) if not Path(folder, name).is_file()]:
         raise FileNotFoundError(
             f"{folder} is no folder of a finished run: it lacks {', '.join(missing)}; expected the --output_dir of a "
             "recipe that came to its end. Check the path, or finish the run with --resume_from_checkpoint."
         )
+    for path in (Path(folder, name) for name in PUBLIC_FILES):
+        if path.exists() and not path.resolve().is_relative_to(Path(folder).resolve()):
+            raise ValueError(f"{path} leads to {path.resolve()}; expected a file of the run. Put the file there.")
 
 
 def check_answers(folder: str) -> None:

@@ -108,8 +108,7 @@ class BertClsConfig(PreTrainedConfig):
             (("temperature", "label_scale"), "a positive number", lambda value: value > 0),
             (("max_train_windows", "windows_per_forward", "max_length"), "1 or more", lambda value: value >= 1),
             (("class_weights",), "numbers from 0", lambda value: value >= 0),
-            (("thresholds",), "numbers from 0 to 1", lambda value: 0 <= value <= 1),
-            (("label_mean",), "a number", lambda value: True),
+            (("thresholds", "label_mean"), "numbers", lambda value: True),
         ):
             for name in names:
                 found = getattr(self, name)

@@ -109,7 +109,6 @@ def test_numbers_that_are_not_finite_are_no_answer(model, tmp_path):
         {"label_scale": math.inf, "problem_type": "regression"},
         {"label_mean": math.inf, "problem_type": "regression"},
         {"thresholds": [0.5, math.nan], "problem_type": "multi_label_classification"},
-        {"thresholds": [0.5, 1.5], "problem_type": "multi_label_classification"},
         {"thresholds": [0.5, "0.5"], "problem_type": "multi_label_classification"},
         {"class_weights": [1.0, -2.0]},
         {"windows_per_forward": 0},

@@ -39,6 +39,7 @@ NAMES = (
     "bertcls/serve/README.md",
     "bertcls/export/README.md",
     "benchmarks/README.md",
+    "tests/README.md",
     ".github/CONTRIBUTING.md",
 )
 DOCUMENTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
@@ -244,6 +245,18 @@ def test_every_benchmark_is_named_and_every_table_names_its_command():
         start = max(text.rindex("\n## ", 0, table.start()), before.end() if before else 0)
         said = text[start : table.start()]
         assert re.search(r"(python|launch)\s(benchmarks|recipes)/\w+\.py", said), table[0].splitlines()[0]
+
+
+def test_what_broke_once_names_its_tests():
+    rows = [row for row in DOCUMENTS["tests/README.md"].splitlines() if re.match(r"\| A?\d+ \|", row)]
+    assert [row.split("|")[1].strip() for row in rows] == [*map(str, range(1, 41)), *(f"A{n}" for n in range(18))]
+    there = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"def (test_\w+)", path.read_text())
+    }
+    named = {row: re.findall(r"`(test_\w+)`", row) for row in rows}
+    assert {row: names for row, names in named.items() if not {*names} <= there or not (names or "](" in row)} == {}
 
 
 def imports_resolve(code: str) -> bool:

@@ -339,6 +339,15 @@ def test_what_is_no_finished_run_is_refused(missing, folder):
             refuses()
 
 
+def test_a_file_that_leads_out_of_the_run_is_not_pushed(folder, tmp_path):
+    (tmp_path / "secret").write_text("mine")
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to(tmp_path / "secret")
+    for refuses in (lambda: main(["push", str(folder)]), lambda: push_folder(str(folder))):
+        with pytest.raises(ValueError, match="README.md leads to .*secret; expected a file of the run"):
+            refuses()
+
+
 @pytest.mark.parametrize("change", ["weights", "temperature", "labels"])
 def test_a_run_that_answers_otherwise_than_it_was_scored_is_refused(change, folder):
     model = BertClsForSequenceClassification.from_pretrained(folder)

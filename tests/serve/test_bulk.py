@@ -101,7 +101,7 @@ def test_every_row_once_in_order_with_the_answer_of_the_classifier(undisturbed, 
 
 def kill(process: subprocess.Popen, folder: Path, parts: int) -> None:
     """Kills a process and those that it started, without a warning, once so many parts are there."""
-    wait_until(lambda: process.poll() is not None or sum(1 for _ in folder.glob("part-*[0-9].parquet")) >= parts, 300)
+    wait_until(lambda: process.poll() is not None or sum(1 for _ in folder.glob("part-*[0-9].json")) >= parts, 300)
     for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
         one.kill()
     process.wait()
@@ -113,7 +113,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(recipe, undisturbed, 
         process = subprocess.Popen(command(model, data, output), stderr=subprocess.DEVNULL)
         kill(process, parts_folder(output), parts)
         assert process.returncode == -signal.SIGKILL and not output.exists()
-        files = sorted(parts_folder(output).glob("part-*.parquet"))
+        files = [path.with_suffix(".parquet") for path in sorted(parts_folder(output).glob("part-*[0-9].json"))]
         assert all(pq.read_metadata(file).num_rows == ROWS_PER_PART for file in files)
         there.append({file.name: file.stat().st_mtime_ns for file in files})
     assert len(there[1]) > len(there[0]) > 0 and there[1].items() >= there[0].items()  # none was written again
