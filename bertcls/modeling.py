@@ -30,7 +30,7 @@ REGRESSION = "regression"
 _MOVED_BY_PADDING = ("convbert", "fnet")  # encoders that mix padding into a text's vectors
 CONTRACT = (  # of the configuration: what turns a raw text into an answer
     *("cleaning", "max_length", "overlap", "truncation", "pair_truncation"),
-    *("pooling", "window_pooling", "temperature", "thresholds"),
+    *("pooling", "normalize", "window_pooling", "temperature", "thresholds"),
 )
 
 
@@ -41,6 +41,7 @@ class BertClsConfig(PreTrainedConfig):
     Args:
         encoder: configuration, or its dict, of any encoder that `AutoModel` knows.
         pooling: tokens to a vector per window: the encoder's `pooler`, the first token (`cls`), `mean` or `max`.
+        normalize: window vectors get one length, the square root of their width, as sentence embeddings want it.
         window_pooling: windows to a document: `mean` or `max` of the vectors; `mean_probs`; `vote`, (votes + mean
             probabilities) / (windows + 1). The last two give log-probabilities as logits.
         classifier_dropout: before the classifier; `None` takes the encoder's hidden dropout.
@@ -61,6 +62,7 @@ class BertClsConfig(PreTrainedConfig):
 
     encoder: dict | PreTrainedConfig | None = None
     pooling: Literal["pooler", "cls", "mean", "max"] = "cls"
+    normalize: bool = False
     window_pooling: Literal["mean", "max", "mean_probs", "vote"] = "mean"
     classifier_dropout: float | int | None = None
     classifier_hidden_size: int | None = None
@@ -183,7 +185,8 @@ class BertClsForSequenceClassification(PreTrainedModel):
             name_or_path: Hub id or local folder of an encoder, or a folder saved by this class (its encoder is taken).
             num_labels: classes; may be left out when `id2label` is given.
             pooling: as in `BertClsConfig`, or `auto`: what a sentence-embedding checkpoint says of itself,
-                else `pooler` where the checkpoint holds pooler weights, else `cls`.
+                else `pooler` where the checkpoint holds pooler weights, else `cls`. Vectors are normalized where such
+                a checkpoint says so.
             window_pooling, max_train_windows, classifier_dropout, classifier_hidden_size: as in `BertClsConfig`.
             from_scratch: build the encoder from its configuration with random weights.
             attention_dropout: dropout of the encoder's attention weights in training; `None` keeps the checkpoint's.
@@ -203,8 +206,8 @@ class BertClsForSequenceClassification(PreTrainedModel):
         )
         kind, has_pooler = type(encoder).__name__, getattr(encoder, "pooler", None) is not None
         pooler_found = has_pooler and not from_scratch and not any(key.startswith("pooler.") for key in missing)
+        declared, normalized = (None, False) if from_scratch else declared_pooling(name_or_path, revision=revision)
         if pooling == "auto":
-            declared = None if from_scratch else declared_pooling(name_or_path, revision=revision)
             pooling = declared or ("pooler" if pooler_found else "cls")
         elif pooling == "pooler" and not has_pooler:
             raise ValueError(f"pooling='pooler' found, but {kind} has no pooler; use pooling 'cls' or 'mean'.")
@@ -234,6 +237,7 @@ class BertClsForSequenceClassification(PreTrainedModel):
         config_kwargs |= {"num_labels": num_labels} if names is None else {}
         config_kwargs |= {"classifier_dropout": classifier_dropout, "classifier_hidden_size": classifier_hidden_size}
         config_kwargs |= {"window_pooling": window_pooling, "max_train_windows": max_train_windows}
+        config_kwargs |= {"normalize": normalized and pooling == declared}
         model = cls(BertClsConfig(encoder=encoder.config, pooling=pooling, **config_kwargs))
         model.encoder = encoder
         if attn_implementation is not None:  # the head took the default one for itself and the shared configuration
@@ -304,13 +308,15 @@ class BertClsForSequenceClassification(PreTrainedModel):
             first = torch.zeros_like(inputs["attention_mask"])
             first[:, 0] = 1
             inputs = inputs | {"global_attention_mask": first}
-        output = self.encoder(**inputs)
+        vectors = self._pool_tokens(self.encoder(**inputs), inputs["attention_mask"].unsqueeze(-1))
+        return F.normalize(vectors, dim=-1) * vectors.shape[-1] ** 0.5 if self.config.normalize else vectors
+
+    def _pool_tokens(self, output, mask: torch.Tensor) -> torch.Tensor:
         if self.config.pooling == "pooler":
             return output.pooler_output
         hidden = output.last_hidden_state  # [num_windows, seq_len, hidden]
         if self.config.pooling == "cls":
             return hidden[:, 0]
-        mask = inputs["attention_mask"].unsqueeze(-1)
         if self.config.pooling == "mean":
             return (hidden * mask).sum(1) / mask.sum(1)
         return hidden.masked_fill(mask == 0, torch.finfo(hidden.dtype).min).amax(1)
@@ -371,16 +377,17 @@ class BertClsForSequenceClassification(PreTrainedModel):
         return loss.sum() / (loss.numel() if num_items_in_batch is None else num_items_in_batch)
 
 
-def declared_pooling(name_or_path: str, *, revision: str | None = None) -> str | None:
+def declared_pooling(name_or_path: str, *, revision: str | None = None) -> tuple[str | None, bool]:
     """How a sentence-embedding checkpoint pools tokens: `cls`, `mean` or `max`; `None` where it says nothing of these.
 
-    Read from `modules.json` and the configuration of its pooling, as sentence-transformers writes them.
+    And whether it normalizes its vectors. Read from `modules.json` and the configuration of its pooling, as
+    sentence-transformers writes them.
     """
     options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
     options["_raise_exceptions_for_connection_errors"] = False
     path = cached_file(name_or_path, "modules.json", **options)
     if path is None:
-        return None
+        return None, False
     try:
         with open(path, encoding="utf-8") as file:
             modules = {module["type"].rpartition(".")[2]: module["path"] for module in json.load(file)}
@@ -388,7 +395,7 @@ def declared_pooling(name_or_path: str, *, revision: str | None = None) -> str |
         with open(path or "", encoding="utf-8") as file:
             settings = json.load(file)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
+        return None, False
     kinds = {
         "cls_token": "cls",
         "mean_tokens": "mean",
@@ -409,8 +416,8 @@ def declared_pooling(name_or_path: str, *, revision: str | None = None) -> str |
             f"{name_or_path} makes its vectors by {', '.join(unknown or modes) or 'nothing that is known here'}; its "
             "pooler or first token is taken in place of it. Choose another with --pooling."
         )
-        return None
-    return kinds[modes[0]]
+        return None, False
+    return kinds[modes[0]], "Normalize" in modules
 
 
 def load_config(name_or_path: str, *, revision: str | None = None) -> PreTrainedConfig:

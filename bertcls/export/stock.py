@@ -52,6 +52,7 @@ def _obstacle(config: BertClsConfig) -> str | None:
     reasons = {
         f"Its encoder is of type {kind!r}, and {stock} holds a BERT.": kind != "bert",
         f"Its pooling is {config.pooling!r}, and {stock} reads the pooler of BERT.": config.pooling != "pooler",
+        f"Its vectors are normalized, and those of {stock} are not.": config.normalize,
         f"Its head has a hidden layer, and that of {stock} has none.": config.classifier_hidden_size is not None,
         "It gives numbers, and the export is for labels.": config.problem_type == REGRESSION,
         "Its windows vote, which changes the probabilities of one window, too.": config.window_pooling == "vote",

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from datasets import Dataset
-from scipy.special import logit
+from scipy.optimize import minimize_scalar
+from scipy.special import logit, softmax
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
@@ -15,7 +16,7 @@ from bertcls.data.labels import label_array
 from bertcls.modeling import MULTI_LABEL, REGRESSION
 from bertcls.tokenization import WindowCollator
 
-_STRENGTHS = (1.0, 10.0, 100.0, 1000.0)  # C of logistic regression on vectors whose mean square is 1
+_SHARPEST = 20.0  # times the logits of logistic regression with C = 1 on vectors whose mean square is 1
 _TOKENS = 4096  # padded tokens of a forward pass
 
 
@@ -76,8 +77,8 @@ def fit_linear_head(
 ) -> LinearHead:
     """Logistic regression, one a label where a text has several, or ridge regression of numbers.
 
-    Vectors are centred and divided by one common scale, which folds into the weights. The strength of the L2 penalty
-    is chosen by cross-validation.
+    Vectors are centred and divided by one common scale, which folds into the weights. The L2 penalty that is right
+    most often is strong, and the probabilities are unsure then: cross-validation says how much to sharpen them.
 
     Args:
         vectors: `[rows, hidden]`.
@@ -119,20 +120,23 @@ def _classes(unit: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple
 
 
 def _logistic(unit: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients `[1 or classes, hidden]` and intercepts of the strength that is best on held-out rows."""
+    """Coefficients `[1 or classes, hidden]` and intercepts, as sharp as makes held-out rows most likely."""
     seen, counts = np.unique(labels, return_counts=True)
     if len(seen) == 1:  # a label that all rows have, or none
         return np.zeros((1, unit.shape[1])), logit([(labels.sum() + 1) / (len(labels) + 2)])
-    folds = min(5, counts.min())
-    losses = dict.fromkeys(_STRENGTHS, 0.0)
-    for train, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(unit, labels) if folds > 1 else ():
-        for strength in _STRENGTHS:
-            model = LogisticRegression(C=strength, max_iter=1000).fit(unit[train], labels[train], weights[train])
-            answers = model.predict_proba(unit[held])
-            losses[strength] += log_loss(labels[held], answers, labels=seen, sample_weight=weights[held])
-    best = min(losses, key=losses.get) if folds > 1 else 100.0
-    model = LogisticRegression(C=best, max_iter=2000).fit(unit, labels, weights)
-    return model.coef_, model.intercept_
+    model, sharpness = LogisticRegression(max_iter=2000), 1.0
+    if counts.min() > 1:
+        logits = np.empty((len(labels), len(seen)))  # of models that did not see the row
+        for train, held in StratifiedKFold(min(5, counts.min()), shuffle=True, random_state=0).split(unit, labels):
+            found = model.fit(unit[train], labels[train], weights[train]).decision_function(unit[held])
+            logits[held] = found if found.ndim == 2 else np.stack([-found, found], -1) / 2
+        sharpness = minimize_scalar(
+            lambda times: log_loss(labels, softmax(times * logits, -1), labels=seen, sample_weight=weights),
+            bounds=(1.0, _SHARPEST),
+            method="bounded",
+        ).x
+    model.fit(unit, labels, weights)
+    return sharpness * model.coef_, sharpness * model.intercept_
 
 
 def start_head(
