@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from bertcls.data.encoding import checked_text
 from bertcls.data.labels import natural_key
-from bertcls.data.tables import SUFFIXES, Rows, columns_to_table, file_format, stream_table
+from bertcls.data.tables import SUFFIXES, Rows, columns_to_table, file_format, names_twice, stream_table
 from bertcls.process import warn, whole_file
 
 SPLITS = ("train", "validation", "test")
@@ -41,8 +41,9 @@ class Files:
         if not path.is_dir():
             return stream_table(self.paths, encoding=encoding, delimiter=delimiter or self.delimiter, whole=whole)
         if not (folders := _class_folders(path)):
-            expected = "expected a file, or a folder of txt files per class"
-            raise ValueError(f"{path} is a folder without classes; {expected}.")
+            raise ValueError(
+                f"{path} is a folder without classes; expected a file, or a folder of txt files per class."
+            )
 
         def records() -> Iterator[tuple[str, dict]]:
             for label, files in folders.items():
@@ -80,13 +81,10 @@ class Files:
 def find_splits(source, config_name: str | None, revision: str | None, *, streaming: bool = False) -> dict:
     """The splits of what `load_splits` reads, under their usual names: data sets or `Files`."""
     if isinstance(source, pd.DataFrame):
-        named = [(str(name), source.iloc[:, place].astype(object)) for place, name in enumerate(source.columns)]
-        columns = {name: cells.where(cells.notna(), None).tolist() for name, cells in named}
-        names = [name for name, _ in named]
-        twice = [name for name in columns if names.count(name) > 1]
-        columns = {name: cells for name, cells in columns.items() if name not in twice}
+        names, cells = [*map(str, source.columns)], source.astype(object).where(source.notna(), None)
+        columns = {name: cells.iloc[:, place].tolist() for place, name in enumerate(names)}
         places = [f"row {row}" for row in range(len(source))]
-        found = {"train": Dataset(columns_to_table(columns, "the DataFrame", places, twice=twice))}
+        found = {"train": Dataset(columns_to_table(columns, "the DataFrame", places, twice=names_twice(names)))}
     elif isinstance(source, Dataset | DatasetDict):
         found = {"train": source} if isinstance(source, Dataset) else source
     elif isinstance(source, str | Path):
@@ -142,9 +140,8 @@ def _load_declared(source: str, path: Path, config_name: str | None, revision: s
 def _layout(builder: datasets.DatasetBuilder) -> dict[str, Files]:
     """The files of each split of a folder; none where it asks for what our reader does not do."""
     config, usual = vars(builder.config), vars(type(builder.config)())
-    options = {name: config[name] for name in config if name in usual and config[name] != usual[name]}
-    options = {name: value for name, value in options.items() if name not in vars(datasets.BuilderConfig())}
-    options.pop("features", None)
+    own = usual.keys() - vars(datasets.BuilderConfig()) - {"features"}
+    options = {name: config[name] for name in own if config[name] != usual[name]}
     paths = {name: [*map(Path, files)] for name, files in (config["data_files"] or {}).items()}
     if options.keys() - _READ_ALIKE or not all(
         path.is_file() and file_format(path) for files in paths.values() for path in files
