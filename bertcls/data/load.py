@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets.fingerprint import Hasher
 from sklearn.datasets import fetch_20newsgroups
 
@@ -114,8 +114,8 @@ def load_splits(
     result, first_id = DatasetDict(), 0
     for name, split in splits.items():
         form = split.select_columns([*columns.values()]).rename_columns({old: new for new, old in columns.items()})
-        for new in columns:
-            form = form.cast_column(new, Value("string"))
+        if any(feature.dtype != "string" for feature in form.features.values()):
+            form = form.cast(Features(dict.fromkeys(columns, Value("string"))))
         if name == "train" and all(text is None or NUMBER.fullmatch(text) for text in form["text"][:]):
             raise ValueError(
                 f"Column {columns['text']} holds nothing but numbers, no text. Name another --text_column."
