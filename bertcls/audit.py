@@ -20,11 +20,11 @@ from transformers import PreTrainedTokenizerBase
 
 from bertcls.data.labels import label_names_of, label_shares, problem_type_of
 from bertcls.data.load import load_splits
-from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, containing_texts, draw_rows
+from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, comparison_keys, containing_texts, draw_rows
 from bertcls.layout import AUDIT
 from bertcls.modeling import REGRESSION
 from bertcls.process import from_rank_0, one_line_errors, say
-from bertcls.text import CJK_CHARACTER, comparison_key, nfkc
+from bertcls.text import CJK_CHARACTER, nfkc
 from bertcls.tokenization import load_tokenizer
 
 LEAK_EXIT_CODE = 3
@@ -38,14 +38,13 @@ _HTML = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:#\d+|#x[0-9a-fA-F]+|[a-zA-Z]{2
 
 
 class _Part:
-    """What is compared of a split: its ids, of each row the text or both of a pair, empty where one is missing, and
-    the key by which it equals others."""
+    """What is compared of a split: ids, texts (of each row one or two, empty where one is missing) and their keys."""
 
     def __init__(self, split: Dataset):
         self.ids = split["example_id"][:]
         self.columns = [split[name][:] for name in ("text", "text_pair") if name in split.column_names]
         self.texts = [tuple(text or "" for text in row) for row in zip(*self.columns)]
-        self.keys = ["\n".join(map(comparison_key, row)) for row in self.texts]
+        self.keys = comparison_keys(split)
 
 
 def audit_splits(

@@ -154,24 +154,24 @@ def _is_string(feature) -> bool:
 class LabelColumn:
     """The labels of a column: the task and the classes that train makes of them, and their numbers in any split.
 
-    With `decimal_commas` a comma may stand in a number.
+    With `commas` one may stand in a number; `places` say where a row of each split stands.
     """
 
     def __init__(
         self,
         train: Dataset,
         column: str,
+        *,
         delimiter: str | None,
         problem_type: str | None,
-        *,
-        decimal_commas: bool,
-        place: Callable[[int], str],
+        commas: bool,
+        places: dict,
     ):
-        self.column, self.delimiter, self._decimal_commas = column, delimiter, decimal_commas
+        self.column, self.delimiter, self._commas, self._places = column, delimiter, commas, places
         self.problem_type = self._task(train, problem_type)
         self.feature = Value("float32")
         if self.problem_type != REGRESSION:
-            classes = ClassLabel(names=self._class_names(train, place))
+            classes = ClassLabel(names=self._class_names(train))
             self.feature = List(classes) if self.problem_type == MULTI_LABEL else classes
 
     def numbers(self, rows: list[list], split_name: str) -> pa.Array:
@@ -236,10 +236,10 @@ class LabelColumn:
 
     def _number(self, label) -> float | None:
         """The number that a label is; `None` for another."""
-        label = str(label).replace(",", ".", self._decimal_commas)
+        label = str(label).replace(",", ".", self._commas)
         return float(label) if NUMBER.fullmatch(label) else None
 
-    def read(self, split: Dataset, split_name: str, place: Callable[[int], str]) -> list[list | None]:
+    def read(self, split: Dataset, split_name: str) -> list[list | None]:
         """Each row's labels as they are written, or its number; `None` where there is none."""
         declared, rows = _declared(split.features[self.column]) or [], []
 
@@ -261,19 +261,18 @@ class LabelColumn:
             else:
                 rows.append([self._number(label)])
                 if rows[-1][0] is None or np.isinf(rows[-1][0]):
+                    place = self._places[split_name](len(rows) - 1)
                     raise ValueError(
-                        f"Found the label {label!r:.40} of {split_name} in {place(len(rows) - 1)}; expected a number, "
-                        f"since column {self.column} makes a regression. Correct it, or give --problem_type "
-                        f"{SINGLE_LABEL}."
+                        f"Found the label {label!r:.40} of {split_name} in {place}; expected a number, since column "
+                        f"{self.column} makes a regression. Correct it, or give --problem_type {SINGLE_LABEL}."
                     )
         return rows
 
-    def _class_names(self, train: Dataset, place: Callable[[int], str]) -> list[str]:
+    def _class_names(self, train: Dataset) -> list[str]:
         """Class names of the training split: those of its `ClassLabel`, otherwise its labels in natural order."""
-        rows = [row for row in self.read(train, "train", place) if row is not None]
+        rows = [row for row in self.read(train, "train") if row is not None]
         seen = sorted({name for row in rows for name in row}, key=natural_key)
         declared, sizes = _declared(train.features[self.column]), {*map(len, rows)}
-        names = declared or seen
         vectors = [row for row in rows if len({*row}) < len(row)]
         if not declared and {name.lower() for name in seen} <= _YES | _NO and len(sizes) == 1 and min(sizes) > 1:
             vectors += rows
@@ -284,6 +283,7 @@ class LabelColumn:
             )
         written = {label for label in train[self.column][:] if isinstance(label, str) and label.strip()}
         times = Counter(map(str.strip, written))
+        names = declared or seen
         if merged := sorted(label for label in written if times[label.strip()] > 1):
             warn(f"Labels that differ in blanks at their ends are taken as one: {', '.join(map(repr, merged[:20]))}")
         if len(names) > max(_MANY_LABELS, len(rows) / 2):

@@ -79,11 +79,11 @@ def load_splits(
         raise ValueError(f"Found the splits {', '.join(splits)} in {where}; expected one named {train_split}.")
     splits["train"] = splits.pop(train_split)
     splits = {name: splits[name] for name in SPLITS if name in splits}
-    places, decimal_commas = dict.fromkeys(splits, "row {}".format), False
+    places, commas = dict.fromkeys(splits, "row {}".format), False
     for name, split in splits.items():
         if isinstance(split, Files):
             splits[name], rows = split.read(encoding=encoding, delimiter=delimiter)
-            places[name], decimal_commas = rows.place, decimal_commas or rows.decimal_commas
+            places[name], commas = rows.place, commas or rows.decimal_commas
         elif len(split) == 0:
             raise ValueError(f"The {name} split of {where} has 0 rows; expected at least 1. Check the file.")
 
@@ -108,8 +108,8 @@ def load_splits(
     if labelled:
         column = columns.pop("label")
         splits = {name: read_lists(split, column, places[name]) for name, split in splits.items()}
-        options = {"decimal_commas": decimal_commas, "place": places["train"]}
-        labels = LabelColumn(splits["train"], column, label_delimiter, problem_type, **options)
+        options = {"delimiter": label_delimiter, "problem_type": problem_type, "commas": commas, "places": places}
+        labels = LabelColumn(splits["train"], column, **options)
     code = [(Path(__file__).parents[1] / name).read_bytes() for name in _MAPPED]
     result, first_id = DatasetDict(), 0
     for name, split in splits.items():
@@ -124,7 +124,7 @@ def load_splits(
         if drop_empty:
             filled = [[text if text and text.strip() else None for text in cells] for cells in filled]
         if labels is not None:
-            found = labels.read(split, name, places[name])
+            found = labels.read(split, name)
             if name == "test" and not any(found):
                 continue  # hidden labels, as in GLUE
             filled.append(found)

@@ -191,11 +191,15 @@ def _strata(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
 
 def _equal_texts(dataset: Dataset) -> np.ndarray:
     """Number of the first row with an equal text as the audit compares them `[rows]`; an empty one equals none."""
-    texts = [comparison_key(text or "") for text in dataset["text"][:]]
-    if "text_pair" in dataset.column_names:
-        texts = [f"{a}\n{comparison_key(b or '')}" for a, b in zip(texts, dataset["text_pair"][:])]
     first: dict[str, int] = {}
-    return np.array([first.setdefault(text, row) if text.strip() else row for row, text in enumerate(texts)])
+    keys = enumerate(comparison_keys(dataset))
+    return np.array([first.setdefault(key, row) if key.strip() else row for row, key in keys])
+
+
+def comparison_keys(dataset: Dataset) -> list[str]:
+    """`comparison_key` of the text, or of both texts of a pair, of each row; a missing one is an empty one."""
+    columns = [dataset[name][:] for name in ("text", "text_pair") if name in dataset.column_names]
+    return ["\n".join(comparison_key(text or "") for text in row) for row in zip(*columns)]
 
 
 def _split_groups(
