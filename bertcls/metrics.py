@@ -104,15 +104,12 @@ class RegressionMetric(_LocalMetric):
         predictions, references = np.asarray(predictions), np.asarray(references)
         error = predictions - references
         spread = np.square(references - references.mean()).sum()
-        varied = np.ptp(predictions) > 0 and np.ptp(references) > 0
-        ranks = pd.Series(predictions).rank(), pd.Series(references).rank()
+        columns = pd.Series(predictions), pd.Series(references)
         return {
             "rmse": float(np.sqrt(np.square(error).mean())),
             "mae": float(np.abs(error).mean()),
             "r2": float(1 - np.square(error).sum() / spread) if spread else 0.0,
-            "pearson": float(np.corrcoef(predictions, references)[0, 1]) if varied else 0.0,
-            "spearman": float(np.corrcoef(*ranks)[0, 1]) if varied else 0.0,
-        }
+        } | {how: float(np.nan_to_num(columns[0].corr(columns[1], method=how))) for how in ("pearson", "spearman")}
 
 
 def make_compute_metrics(

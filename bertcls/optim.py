@@ -133,11 +133,8 @@ def layerwise_parameter_groups(
 
 
 class LayerwiseOptimizer:
-    """An optimizer factory for `Trainer(optimizer_cls_and_kwargs=(LayerwiseOptimizer, {...}))`.
-
-    Trainer calls `LayerwiseOptimizer()(model, **kwargs)` with the model as it trains it (wrapped under FSDP), and gets
-    the optimizer that `--optim` names, with its own betas and epsilon, over the groups above.
-    """
+    """A factory for `Trainer(optimizer_cls_and_kwargs=(LayerwiseOptimizer, {...}))`: the optimizer that `--optim`
+    names, its betas and epsilon, over the groups above of the model as Trainer trains it (wrapped under FSDP)."""
 
     def __call__(self, model: nn.Module, *, args: TrainingArguments, **rates) -> torch.optim.Optimizer:
         optimizer_cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)

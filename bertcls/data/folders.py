@@ -23,7 +23,6 @@ SPLITS = ("train", "validation", "test")
 SPLIT_OF = {"valid": "validation", "val": "validation", "dev": "validation"}
 _PART_OF_A_SPLIT = re.compile(r"(train|validation|valid|val|dev|test)[-_. ]?\d", re.IGNORECASE)
 _CANNOT_BE_READ = (DatasetGenerationError, ValueError, StopIteration, RuntimeError, YAMLError)
-_READ_ALIKE = {"sep", "delimiter", "encoding"}  # options of the Hub's layout that our reader has, too
 
 
 @dataclass
@@ -111,8 +110,10 @@ def _of_folder(path: Path) -> dict:
             expected = "expected what Dataset.save_to_disk wrote. Save it anew"
             raise ValueError(f"{path} cannot be read ({error}); {expected}.") from error
         return {"train": saved} if isinstance(saved, Dataset) else dict(saved)
-    if _declares_files(path):
-        return {}
+    card = path / "README.md"
+    head = card.read_text(encoding="utf-8", errors="replace").split("\n---")[0] if card.is_file() else ""
+    if head.startswith("---") and ("configs:" in head or "dataset_info:" in head):
+        return {}  # it says which files make which split, in the Hub's way
     return _named_files(path) or ({"train": Files([path])} if _class_folders(path) else {})
 
 
@@ -143,9 +144,8 @@ def _layout(builder: datasets.DatasetBuilder) -> dict[str, Files]:
     own = usual.keys() - vars(datasets.BuilderConfig()) - {"features"}
     options = {name: config[name] for name in own if config[name] != usual[name]}
     paths = {name: [*map(Path, files)] for name, files in (config["data_files"] or {}).items()}
-    if options.keys() - _READ_ALIKE or not all(
-        path.is_file() and file_format(path) for files in paths.values() for path in files
-    ):
+    known = all(path.is_file() and file_format(path) for files in paths.values() for path in files)
+    if not known or options.keys() - {"sep", "delimiter", "encoding"}:
         return {}
     delimiter, encoding = options.get("sep"), options.get("encoding")
     return {name: Files(files, builder.info.features, encoding, delimiter) for name, files in paths.items()}
@@ -156,13 +156,6 @@ def _cached(options, files: list[Path]) -> Path:
     state = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     return Path(datasets.config.HF_DATASETS_CACHE) / "bertcls" / Hasher.hash([options, state, code])
-
-
-def _declares_files(folder: Path) -> bool:
-    """Whether a README.md says which files make which split, in the Hub's way."""
-    card = folder / "README.md"
-    head = card.read_text(encoding="utf-8", errors="replace").split("\n---")[0] if card.is_file() else ""
-    return head.startswith("---") and ("configs:" in head or "dataset_info:" in head)
 
 
 def _class_folders(folder: Path) -> dict[str, list[Path]]:
@@ -182,10 +175,9 @@ def _named_files(folder: Path) -> dict[str, Files]:
         name = SPLIT_OF.get(name, name)
         if name in SPLITS and (_class_folders(path) if path.is_dir() else file_format(path)):
             if name in found:
-                first = found[name].paths[0].name
                 raise ValueError(
-                    f"Found {first} and {path.name} in {folder}; expected one file for the {name} split. "
-                    f"Remove one, or name it with --{name}_file."
+                    f"Found {found[name].paths[0].name} and {path.name} in {folder}; expected one file for the {name} "
+                    f"split. Remove one, or name it with --{name}_file."
                 )
             found[name] = Files([path])
         elif path.is_file() and file_format(path) not in (None, ".txt"):

@@ -76,9 +76,8 @@ def label_config(dataset: Dataset, *, class_weights: str = "none") -> dict:
             raise ValueError("Found --class_weights balanced with a regression, which has no classes. Leave it out.")
         counts = label_counts(dataset)
         if not counts.all():
-            raise ValueError(
-                f"Class {names[counts.argmin()]} has 0 training rows, and so no weight. Use --class_weights none."
-            )
+            unseen = names[counts.argmin()]
+            raise ValueError(f"Class {unseen} has 0 training rows, and so no weight. Use --class_weights none.")
         config["class_weights"] = (counts.sum() / (len(names) * counts)).tolist()
     return config
 
@@ -199,10 +198,8 @@ class LabelColumn:
         if not isinstance(feature, _LISTS | ClassLabel | Value):
             raise ValueError(f"Found labels of type {feature} {where}; expected names, numbers or lists of names.")
         if self.delimiter is not None and not _is_string(feature):
-            kind = getattr(feature, "dtype", feature)
-            raise ValueError(
-                f"Found --label_delimiter {self.delimiter!r} with labels of type {kind}; expected strings."
-            )
+            found = f"Found --label_delimiter {self.delimiter!r} with labels of type"
+            raise ValueError(f"{found} {getattr(feature, 'dtype', feature)}; expected strings.")
         lists = isinstance(feature, _LISTS) or self.delimiter is not None
         if given is not None and lists != (given == MULTI_LABEL):
             raise ValueError(

@@ -20,7 +20,6 @@ SPLIT_SEED = 42  # of all draws that are the same for every training seed; SST-2
 MIN_WORDS = 4  # a shorter text stands in others by chance
 _KEY_WORDS = 4  # words by which a text is looked for in others
 _PARTS_OF_A_KEY = 50  # of more, each is looked for word by word
-_MORE_ROWS = "Add rows, merge rare labels, or give your own --validation_file and --test_file."
 FEWEST_TO_CHOOSE_BY = 50  # rows: fewer choose an epoch by chance
 
 

@@ -79,10 +79,9 @@ class _ParquetRows:
 
 def file_format(path: str | Path) -> str | None:
     """The suffix that says how a file is read, a compression's left out; `None` for another file."""
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    if suffixes and suffixes[-1] in UNPACK:
-        suffixes.pop()
-    return suffixes[-1] if suffixes and suffixes[-1] in SUFFIXES else None
+    suffix, before = Path(path).suffix.lower(), Path(Path(path).stem).suffix.lower()
+    found = before if suffix in UNPACK else suffix
+    return found if found in SUFFIXES else None
 
 
 def stream_table(
@@ -260,7 +259,11 @@ def _csv_cells(
 
 def _csv_rows(open_text: Opener, form: dict, whole: bool) -> tuple[list[str], Records]:
     """The names of the columns, and the rows."""
-    own = _without_quotes if form["quoting"] == csv.QUOTE_NONE else str
+
+    def own(cell: str) -> str:  # without its quotes where it was quoted as a whole
+        bare = form["quoting"] == csv.QUOTE_NONE and _QUOTED.fullmatch(cell)
+        return cell[1:-1].replace('""', '"') if bare else cell
+
     names = [own(name.strip()) for name in next(_csv_cells(open_text, **form), (1, []))[1]]
 
     def records() -> Iterator[tuple[str, dict]]:
@@ -270,11 +273,6 @@ def _csv_rows(open_text: Opener, form: dict, whole: bool) -> tuple[list[str], Re
                 yield f"line {line}", {name: cell or None for name, cell in row if name}  # a delimiter may end a line
 
     return names, records
-
-
-def _without_quotes(cell: str) -> str:
-    """A cell that was quoted as a whole, without its quotes."""
-    return cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell
 
 
 def _json_rows(open_text: Opener, path: Path) -> Iterator[tuple[str, dict]]:
