@@ -110,6 +110,8 @@ def _fold(rows: Dataset, test: Dataset | None, fold: str, seed: int) -> tuple[Da
             )
     several = problem_type_of(rows) == MULTI_LABEL
     labels = label_array(rows)[firsts] if several else _strata(rows, firsts)
+    if not several and np.bincount(labels).max() < int(count):  # more folds than texts in a decile of values
+        labels = np.zeros_like(labels)
     folds = (MultilabelStratifiedKFold if several else StratifiedKFold)(int(count), shuffle=True, random_state=seed)
     kept, held = (firsts[places] for places in list(folds.split(firsts, labels))[int(number) - 1])
     train, validation = hold_out(_select(rows, groups, kept), seed=seed)
