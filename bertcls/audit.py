@@ -20,11 +20,11 @@ from transformers import PreTrainedTokenizerBase
 
 from bertcls.data.labels import label_names_of, label_shares, problem_type_of
 from bertcls.data.load import load_splits
-from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, containing_texts, draw_rows
+from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, comparison_keys, containing_texts, draw_rows
 from bertcls.layout import AUDIT
 from bertcls.modeling import REGRESSION
 from bertcls.process import from_rank_0, one_line_errors, say
-from bertcls.text import CJK_CHARACTER, comparison_key, nfkc
+from bertcls.text import CJK_CHARACTER, nfkc
 from bertcls.tokenization import load_tokenizer
 
 LEAK_EXIT_CODE = 3
@@ -37,42 +37,47 @@ _TOKENIZED_ROWS = 2000  # a share of these rows is within 2 points
 _HTML = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:#\d+|#x[0-9a-fA-F]+|[a-zA-Z]{2,8});")
 
 
+class _Part:
+    """What is compared of a split: ids, texts (of each row one or two, empty where one is missing) and their keys."""
+
+    def __init__(self, split: Dataset):
+        self.ids = split["example_id"][:]
+        self.columns = [split[name][:] for name in ("text", "text_pair") if name in split.column_names]
+        self.texts = [tuple(text or "" for text in row) for row in zip(*self.columns)]
+        self.keys = comparison_keys(split)
+
+
 def audit_splits(
-    splits: DatasetDict,
-    *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    lengths: tuple[int, ...] = LENGTHS,
-    seed: int = 0,
+    splits: DatasetDict, *, tokenizer: PreTrainedTokenizerBase | None = None, lengths: tuple[int, ...] = LENGTHS
 ) -> dict:
     """Findings as plain numbers, names and example ids, ready for JSON; time grows with the words of all texts.
 
     A text counts once: as equal to the letter, else as equal after normalisation (`comparison_key`), else as part of
     a longer text of the other split (of at least `MIN_WORDS` words; not for pairs). Empty texts do not leak. `dropped`
-    are the rows that `drop_leaked` takes out. Tokens beyond `lengths` are counted on 2,000 rows drawn by `seed`.
+    are the rows that `drop_leaked` takes out. Tokens beyond `lengths` are counted on 2,000 rows drawn.
     """
-    texts = {name: _texts(split) for name, split in splits.items()}
-    keys = {name: ["\n".join(map(comparison_key, row)) for row in rows] for name, rows in texts.items()}
-    findings: dict = {"rows": {name: len(split) for name, split in splits.items()}}
-    findings["labels"] = {name: _label_summary(split) for name, split in splits.items()}
-    findings["alike_labels"] = _alike(label_names_of(splits["train"]))
-    findings["missing_labels"] = {name: labels for name, split in splits.items() if (labels := _missing(split))}
-    findings["texts"] = {name: _text_summary(split, texts[name]) for name, split in splits.items()}
-    kinds = {"exact": texts, "normalised": keys}
-    findings["duplicates"] = {
-        name: {kind: len(rows[name]) - len(set(rows[name])) for kind, rows in kinds.items()} for name in splits
+    parts = {name: _Part(split) for name, split in splits.items()}
+    findings: dict = {
+        "rows": {name: len(split) for name, split in splits.items()},
+        "labels": {name: _label_summary(split) for name, split in splits.items()},
+        "alike_labels": _alike(label_names_of(splits["train"])),
+        "missing_labels": {name: labels for name, split in splits.items() if (labels := _missing(split))},
+        "texts": {name: _text_summary(part) for name, part in parts.items()},
+        "duplicates": {
+            name: {"exact": len(part.ids) - len({*part.texts}), "normalised": len(part.ids) - len({*part.keys})}
+            for name, part in parts.items()
+        },
+        "contradictions": _contradictions(splits, parts),
+        "leaks": {},
     }
-    findings["contradictions"] = _contradictions(splits, keys)
-    findings["leaks"], dropped = {}, set()
+    dropped = set()
     for kept, other in combinations([name for name in ("test", "validation", "train") if name in splits], 2):
-        leak, rows = _leak(splits[kept], splits[other], texts[kept], texts[other], keys[kept], keys[other])
-        findings["leaks"][f"{kept} in {other}"] = leak
-        dropped.update(rows)
-    findings["leaked"] = bool(dropped)
-    findings["dropped"] = sorted(dropped)
+        findings["leaks"][f"{kept} in {other}"], ids = _leak(parts[kept], parts[other])
+        dropped.update(ids)
+    findings |= {"leaked": bool(dropped), "dropped": sorted(dropped)}
     if tokenizer is not None:
-        read = {name: _read(rows, tokenizer, lengths, seed) for name, rows in texts.items()}
-        findings |= {"cut": {name: cut for name, (cut, _) in read.items()}}
-        findings |= {"unknown": {name: share for name, (_, share) in read.items()}}
+        read = {name: _read(part.texts, tokenizer, lengths) for name, part in parts.items()}
+        findings["cut"], findings["unknown"] = ({name: both[i] for name, both in read.items()} for i in range(2))
     return findings
 
 
@@ -97,15 +102,11 @@ def audit_run(
     """Audits the splits of a run on its first process: prints the table, writes `audit.json`, and acts on a leak.
 
     Args:
-        splits: that the run will use.
         run_dir: where `audit.json` goes.
         tokenizer, max_length: of the encoder and its windows, to count the tokens that would be cut.
         on_leak: go on with a warning, drop the leaking rows of train, or stop.
         max_train_samples, max_test_samples: rows that are drawn then, label shares kept; `None` keeps all.
         seed: of the draw from train; that from test is the same for every seed.
-
-    Returns:
-        the splits to use.
 
     Raises:
         ValueError: a leak with `on_leak="error"`, or `drop` would leave a split or a label without a row.
@@ -131,10 +132,8 @@ def audit_run(
         splits = drop_leaked(splits, {"dropped": dropped})
         lost = [f"the {name} split has no row" for name, split in splits.items() if len(split) == 0]
         if lost := lost or [f"train has no row of the label {name}" for name in _missing(splits["train"])]:
-            raise ValueError(
-                f"Without its leaking rows {lost[0]}; expected rows of every label. Give other data, or use "
-                "--on_leak warn."
-            )
+            expected = "expected rows of every label. Give other data, or use --on_leak warn"
+            raise ValueError(f"Without its leaking rows {lost[0]}; {expected}.")
     splits["train"] = draw_rows(splits["train"], max_train_samples, seed=seed)
     splits["test"] = draw_rows(splits["test"], max_test_samples, seed=SPLIT_SEED)
     say("rows: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()))
@@ -143,22 +142,21 @@ def audit_run(
 
 def format_audit(findings: dict) -> str:
     """The findings as a table of one column a split, and a line for each thing to look at."""
-    names = list(findings["rows"])
-    labels = findings["labels"]
+    names, labels = list(findings["rows"]), findings["labels"]
+    texts, twice = findings["texts"], findings["duplicates"]
+    counts = {
+        "equal texts, to the letter": {name: twice[name]["exact"] for name in names},
+        "equal texts, normalised": {name: twice[name]["normalised"] for name in names},
+        "texts with several labels": findings["contradictions"],
+        "missing texts": {name: texts[name]["missing"] for name in names},
+        "empty texts": {name: texts[name]["empty"] for name in names},
+        "texts with HTML": {name: texts[name]["html"] for name in names},
+    }
     rows = [("rows", [f"{findings['rows'][name]:,}" for name in names])]
-    for label in list(labels["train"])[:_SHOWN_LABELS]:
-        rows.append((label, [f"{labels[name][label]:.6f}" for name in names]))
+    rows += [(label, [f"{labels[name][label]:.6f}" for name in names]) for label in [*labels["train"]][:_SHOWN_LABELS]]
     if len(labels["train"]) > _SHOWN_LABELS:
         rows.append((f"and {len(labels['train']) - _SHOWN_LABELS:,} more labels", ["" for _ in names]))
-    counts = {
-        "equal texts, to the letter": lambda name: findings["duplicates"][name]["exact"],
-        "equal texts, normalised": lambda name: findings["duplicates"][name]["normalised"],
-        "texts with several labels": lambda name: findings["contradictions"][name],
-        "missing texts": lambda name: findings["texts"][name]["missing"],
-        "empty texts": lambda name: findings["texts"][name]["empty"],
-        "texts with HTML": lambda name: findings["texts"][name]["html"],
-    }
-    rows += [(title, [f"{count(name):,}" for name in names]) for title, count in counts.items()]
+    rows += [(title, [f"{count[name]:,}" for name in names]) for title, count in counts.items()]
     for length in list(findings["cut"]["train"])[1:] if "cut" in findings else ():
         cut = [findings["cut"][name][length] for name in names]
         rows.append((f"cut by {length} tokens: texts, tokens", [f"{c['texts']:.1%}, {c['tokens']:.1%}" for c in cut]))
@@ -175,11 +173,12 @@ def format_audit(findings: dict) -> str:
             )
     if findings.get("taken_out"):
         lines.append(f"TAKEN OUT: {findings['taken_out']:,} leaking rows (--on_leak drop); all above is from before")
-    for name in [name for name in names if unknown.get(name, 0) > _MANY_UNKNOWN]:
-        lines.append(
-            f"UNKNOWN: {unknown[name]:.0%} of the tokens of {name} are unknown to the encoder, which was trained on "
-            "other writing. Choose one for this language with --model_name_or_path."
-        )
+    lines += [
+        f"UNKNOWN: {share:.0%} of the tokens of {name} are unknown to the encoder, which was trained on other "
+        "writing. Choose one for this language with --model_name_or_path."
+        for name, share in unknown.items()
+        if share > _MANY_UNKNOWN
+    ]
     if findings["contradictions"]["all"]:
         lines.append(f"CONTRADICTION: {findings['contradictions']['all']:,} texts have several labels")
     for alike in findings["alike_labels"][:_SHOWN_LABELS]:
@@ -190,12 +189,6 @@ def format_audit(findings: dict) -> str:
         more = f" and {len(labels) - _SHOWN_LABELS:,} more" if len(labels) > _SHOWN_LABELS else ""
         lines.append(f"LABELS missing from {name}: {', '.join(labels[:_SHOWN_LABELS])}{more}")
     return "\n".join(lines)
-
-
-def _texts(split: Dataset) -> list[tuple[str, ...]]:
-    """The text, or both of a pair, of each row; an empty one for a missing one."""
-    columns = [split[name][:] for name in ("text", "text_pair") if name in split.column_names]
-    return [tuple(text or "" for text in row) for row in zip(*columns)]
 
 
 def _label_summary(split: Dataset) -> dict[str, float]:
@@ -220,52 +213,45 @@ def _alike(names: list[str]) -> list[list[str]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _text_summary(split: Dataset, texts: list) -> dict:
-    columns = [split[name][:] for name in ("text", "text_pair")[: len(texts[0])]]
-    missing = sum(None in row for row in zip(*columns))
-    found = {
-        "empty": [row for row, parts in enumerate(texts) if not all(part.strip() for part in parts)],
-        "html": [row for row, parts in enumerate(texts) if any(map(_HTML.search, parts))],
-    }
-    ids = split["example_id"]
-    examples = {f"{kind}_examples": [ids[row] for row in rows[:_EXAMPLES]] for kind, rows in found.items()}
-    return {"missing": missing, "empty": len(found["empty"]) - missing, "html": len(found["html"])} | examples
+def _text_summary(part: _Part) -> dict:
+    missing = sum(None in row for row in zip(*part.columns))
+    empty = [id for id, row in zip(part.ids, part.texts) if not all(text.strip() for text in row)]
+    html = [id for id, row in zip(part.ids, part.texts) if any(map(_HTML.search, row))]
+    counts = {"missing": missing, "empty": len(empty) - missing, "html": len(html)}
+    return counts | {"empty_examples": empty[:_EXAMPLES], "html_examples": html[:_EXAMPLES]}
 
 
-def _contradictions(splits: DatasetDict, keys: dict[str, list[str]]) -> dict[str, int]:
+def _contradictions(splits: DatasetDict, parts: dict[str, _Part]) -> dict[str, int]:
     """Texts, equal after normalisation, that stand with more than one label: per split and over all of them."""
-    labels_of = {name: defaultdict(set) for name in (*splits, "all")}
-    for name, split in splits.items():
-        for key, label in zip(keys[name], split["label"][:]):
-            for place in (name, "all"):
-                labels_of[place][key].add(tuple(label) if isinstance(label, list) else label)
-    return {name: sum(len(labels) > 1 for labels in found.values()) for name, found in labels_of.items()}
+    tables = {
+        name: pd.DataFrame({"key": part.keys, "label": [*map(str, splits[name]["label"][:])]})
+        for name, part in parts.items()
+    }
+    tables["all"] = pd.concat([*tables.values()])
+    return {name: int((table.groupby("key")["label"].nunique() > 1).sum()) for name, table in tables.items()}
 
 
-def _leak(
-    kept: Dataset, other: Dataset, kept_texts: list, other_texts: list, kept_keys: list[str], other_keys: list[str]
-) -> tuple[dict, list[int]]:
+def _leak(kept: _Part, other: _Part) -> tuple[dict, list[int]]:
     """Rows of `kept` that stand in `other`, and the ids of the rows of `other` in which they stand."""
-    other_text, other_key = set(other_texts), set(other_keys)
+    other_texts, other_keys = set(other.texts), set(other.keys)
     found = {"exact": [], "normalised": [], "contained": []}
-    for row, (text, key) in enumerate(zip(kept_texts, kept_keys)):
-        if key.strip() and key in other_key:
-            found["exact" if text in other_text else "normalised"].append(row)
+    for row, (text, key) in enumerate(zip(kept.texts, kept.keys)):
+        if key.strip() and key in other_keys:
+            found["exact" if text in other_texts else "normalised"].append(row)
     seen = {*found["exact"], *found["normalised"]}
-    long, inside = [row for row, key in enumerate(kept_keys) if _long_enough(key)], set()
-    if kept_texts and len(kept_texts[0]) == 1:
+    long, inside = [row for row, key in enumerate(kept.keys) if _long_enough(key)], set()
+    if len(kept.columns) == 1:
         candidates = [row for row in long if row not in seen]
-        places = containing_texts([_words(kept_keys[row]) for row in candidates], [_words(key) for key in other_keys])
+        places = containing_texts([_words(kept.keys[row]) for row in candidates], [_words(key) for key in other.keys])
         found["contained"] = [row for row, texts in zip(candidates, places) if texts]
         inside = set().union(*places)
-    equal = {kept_keys[row] for row in seen}
-    rows = [row for row, key in enumerate(other_keys) if key in equal or (inside and _words(key) in inside)]
-    ids, other_ids = kept["example_id"][:], other["example_id"][:]
-    leak = {"rows": len(kept), "long_rows": len(long)}
+    equal = {kept.keys[row] for row in seen}
+    leak = {"rows": len(kept.ids), "long_rows": len(long)}
     leak["long_found"] = len(seen.intersection(long)) + len(found["contained"])
-    for kind, found_rows in found.items():
-        leak |= {kind: len(found_rows), f"{kind}_examples": [ids[row] for row in found_rows[:_EXAMPLES]]}
-    return leak, [other_ids[row] for row in rows]
+    for kind, rows in found.items():
+        leak |= {kind: len(rows), f"{kind}_examples": [kept.ids[row] for row in rows[:_EXAMPLES]]}
+    in_other = zip(other.ids, other.keys)
+    return leak, [id for id, key in in_other if key in equal or (inside and _words(key) in inside)]
 
 
 def _words(key: str) -> str:
@@ -277,20 +263,20 @@ def _long_enough(key: str) -> bool:
     return len(_words(key).split()) >= (MIN_CHARACTERS if CJK_CHARACTER.search(key) else MIN_WORDS)
 
 
-def _read(texts: list, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, ...], seed: int) -> tuple[dict, float]:
+def _read(texts: list, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, ...]) -> tuple[dict, float]:
     """Share of texts, and of their tokens, beyond each of `lengths`; and of tokens that the encoder does not know."""
     rows = np.arange(len(texts))
     if len(rows) > _TOKENIZED_ROWS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, _TOKENIZED_ROWS, replace=False))
+        rows = np.sort(np.random.default_rng(0).choice(rows, _TOKENIZED_ROWS, replace=False))
     encoded = tokenizer(*map(list, zip(*(texts[row] for row in rows))), verbose=False)
     tokens = np.array([len(ids) for ids in encoded["input_ids"]])
-    beyond = {length: np.maximum(tokens - length, 0) for length in lengths}
+    cut: dict = {"rows": len(rows)}
+    for length in lengths:
+        beyond = np.maximum(tokens - length, 0)
+        cut[str(length)] = {"texts": float((beyond > 0).mean()), "tokens": float(beyond.sum() / tokens.sum())}
     unknown = sum(ids.count(tokenizer.unk_token_id) for ids in encoded["input_ids"])
     special = tokenizer.num_special_tokens_to_add(pair=bool(texts) and len(texts[0]) == 2) * len(rows)
-    return {"rows": len(rows)} | {
-        str(length): {"texts": float((over > 0).mean()), "tokens": float(over.sum() / tokens.sum())}
-        for length, over in beyond.items()
-    }, unknown / max(int(tokens.sum()) - special, 1)
+    return cut, unknown / max(int(tokens.sum()) - special, 1)
 
 
 def main(argv: list[str] | None = None) -> int:

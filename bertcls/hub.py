@@ -84,7 +84,6 @@ def push_folder(
     """Uploads `PUBLIC_FILES` of a finished run in one commit, which removes those that an earlier push left.
 
     Args:
-        folder: of a finished run, verified.
         repo_id: `owner/name`; `None` takes the folder's name. It is made where it does not exist, `private` or not.
         token: of the Hub; `None` takes the one of `hf auth login`, or of `HF_TOKEN`.
         revision: branch, made where it does not exist.
@@ -111,31 +110,25 @@ def push_folder(
         # not upload_folder, which may split a long upload into several commits
         commit = api.create_commit(repo, operations, commit_message="Add model", revision=revision)
     except (HTTPError, OSError, RuntimeError, ValueError) as error:
-        said, shown = str(error), _without(token or get_token(), str(error))
+        shown, secret = str(error), (token or get_token() or "").strip()
+        for form in (secret, repr(secret)[1:-1]) if secret else ():
+            shown = shown.replace(form, "***")
         retry = ["python", "-m", "bertcls.hub", "push", str(folder), "--repo_id", repo_id]
         retry += ["--public"] * (private is False) + (["--revision", revision] if revision is not None else [])
         raise ConnectionError(
             f"{repo_id} was not pushed ({' '.join(shown.split())}); expected a repository that your token may write. "
             f"The model is safe in {folder}; push it again: {shlex.join(retry)}"
-        ) from (error if shown == said else None)  # whose message would be shown with the traceback
+        ) from (error if shown == str(error) else None)  # whose message would be shown with the traceback
     return str(commit)
 
 
 def with_repo_id(card: str, repo_id: str) -> str:
     """A card with the title and the snippets of another repository."""
-    found = re.search(r'TextClassifier\.from_pretrained\("([^"\n]+)"', card)
-    if found is None:
+    if (found := re.search(r'TextClassifier\.from_pretrained\("([^"\n]+)"', card)) is None:
         return card
     title, new_title = (f"# {name.split('/')[-1]}\n" for name in (found[1], repo_id))
     snippets = re.compile(rf'(from_pretrained\(|model=)"{re.escape(found[1])}"')
     return snippets.sub(rf'\g<1>"{repo_id}"', card).replace(title, new_title, 1)
-
-
-def _without(token: str | None, message: str) -> str:
-    """A message in which a token is not shown, neither as it is nor quoted."""
-    for form in (token, repr(token)[1:-1]) if token and token.strip() else ():
-        message = message.replace(form.strip(), "***")
-    return message
 
 
 def check_finished(folder: str) -> None:

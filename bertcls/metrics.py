@@ -1,13 +1,14 @@
 """Scores of a classifier, computed here: nothing is downloaded."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import datasets
 import evaluate
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from transformers import EvalPrediction, PreTrainedConfig, TrainingArguments
 
@@ -18,7 +19,21 @@ _UNSURE_TEXTS = 20  # with the label, of which a threshold counts as much as 0.5
 _TAKEN = ("samples", "runtime", "per_class", "confusion_matrix", "window_accuracy", "vote_accuracy")  # other scores
 
 
-class ClassificationMetric(evaluate.Metric):
+class _LocalMetric(evaluate.Metric):
+    """What the metrics below share: nothing is downloaded, and nothing is written to disk."""
+
+    kind: datasets.Value | datasets.List = datasets.Value("int64")  # of a prediction and of a reference
+
+    def __init__(self, label_names: Sequence[str] = (), **kwargs):
+        self.label_names = list(label_names)
+        super().__init__(keep_in_memory=True, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = datasets.Features({"predictions": self.kind, "references": self.kind})
+        return evaluate.MetricInfo(description=self.__doc__, citation="", features=features)
+
+
+class ClassificationMetric(_LocalMetric):
     """Accuracy, precision, recall and F1 (macro, weighted, per class) and confusion counts of a single-label task.
 
     A class that was never predicted has precision 0. Scores of classes stand in a table of their own, `per_class`,
@@ -32,20 +47,6 @@ class ClassificationMetric(evaluate.Metric):
     (0.75, 0.5, [[1, 1], [0, 2]])
     """
 
-    def __init__(self, label_names: list[str], **kwargs):
-        self.label_names = list(label_names)
-        super().__init__(keep_in_memory=True, **kwargs)
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Scores of a single-label classifier.",
-            citation="",
-            inputs_description="predictions and references: class numbers",
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
-        )
-
     def _compute(self, predictions, references) -> dict:
         numbers = list(range(len(self.label_names)))
         scores = _f_scores(references, predictions, self.label_names, ("macro", "weighted"), labels=numbers)
@@ -54,7 +55,7 @@ class ClassificationMetric(evaluate.Metric):
         return scores
 
 
-class MultiLabelMetric(evaluate.Metric):
+class MultiLabelMetric(_LocalMetric):
     """Scores of a multi-label task, from 0 and 1 `[examples, num_labels]`.
 
     `accuracy` is the share of examples whose set of labels is exactly right (an empty set is a legal answer);
@@ -66,18 +67,7 @@ class MultiLabelMetric(evaluate.Metric):
     (0.5, 0.8, 1.0)
     """
 
-    def __init__(self, label_names: list[str], **kwargs):
-        self.label_names = list(label_names)
-        super().__init__(keep_in_memory=True, **kwargs)
-
-    def _info(self) -> evaluate.MetricInfo:
-        row = datasets.List(datasets.Value("int64"))
-        return evaluate.MetricInfo(
-            description="Scores of a multi-label classifier.",
-            citation="",
-            inputs_description="predictions and references: 0 or 1 per label",
-            features=datasets.Features({"predictions": row, "references": row}),
-        )
+    kind = datasets.List(datasets.Value("int64"))
 
     def _compute(self, predictions, references) -> dict:
         predictions, references = np.asarray(predictions), np.asarray(references)
@@ -98,7 +88,7 @@ def _f_scores(references, predictions, label_names: list[str], averages: tuple[s
     return scores
 
 
-class RegressionMetric(evaluate.Metric):
+class RegressionMetric(_LocalMetric):
     """Root of the mean squared error, mean absolute error, R squared, and the correlations of Pearson and Spearman.
 
     A correlation with a constant is 0 here, so that it can be compared.
@@ -108,32 +98,18 @@ class RegressionMetric(evaluate.Metric):
     (0.577, 0.5, 1.0)
     """
 
-    def __init__(self, **kwargs):
-        super().__init__(keep_in_memory=True, **kwargs)
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Scores of a regression.",
-            citation="",
-            inputs_description="predictions and references: numbers",
-            features=datasets.Features(
-                {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
-            ),
-        )
+    kind = datasets.Value("float64")
 
     def _compute(self, predictions, references) -> dict:
         predictions, references = np.asarray(predictions), np.asarray(references)
         error = predictions - references
         spread = np.square(references - references.mean()).sum()
-        varied = np.ptp(predictions) > 0 and np.ptp(references) > 0
-        ranks = pd.Series(predictions).rank(), pd.Series(references).rank()
+        columns = pd.Series(predictions), pd.Series(references)
         return {
             "rmse": float(np.sqrt(np.square(error).mean())),
             "mae": float(np.abs(error).mean()),
             "r2": float(1 - np.square(error).sum() / spread) if spread else 0.0,
-            "pearson": float(np.corrcoef(predictions, references)[0, 1]) if varied else 0.0,
-            "spearman": float(np.corrcoef(*ranks)[0, 1]) if varied else 0.0,
-        }
+        } | {how: float(np.nan_to_num(columns[0].corr(columns[1], method=how))) for how in ("pearson", "spearman")}
 
 
 def make_compute_metrics(
@@ -166,7 +142,14 @@ def make_compute_metrics(
         )
     known += [*(own or {})]
     if training_args is not None:
-        _check_training(training_args, kind, known)
+        asked = training_args.metric_for_best_model
+        if asked == "auto":
+            best = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "f1_micro", REGRESSION: "r2"}  # of each, more is better
+            training_args.metric_for_best_model = best[kind]
+        elif asked is not None and asked.removeprefix("eval_") not in known:
+            raise ValueError(f"Found --metric_for_best_model {asked}; expected one of {', '.join(known)}.")
+        if training_args.label_smoothing_factor and kind != SINGLE_LABEL:
+            raise ValueError(f"Found --label_smoothing_factor with {kind}; expected one class a text. Leave it out.")
 
     def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
         logits, (labels, _) = evaluation.predictions, evaluation.label_ids
@@ -174,11 +157,10 @@ def make_compute_metrics(
         if kind == REGRESSION:
             predictions = logits[:, 0]
         else:
-            several = kind == MULTI_LABEL
-            predictions = (logits >= 0).astype(np.int64) if several else logits.argmax(-1)
-            labels, loss_of = labels.astype(np.int64), multi_label_loss if several else log_loss
-            losses["log_loss"] = loss_of(logits, labels)
-            losses["calibrated_loss"] = loss_of(logits / fit_temperature(logits, labels), labels)
+            labels = labels.astype(np.int64)
+            predictions = logits.argmax(-1) if labels.ndim == 1 else (logits >= 0).astype(np.int64)
+            losses["log_loss"] = log_loss(logits, labels)
+            losses["calibrated_loss"] = log_loss(logits / fit_temperature(logits, labels), labels)
         scores = metric.compute(predictions=predictions, references=labels)
         return {name: scores[name] for name in kept} | losses | own_scores(own, labels, predictions)
 
@@ -197,18 +179,6 @@ def task_metric(kind: str, label_names: list[str]) -> tuple[evaluate.Metric, lis
 def own_scores(own: dict[str, Callable] | None, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     """Scores by metrics of the user's own: functions of labels and predictions, by name."""
     return {name: float(function(labels, predictions)) for name, function in (own or {}).items()}
-
-
-def _check_training(training_args: TrainingArguments, kind: str, known: list[str]) -> None:
-    """Chooses the metric where it is `auto`, and refuses what does not go with the task."""
-    metric = training_args.metric_for_best_model
-    if metric == "auto":
-        best = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "f1_micro", REGRESSION: "r2"}  # of each, more is better
-        training_args.metric_for_best_model = best[kind]
-    elif metric is not None and metric.removeprefix("eval_") not in known:
-        raise ValueError(f"Found --metric_for_best_model {metric}; expected one of {', '.join(known)}.")
-    if training_args.label_smoothing_factor and kind != SINGLE_LABEL:
-        raise ValueError(f"Found --label_smoothing_factor with {kind}; expected one class a text. Leave it out.")
 
 
 def tune_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[float]:
@@ -237,24 +207,21 @@ def tune_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[float
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean negative log-probability of the right class, in nats; logits `[examples, num_labels]`.
+    """Mean negative log-probability of the right class, of several labels of the right decisions, in nats.
+
+    Args:
+        logits: `[examples, num_labels]`.
+        labels: class numbers `[examples]`, or of a multi-label task 0 and 1 `[examples, num_labels]`.
 
     >>> round(log_loss(np.array([[0.0, 0.0]]), np.array([1])), 4)
     0.6931
-    """
-    logits = logits.astype(np.float64)
-    top = logits.max(-1, keepdims=True)
-    log_sum = np.log(np.exp(logits - top).sum(-1)) + top[:, 0]
-    return float(np.mean(log_sum - logits[np.arange(len(labels)), labels]))
-
-
-def multi_label_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean negative log-probability of the right decisions, in nats; both `[examples, num_labels]`, labels 0 or 1.
-
-    >>> round(multi_label_loss(np.array([[0.0, 0.0]]), np.array([[1, 0]])), 4)
+    >>> round(log_loss(np.array([[0.0, 0.0]]), np.array([[1, 0]])), 4)
     0.6931
     """
-    return float(np.mean(np.logaddexp(0, logits.astype(np.float64)) - labels * logits))
+    logits = logits.astype(np.float64)
+    if labels.ndim == 2:
+        return float(np.mean(np.logaddexp(0, logits) - labels * logits))
+    return -float(np.mean(log_softmax(logits, axis=-1)[np.arange(len(labels)), labels]))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -265,16 +232,15 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     rows do no harm (by simulation: from 20 rows on less than 0.02 nats where the model is calibrated already).
 
     Args:
-        logits: `[examples, num_labels]`, of examples that the model was not trained on.
-        labels: class numbers `[examples]`, or of a multi-label task 0 and 1 `[examples, num_labels]`.
+        logits, labels: as of `log_loss`, of examples that the model was not trained on.
 
     >>> sure = np.array([[2.0, -2.0]] * 1000)  # 98 % sure each time, right 7 times of 10
     >>> round(fit_temperature(sure, np.array([0] * 700 + [1] * 300)), 1)
     4.3
     """
-    loss = multi_label_loss if labels.ndim == 2 else log_loss
+    scale = 2 * _TEMPERATURE_DEVIATION**2
     found = minimize_scalar(
-        lambda power: len(labels) * loss(logits / math.exp(power), labels) + (power / _TEMPERATURE_DEVIATION) ** 2 / 2,
+        lambda power: len(labels) * log_loss(logits / math.exp(power), labels) + power**2 / scale,
         bounds=(math.log(0.2), math.log(10)),
         method="bounded",
         options={"xatol": 1e-4},

@@ -1,5 +1,6 @@
 """Which parameters train, and at which rate."""
 
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import torch
@@ -15,17 +16,11 @@ _NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm
 
 @dataclass(frozen=True)
 class EncoderParts:
-    """Where an encoder keeps its layers.
+    """Where an encoder keeps its layers."""
 
-    Args:
-        layers_name: name of the list of layers inside the encoder, such as `encoder.layer`.
-        num_layers: layers in it.
-        last_norms: names of norms beside the list that come after the last layer (Megatron-BERT, XLM-RoBERTa-XL).
-    """
-
-    layers_name: str
+    layers_name: str  # of the list of layers inside the encoder, such as `encoder.layer`
     num_layers: int
-    last_norms: tuple[str, ...] = ()
+    last_norms: tuple[str, ...]  # beside the list, after the last layer (Megatron-BERT, XLM-RoBERTa-XL)
 
     def layer(self, name: str) -> int:
         """Number of the layer that a parameter of the encoder belongs to, from 0 at the bottom.
@@ -40,10 +35,6 @@ class EncoderParts:
         beside = parent and name.startswith(parent + ".") and name.rpartition(".")[0] not in self.last_norms
         return -1 if "embed" in name or beside else self.num_layers
 
-    def depth(self, name: str) -> int:
-        """Steps below the head: 1 for the top layer and the pooler, `num_layers + 1` for the embeddings."""
-        return max(self.num_layers - self.layer(name), 1)
-
 
 def encoder_parts(encoder: nn.Module) -> EncoderParts:
     """Finds the list of layers by its length, whatever its name.
@@ -56,8 +47,7 @@ def encoder_parts(encoder: nn.Module) -> EncoderParts:
             parent = name.rpartition(".")[0]
             beside = encoder.get_submodule(parent)
             norms = [child for child, part in beside.named_children() if "Norm" in type(part).__name__]
-            if hasattr(beside, "rel_embeddings"):  # DeBERTa, whose norm is theirs
-                norms = []
+            norms = [] if hasattr(beside, "rel_embeddings") else norms  # DeBERTa, whose norm is theirs
             return EncoderParts(name, len(module), tuple(f"{parent}.{norm}".lstrip(".") for norm in norms))
     raise ValueError(
         f"{type(encoder).__name__} has no list of {encoder.config.num_hidden_layers} layers, so its layers cannot be "
@@ -69,9 +59,8 @@ def freeze(model: PreTrainedModel, *, freeze_encoder: bool = False, freeze_layer
     """Freezes the whole encoder, or its embeddings and lowest layers, and says how many parameters train.
 
     Args:
-        model: a model with an `encoder`.
-        freeze_encoder: freeze all of it, so that only the head trains.
-        freeze_layers: freeze the embeddings and this many layers, counted from the bottom; 0 freezes nothing.
+        freeze_encoder: so that only the head trains.
+        freeze_layers: the embeddings and this many layers, counted from the bottom; 0 freezes nothing.
 
     Returns:
         trainable parameters, all parameters.
@@ -88,17 +77,17 @@ def freeze(model: PreTrainedModel, *, freeze_encoder: bool = False, freeze_layer
     for name, parameter in model.encoder.named_parameters():
         if freeze_encoder or (freeze_layers and parts.layer(name) < freeze_layers):
             parameter.requires_grad = False
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-    trainable, parameters = sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
+    trainable, parameters = model.num_parameters(only_trainable=True), model.num_parameters()
     say(f"{trainable:,} of {parameters:,} parameters train; pooling: {model.config.pooling}")
     return trainable, parameters
 
 
 def _depth(name: str, parts: EncoderParts | None) -> int:
-    """Steps of a model's parameter below the head, which has 0; 1 for all of an encoder whose layers are as one."""
+    """Steps of a model's parameter below the head, which has 0: 1 for the top layer and the pooler, the number of
+    layers + 1 for the embeddings; 1 for all of an encoder whose layers are as one."""
     if not name.startswith("encoder."):
         return 0
-    return 1 if parts is None else parts.depth(name.removeprefix("encoder."))
+    return 1 if parts is None else max(parts.num_layers - parts.layer(name.removeprefix("encoder.")), 1)
 
 
 def layerwise_parameter_groups(
@@ -118,10 +107,7 @@ def layerwise_parameter_groups(
 
     Args:
         model: a model with an `encoder`; frozen parameters are left out.
-        learning_rate: of the head, and the base of the others.
         layer_decay: factor per layer, in (0, 1].
-        weight_decay: of the matrices.
-        head_learning_rate: of the head alone.
 
     Returns:
         groups with `params`, `lr`, `weight_decay` and `depth` (without a decay 1 for all of the encoder), every
@@ -138,40 +124,22 @@ def layerwise_parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        plain = name.replace("_fsdp_wrapped_module.", "")
-        depth = _depth(plain, parts)
-        rate = learning_rate * layer_decay**depth
-        if depth == 0 and head_learning_rate is not None:
-            rate = head_learning_rate
+        depth = _depth(name.replace("_fsdp_wrapped_module.", ""), parts)
+        own_rate = depth == 0 and head_learning_rate is not None
+        rate = head_learning_rate if own_rate else learning_rate * layer_decay**depth
         group = {"params": [], "lr": rate, "weight_decay": weight_decay if name in decayed else 0.0, "depth": depth}
         groups.setdefault((depth, name not in decayed), group)["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
 
 
 class LayerwiseOptimizer:
-    """An optimizer factory for `Trainer(optimizer_cls_and_kwargs=(LayerwiseOptimizer, {...}))`.
+    """A factory for `Trainer(optimizer_cls_and_kwargs=(LayerwiseOptimizer, {...}))`: the optimizer that `--optim`
+    names, its betas and epsilon, over the groups above of the model as Trainer trains it (wrapped under FSDP)."""
 
-    Trainer calls `LayerwiseOptimizer()(model, **kwargs)` with the model as it trains it (wrapped under FSDP), and gets
-    the optimizer that `--optim` names, with its own betas and epsilon, over the groups above.
-    """
-
-    def __call__(
-        self,
-        model: nn.Module,
-        *,
-        args: TrainingArguments,
-        layer_decay: float,
-        head_learning_rate: float | None = None,
-    ) -> torch.optim.Optimizer:
+    def __call__(self, model: nn.Module, *, args: TrainingArguments, **rates) -> torch.optim.Optimizer:
         optimizer_cls, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
-        groups = layerwise_parameter_groups(
-            model,
-            learning_rate=args.learning_rate,
-            layer_decay=layer_decay,
-            weight_decay=args.weight_decay,
-            head_learning_rate=head_learning_rate,
-        )
-        return optimizer_cls(groups, **kwargs)
+        rates |= {"learning_rate": args.learning_rate, "weight_decay": args.weight_decay}
+        return optimizer_cls(layerwise_parameter_groups(model, **rates), **kwargs)
 
 
 def layerwise_optimizer(
@@ -187,7 +155,7 @@ def check_rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
     """Checks that an optimizer trains what it should, whoever made it, and describes it.
 
     Args:
-        model: with an `encoder`, or any other, whose parameters are not told apart by depth then.
+        model: of one without an `encoder` the parameters are not told apart by depth.
         optimizer: with its first rates; where a schedule is on it, with `initial_lr`.
 
     Returns:
@@ -197,27 +165,25 @@ def check_rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
         ValueError: a trainable parameter that no group or more than one holds, or a layer with a higher rate than one
             above it.
     """
-    held: dict[int, list[dict]] = {}
+    held = defaultdict(list)
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            held.setdefault(id(parameter), []).append(group)
+            held[id(parameter)].append(group)
     try:
         parts = encoder_parts(model.encoder)
     except (AttributeError, ValueError):  # no encoder, or one whose layers share their weights
         parts = None
-    rows: dict[tuple[int, float, float], int] = {}
+    rows: Counter[tuple[int, float, float]] = Counter()  # depth, rate and weight decay: parameters
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        groups = held.get(id(parameter), [])
-        if len(groups) != 1:
+        if len(groups := held[id(parameter)]) != 1:
             raise ValueError(
                 f"The optimizer holds the parameter {name} {len(groups)} times; expected every trainable parameter in "
                 "exactly one group. Correct the groups, or freeze it."
             )
-        depth = _depth(name, parts)
-        key = (depth, groups[0].get("initial_lr", groups[0]["lr"]), groups[0].get("weight_decay", 0.0))
-        rows[key] = rows.get(key, 0) + parameter.numel()
+        rate = groups[0].get("initial_lr", groups[0]["lr"])
+        rows[_depth(name, parts), rate, groups[0].get("weight_decay", 0.0)] += parameter.numel()
     ordered = sorted(rows, key=lambda row: (row[0], -row[2]))
     inside = [(depth, rate) for depth, rate, _ in ordered if depth and parts]
     for (above, higher), (below, rate) in zip(inside, inside[1:]):
@@ -228,9 +194,8 @@ def check_rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
             )
     lines = ["depth  part          rate      weight decay  parameters"]
     for depth, rate, decay in ordered:
-        if depth == 0 or parts is None:
-            part = "encoder" if depth else "head"
-        else:
+        part = "encoder" if depth else "head"
+        if depth and parts:
             part = "embeddings" if depth > parts.num_layers else f"layer {parts.num_layers - depth}"
         lines.append(f"{depth:5d}  {part:12s}  {rate:.2e}  {decay:12g}  {rows[depth, rate, decay]:10,d}")
     return "\n".join(lines)

@@ -47,8 +47,7 @@ _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+(?:['’][^\W{_CJK}]+)*")
 _WITHIN_WORDS = "'’-‐‑"  # apostrophes and hyphens
 
 _CHINESE_MARKS = "，．！？：；（）～"  # full-width forms of ASCII that Chinese is written with
-_TO_ASCII = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in _CHINESE_MARKS}
-_TO_ASCII[0x3000] = " "
+_TO_ASCII = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in _CHINESE_MARKS} | {0x3000: " "}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HALF_WIDTH = re.compile(r"[\uff61-\uff9f]+")  # katakana and its punctuation, not the Korean letters behind it
 
@@ -205,12 +204,11 @@ STEPS = {name: step for name, step in vars().items() if getattr(step, "__module_
 
 def check_steps(steps: list[str] | None) -> None:
     """Refuses a name that is no cleaning step."""
-    for name in steps or ():
-        if name not in STEPS:
-            raise ValueError(
-                f"Found the cleaning step {name!r}; expected one of {', '.join(STEPS)}. Correct it, or give its "
-                "function: --steps FILE.py, or steps={...} where a model is loaded."
-            )
+    if unknown := [name for name in steps or () if name not in STEPS]:
+        raise ValueError(
+            f"Found the cleaning step {unknown[0]!r}; expected one of {', '.join(STEPS)}. Correct it, or give its "
+            "function: --steps FILE.py, or steps={...} where a model is loaded."
+        )
 
 
 def own_steps(steps: list[str] | None) -> list[str]:
@@ -220,8 +218,6 @@ def own_steps(steps: list[str] | None) -> list[str]:
 
 def load_steps(path: str | None) -> None:
     """Adds the public functions that a Python file defines to `STEPS`; whoever starts a program names the file.
-
-    `None` adds none.
 
     Raises:
         ValueError: no such file, one that does not run, or none of its functions is public.

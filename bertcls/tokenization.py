@@ -17,8 +17,10 @@ from bertcls.modeling import load_config
 from bertcls.process import say
 from bertcls.text import check_steps, clean_all, own_steps
 
-_TRUNCATIONS = ("none", "head", "tail", "head_tail")
-_PAIR_TRUNCATIONS = ("none", "longest_first", "only_first", "only_second")
+_WAYS = {
+    "truncation": ("none", "head", "tail", "head_tail"),
+    "pair_truncation": ("none", "longest_first", "only_first", "only_second"),
+}
 _COLUMNS = ("input_ids", "attention_mask", "token_type_ids")  # of windows
 
 
@@ -46,20 +48,19 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
         ) from error
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} has no fast version; expected one with a tokenizer.json.")
-    if getattr(getattr(config, "encoder", config), "is_encoder_decoder", False):
+    encoder = getattr(config, "encoder", config)
+    if getattr(encoder, "is_encoder_decoder", False):
         raise ValueError(f"{name_or_path} is a {config.model_type} model, which has a decoder; expected an encoder.")
     known = tokenizer.get_vocab()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = next((token for token in ("[PAD]", "<pad>") if token in known), None)
     first = tokenizer("a")["input_ids"][:1]
     if tokenizer.pad_token is None or tokenizer.cls_token_id not in (None, *first):
-        lacks = (
-            "no token for padding" if tokenizer.pad_token is None else f"its {tokenizer.cls_token} not at the start"
-        )
+        lacks = f"its {tokenizer.cls_token} not at the start" if tokenizer.pad_token else "no token for padding"
         raise ValueError(
             f"The tokenizer in {name_or_path} has {lacks}; expected one of an encoder such as BERT. Choose one."
         )
-    rows = getattr(getattr(config, "encoder", config), "vocab_size", None)
+    rows = getattr(encoder, "vocab_size", None)
     size = max(known.values(), default=-1) + 1
     if rows is not None and not rows / 2 <= size <= rows:  # some embeddings are filled up to a round number
         raise ValueError(
@@ -90,8 +91,7 @@ def encoder_max_length(config) -> int:
         encoder = AutoModel.from_config(config, trust_remote_code=False)
     for name, module in encoder.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            reserved = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - reserved
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
     limit = getattr(config, "max_position_embeddings", None) or -1
     return sys.maxsize if limit < 1 or getattr(config, "relative_attention", False) else limit
 
@@ -140,7 +140,6 @@ def tokenize_windows(
 
     Args:
         batch: a list of texts under `text` and, for pairs, one under `text_pair`.
-        tokenizer: a fast one.
         max_length: tokens per window, special tokens included.
         overlap: tokens that neighbouring windows share; `None` means 20 % of `max_length`.
         truncation: `none`, or which tokens of a longer text make its only window: those at its `head`, at its `tail`,
@@ -161,13 +160,9 @@ def tokenize_windows(
     """
     pairs = "text_pair" in batch
     overlap = check_window(tokenizer, max_length=max_length, overlap=overlap, pair=pairs)
-    ways = {
-        "truncation": (truncation, _TRUNCATIONS),
-        "pair_truncation": (pair_truncation or "none", _PAIR_TRUNCATIONS),
-    }
-    for name, (found, known) in ways.items():
-        if found not in known:
-            raise ValueError(f"Found --{name} {found}; expected {', '.join(known)}. Correct it.")
+    for name, found in (("truncation", truncation), ("pair_truncation", pair_truncation or "none")):
+        if found not in _WAYS[name]:
+            raise ValueError(f"Found --{name} {found}; expected {', '.join(_WAYS[name])}. Correct it.")
     if truncation != "none" and pairs or pair_truncation is not None and not pairs:
         raise ValueError(
             f"Found --truncation {truncation} and --pair_truncation {pair_truncation} with "
@@ -187,17 +182,12 @@ def tokenize_windows(
 
 
 def _encode_windows(
-    texts: list[list[str]],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    overlap: int,
-    spans: bool,
-    truncation: str | bool = True,
+    texts: list[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int, overlap: int, spans: bool
 ) -> dict[str, list]:
     """Texts, or pairs of which the last text is windowed, to windows that share `overlap` tokens."""
     encoded = tokenizer(
         *texts,
-        truncation=truncation,
+        truncation="only_second" if len(texts) == 2 else True,
         max_length=max_length,
         stride=overlap,  # transformers calls the shared tokens stride
         return_overflowing_tokens=True,
@@ -224,11 +214,9 @@ def _encode_truncated(
     result = {name: [] for name in (*_COLUMNS, "offset_mapping", "special_tokens_mask") if name in encoded}
     for row, (mask, length) in enumerate(zip(masks, tokens)):
         first = mask.index(0) if length else len(mask)  # special tokens stand before and behind the text
-        gap = slice(first + head, first + max(length - (room - head), head))
+        start, end = first + head, first + max(length - (room - head), head)
         for name, column in result.items():
-            values = list(encoded[name][row])
-            del values[gap]
-            column.append([values])
+            column.append([encoded[name][row][:start] + encoded[name][row][end:]])
     kept = result.pop("special_tokens_mask")
     if spans:
         offsets = result.pop("offset_mapping")
@@ -237,21 +225,16 @@ def _encode_truncated(
 
 
 def _encode_pairs(
-    texts: list[list[str]],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    overlap: int,
-    truncation: str,
-    spans: bool,
+    texts: list[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int, overlap: int, how: str, spans: bool
 ) -> dict[str, list]:
-    """Pairs to windows, or to one window each where `truncation` says what is cut."""
+    """Pairs to windows, or to one window each where `how`, a `pair_truncation`, says what is cut."""
     alone = {"add_special_tokens": False, "return_offsets_mapping": True, "verbose": False}
     plain = [tokenizer(column, **alone) for column in texts]
     lengths = [[len(ids) for ids in column["input_ids"]] for column in plain]
     tokens = [a + b for a, b in zip(*lengths)]
     special = tokenizer.num_special_tokens_to_add(pair=True)
     room = max_length - special
-    if truncation == "none":
+    if how == "none":
         limits = [max(max_length // 2, room - second) for second in lengths[1]]  # both whole where they fit
         first, held = list(texts[0]), list(lengths[0])
         keep = [min(limit, length) for limit, length in zip(limits, lengths[0])]
@@ -259,14 +242,13 @@ def _encode_pairs(
             for row in rows:  # cut as a string: its tokens alone may be more than those it had, so look again
                 first[row] = texts[0][row][: plain[0]["offset_mapping"][row][keep[row] - 1][1]] if keep[row] else ""
                 keep[row] -= 1
-            again = tokenizer([first[row] for row in rows], **alone)["input_ids"]
-            for row, ids in zip(rows, again):
+            for row, ids in zip(rows, tokenizer([first[row] for row in rows], **alone)["input_ids"]):
                 held[row] = len(ids)
-        result = _encode_windows([first, texts[1]], tokenizer, max_length, overlap, spans, truncation="only_second")
+        result = _encode_windows([first, texts[1]], tokenizer, max_length, overlap, spans)
         return result | {"tokens": tokens, "cut": [length - now for length, now in zip(lengths[0], held)]}
     # Where the text that is not to be cut alone fills the window, both are cut after all.
-    other = lengths[1 if truncation == "only_first" else 0]
-    ways = ["longest_first" if length >= room else truncation for length in other]
+    other = lengths[1 if how == "only_first" else 0]
+    ways = ["longest_first" if length >= room else how for length in other]
     result: dict[str, list] = {}
     for way in sorted(set(ways)):
         rows = [row for row, found in enumerate(ways) if found == way]
@@ -321,7 +303,6 @@ def tokenize_splits(
     """Tokenizes train and validation by cached, batched maps; the other splits stay raw, for `TextClassifier`.
 
     Args:
-        splits: with `text`, perhaps `text_pair`, `label` and `example_id`.
         tokenizer, max_length, overlap, truncation, cleaning: as in `tokenize_windows`.
         pair_truncation: the same; of no effect on single texts.
         max_train_windows: windows of a document in a training step, which caps `length` of train.
@@ -402,8 +383,8 @@ class WindowCollator:
         if "example_id" in features[0]:
             batch["example_ids"] = torch.tensor([feature["example_id"] for feature in features])
         lengths = [len(window) for feature in features for window in feature["input_ids"]]
-        multiple = self.pad_to_multiple_of
-        seq_len = max(max(lengths), min(-(-max(lengths) // multiple) * multiple, self.max_length))
+        longest, multiple = max(lengths), self.pad_to_multiple_of
+        seq_len = max(longest, min(math.ceil(longest / multiple) * multiple, self.max_length))
         real = np.arange(seq_len) < np.array(lengths)[:, None]  # [num_windows, seq_len]
         self.counts += torch.tensor([sum(lengths), real.size])
         for name, value in self.padding.items():

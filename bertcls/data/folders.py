@@ -16,14 +16,13 @@ from yaml import YAMLError
 
 from bertcls.data.encoding import checked_text
 from bertcls.data.labels import natural_key
-from bertcls.data.tables import SUFFIXES, Rows, columns_to_table, file_format, stream_table
+from bertcls.data.tables import SUFFIXES, Rows, columns_to_table, file_format, names_twice, stream_table
 from bertcls.process import warn, whole_file
 
 SPLITS = ("train", "validation", "test")
 SPLIT_OF = {"valid": "validation", "val": "validation", "dev": "validation"}
 _PART_OF_A_SPLIT = re.compile(r"(train|validation|valid|val|dev|test)[-_. ]?\d", re.IGNORECASE)
 _CANNOT_BE_READ = (DatasetGenerationError, ValueError, StopIteration, RuntimeError, YAMLError)
-_READ_ALIKE = {"sep", "delimiter", "encoding"}  # options of the Hub's layout that our reader has, too
 
 
 @dataclass
@@ -41,8 +40,9 @@ class Files:
         if not path.is_dir():
             return stream_table(self.paths, encoding=encoding, delimiter=delimiter or self.delimiter, whole=whole)
         if not (folders := _class_folders(path)):
-            expected = "expected a file, or a folder of txt files per class"
-            raise ValueError(f"{path} is a folder without classes; {expected}.")
+            raise ValueError(
+                f"{path} is a folder without classes; expected a file, or a folder of txt files per class."
+            )
 
         def records() -> Iterator[tuple[str, dict]]:
             for label, files in folders.items():
@@ -80,13 +80,10 @@ class Files:
 def find_splits(source, config_name: str | None, revision: str | None, *, streaming: bool = False) -> dict:
     """The splits of what `load_splits` reads, under their usual names: data sets or `Files`."""
     if isinstance(source, pd.DataFrame):
-        named = [(str(name), source.iloc[:, place].astype(object)) for place, name in enumerate(source.columns)]
-        columns = {name: cells.where(cells.notna(), None).tolist() for name, cells in named}
-        names = [name for name, _ in named]
-        twice = [name for name in columns if names.count(name) > 1]
-        columns = {name: cells for name, cells in columns.items() if name not in twice}
+        names, cells = [*map(str, source.columns)], source.astype(object).where(source.notna(), None)
+        columns = {name: cells.iloc[:, place].tolist() for place, name in enumerate(names)}
         places = [f"row {row}" for row in range(len(source))]
-        found = {"train": Dataset(columns_to_table(columns, "the DataFrame", places, twice=twice))}
+        found = {"train": Dataset(columns_to_table(columns, "the DataFrame", places, twice=names_twice(names)))}
     elif isinstance(source, Dataset | DatasetDict):
         found = {"train": source} if isinstance(source, Dataset) else source
     elif isinstance(source, str | Path):
@@ -113,8 +110,10 @@ def _of_folder(path: Path) -> dict:
             expected = "expected what Dataset.save_to_disk wrote. Save it anew"
             raise ValueError(f"{path} cannot be read ({error}); {expected}.") from error
         return {"train": saved} if isinstance(saved, Dataset) else dict(saved)
-    if _declares_files(path):
-        return {}
+    card = path / "README.md"
+    head = card.read_text(encoding="utf-8", errors="replace").split("\n---")[0] if card.is_file() else ""
+    if head.startswith("---") and ("configs:" in head or "dataset_info:" in head):
+        return {}  # it says which files make which split, in the Hub's way
     return _named_files(path) or ({"train": Files([path])} if _class_folders(path) else {})
 
 
@@ -142,13 +141,11 @@ def _load_declared(source: str, path: Path, config_name: str | None, revision: s
 def _layout(builder: datasets.DatasetBuilder) -> dict[str, Files]:
     """The files of each split of a folder; none where it asks for what our reader does not do."""
     config, usual = vars(builder.config), vars(type(builder.config)())
-    options = {name: config[name] for name in config if name in usual and config[name] != usual[name]}
-    options = {name: value for name, value in options.items() if name not in vars(datasets.BuilderConfig())}
-    options.pop("features", None)
+    own = usual.keys() - vars(datasets.BuilderConfig()) - {"features"}
+    options = {name: config[name] for name in own if config[name] != usual[name]}
     paths = {name: [*map(Path, files)] for name, files in (config["data_files"] or {}).items()}
-    if options.keys() - _READ_ALIKE or not all(
-        path.is_file() and file_format(path) for files in paths.values() for path in files
-    ):
+    known = all(path.is_file() and file_format(path) for files in paths.values() for path in files)
+    if not known or options.keys() - {"sep", "delimiter", "encoding"}:
         return {}
     delimiter, encoding = options.get("sep"), options.get("encoding")
     return {name: Files(files, builder.info.features, encoding, delimiter) for name, files in paths.items()}
@@ -159,13 +156,6 @@ def _cached(options, files: list[Path]) -> Path:
     state = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     return Path(datasets.config.HF_DATASETS_CACHE) / "bertcls" / Hasher.hash([options, state, code])
-
-
-def _declares_files(folder: Path) -> bool:
-    """Whether a README.md says which files make which split, in the Hub's way."""
-    card = folder / "README.md"
-    head = card.read_text(encoding="utf-8", errors="replace").split("\n---")[0] if card.is_file() else ""
-    return head.startswith("---") and ("configs:" in head or "dataset_info:" in head)
 
 
 def _class_folders(folder: Path) -> dict[str, list[Path]]:
@@ -185,10 +175,9 @@ def _named_files(folder: Path) -> dict[str, Files]:
         name = SPLIT_OF.get(name, name)
         if name in SPLITS and (_class_folders(path) if path.is_dir() else file_format(path)):
             if name in found:
-                first = found[name].paths[0].name
                 raise ValueError(
-                    f"Found {first} and {path.name} in {folder}; expected one file for the {name} split. "
-                    f"Remove one, or name it with --{name}_file."
+                    f"Found {found[name].paths[0].name} and {path.name} in {folder}; expected one file for the {name} "
+                    f"split. Remove one, or name it with --{name}_file."
                 )
             found[name] = Files([path])
         elif path.is_file() and file_format(path) not in (None, ".txt"):

@@ -3,12 +3,14 @@
 import ast
 import json
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, LargeList, List, Value
+from sklearn.preprocessing import MultiLabelBinarizer
 
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.process import say, warn
@@ -37,10 +39,7 @@ def label_array(dataset: Dataset) -> np.ndarray:
     labels = dataset["label"][:]
     if problem_type_of(dataset) != MULTI_LABEL:
         return np.array(labels)
-    result = np.zeros((len(labels), len(label_names_of(dataset))), dtype=np.int64)
-    for row, numbers in enumerate(labels):
-        result[row, numbers] = 1
-    return result
+    return MultiLabelBinarizer(classes=range(len(label_names_of(dataset)))).fit_transform(labels)
 
 
 def label_counts(dataset: Dataset) -> np.ndarray:
@@ -57,10 +56,8 @@ def label_shares(dataset: Dataset) -> dict[str, float]:
 def label_config(dataset: Dataset, *, class_weights: str = "none") -> dict:
     """What the labels of the training rows say of the head: arguments of `from_encoder`.
 
-    Args:
-        dataset: train.
-        class_weights: `balanced` weighs classes inversely to their row counts, with mean 1 over the labels of all
-            rows, so that the learning rate keeps its meaning.
+    With `class_weights="balanced"` classes weigh inversely to their row counts, with mean 1 over the labels of all
+    rows, so that the learning rate keeps its meaning.
 
     Returns:
         `problem_type` and `id2label`, `class_weights` where asked, and of a regression `label_mean` and `label_scale`.
@@ -79,9 +76,8 @@ def label_config(dataset: Dataset, *, class_weights: str = "none") -> dict:
             raise ValueError("Found --class_weights balanced with a regression, which has no classes. Leave it out.")
         counts = label_counts(dataset)
         if not counts.all():
-            raise ValueError(
-                f"Class {names[counts.argmin()]} has 0 training rows, and so no weight. Use --class_weights none."
-            )
+            unseen = names[counts.argmin()]
+            raise ValueError(f"Class {unseen} has 0 training rows, and so no weight. Use --class_weights none.")
         config["class_weights"] = (counts.sum() / (len(names) * counts)).tolist()
     return config
 
@@ -113,8 +109,7 @@ def read_lists(split: Dataset, column: str, place: Callable[[int], str]) -> Data
     Raises:
         ValueError: some cells are lists, and some are not.
     """
-    feature = split.features[column]
-    if not (isinstance(feature, Value) and "string" in feature.dtype):
+    if not _is_string(split.features[column]):
         return split
     cells = split[column][:]
     lists = [None if cell is None else _list_in(cell) for cell in cells]
@@ -133,50 +128,49 @@ def read_lists(split: Dataset, column: str, place: Callable[[int], str]) -> Data
 def _list_in(cell: str) -> list[str] | None:
     """The names or numbers of a list, as JSON or Python writes it; `None` for another text."""
     cell = cell.strip()
-    if not (cell.startswith(("[", "(", "{")) and cell.endswith(("]", ")", "}"))) or _is_printed_array(cell):
+    if cell[:1] not in ("[", "(", "{") or cell[-1:] not in ("]", ")", "}") or _is_printed_array(cell):
         return None
-    try:
-        found = json.loads(cell)
-    except (ValueError, RecursionError):
-        try:
-            found = ast.literal_eval(cell)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            found = parse(cell)
+            if isinstance(found, list | tuple | set) and all(isinstance(name, str | int | float) for name in found):
+                return [str(name) for name in found]
             return None
-    if isinstance(found, list | tuple | set) and all(isinstance(name, str | int | float) for name in found):
-        return [str(name) for name in found]
     return None
 
 
 def _is_printed_array(cell: str) -> bool:
     """Whether it is what numpy prints, `[0 1]` or `['a' 'b']`, of which Python would make one name."""
-    if not cell.lstrip().startswith("["):
-        return False
     inside = cell.strip()[1:-1].split()
     numbers = len(inside) > 1 and all(map(NUMBER.fullmatch, inside))
-    return numbers or "," not in cell and _QUOTES_WITHOUT_COMMA.search(cell) is not None
+    return cell.lstrip()[:1] == "[" and (numbers or "," not in cell and bool(_QUOTES_WITHOUT_COMMA.search(cell)))
+
+
+def _is_string(feature) -> bool:
+    return isinstance(feature, Value) and "string" in feature.dtype
 
 
 class LabelColumn:
     """The labels of a column: the task and the classes that train makes of them, and their numbers in any split.
 
-    With `decimal_commas` a comma may stand in a number.
+    With `commas` one may stand in a number; `places` say where a row of each split stands.
     """
 
     def __init__(
         self,
         train: Dataset,
         column: str,
+        *,
         delimiter: str | None,
         problem_type: str | None,
-        *,
-        decimal_commas: bool = False,
-        place: Callable[[int], str] = "row {}".format,
+        commas: bool,
+        places: dict,
     ):
-        self.column, self.delimiter, self._decimal_commas = column, delimiter, decimal_commas
+        self.column, self.delimiter, self._commas, self._places = column, delimiter, commas, places
         self.problem_type = self._task(train, problem_type)
         self.feature = Value("float32")
         if self.problem_type != REGRESSION:
-            classes = ClassLabel(names=self._class_names(train, place))
+            classes = ClassLabel(names=self._class_names(train))
             self.feature = List(classes) if self.problem_type == MULTI_LABEL else classes
 
     def numbers(self, rows: list[list], split_name: str) -> pa.Array:
@@ -187,13 +181,12 @@ class LabelColumn:
             raise ValueError(f"{found}; expected more. Name another --label_column, or add rows of other classes.")
         if self.problem_type == REGRESSION:
             return pa.array([row[0] for row in rows], pa.float32())
-        names = _declared(self.feature)
-        if new := sorted(different - {*names}):
+        number = {name: i for i, name in enumerate(_declared(self.feature))}
+        if new := sorted(different - number.keys()):
             raise ValueError(
-                f"Found the labels {', '.join(new[:5])} in {split_name}; expected one of {', '.join(names[:20])}, as "
-                "in train. Correct the rows, or add the class there."
+                f"Found the labels {', '.join(new[:5])} in {split_name}; expected one of {', '.join([*number][:20])}, "
+                "as in train. Correct the rows, or add the class there."
             )
-        number = {name: i for i, name in enumerate(names)}
         if self.problem_type == SINGLE_LABEL:
             return pa.array([number[row[0]] for row in rows], pa.int64())
         return pa.array([sorted({number[name] for name in row}) for row in rows], pa.list_(pa.int64()))
@@ -202,13 +195,11 @@ class LabelColumn:
         feature, where = train.features[self.column], f"in column {self.column}"
         if given not in (None, SINGLE_LABEL, MULTI_LABEL, REGRESSION):
             raise ValueError(f"Found --problem_type {given}; expected {SINGLE_LABEL}, {MULTI_LABEL} or {REGRESSION}.")
-        if not isinstance(feature, _LISTS) and not isinstance(feature, ClassLabel | Value):
+        if not isinstance(feature, _LISTS | ClassLabel | Value):
             raise ValueError(f"Found labels of type {feature} {where}; expected names, numbers or lists of names.")
-        if self.delimiter is not None and not (isinstance(feature, Value) and "string" in feature.dtype):
-            kind = getattr(feature, "dtype", feature)
-            raise ValueError(
-                f"Found --label_delimiter {self.delimiter!r} with labels of type {kind}; expected strings."
-            )
+        if self.delimiter is not None and not _is_string(feature):
+            found = f"Found --label_delimiter {self.delimiter!r} with labels of type"
+            raise ValueError(f"{found} {getattr(feature, 'dtype', feature)}; expected strings.")
         lists = isinstance(feature, _LISTS) or self.delimiter is not None
         if given is not None and lists != (given == MULTI_LABEL):
             raise ValueError(
@@ -242,10 +233,10 @@ class LabelColumn:
 
     def _number(self, label) -> float | None:
         """The number that a label is; `None` for another."""
-        label = str(label).replace(",", ".", self._decimal_commas)
+        label = str(label).replace(",", ".", self._commas)
         return float(label) if NUMBER.fullmatch(label) else None
 
-    def read(self, split: Dataset, split_name: str, place: Callable[[int], str]) -> list[list | None]:
+    def read(self, split: Dataset, split_name: str) -> list[list | None]:
         """Each row's labels as they are written, or its number; `None` where there is none."""
         declared, rows = _declared(split.features[self.column]) or [], []
 
@@ -267,36 +258,30 @@ class LabelColumn:
             else:
                 rows.append([self._number(label)])
                 if rows[-1][0] is None or np.isinf(rows[-1][0]):
+                    place = self._places[split_name](len(rows) - 1)
                     raise ValueError(
-                        f"Found the label {label!r:.40} of {split_name} in {place(len(rows) - 1)}; expected a number, "
-                        f"since column {self.column} makes a regression. Correct it, or give --problem_type "
-                        f"{SINGLE_LABEL}."
+                        f"Found the label {label!r:.40} of {split_name} in {place}; expected a number, since column "
+                        f"{self.column} makes a regression. Correct it, or give --problem_type {SINGLE_LABEL}."
                     )
         return rows
 
-    def _class_names(self, train: Dataset, place: Callable[[int], str]) -> list[str]:
+    def _class_names(self, train: Dataset) -> list[str]:
         """Class names of the training split: those of its `ClassLabel`, otherwise its labels in natural order."""
-        rows = [row for row in self.read(train, "train", place) if row is not None]
+        rows = [row for row in self.read(train, "train") if row is not None]
         seen = sorted({name for row in rows for name in row}, key=natural_key)
-        names = _declared(train.features[self.column]) or seen
-        vector = next((row for row in rows if len({*row}) < len(row)), None)
-        if (
-            names is seen
-            and {name.lower() for name in seen} <= _YES | _NO
-            and len(sizes := {*map(len, rows)}) == 1
-            and min(sizes) > 1
-        ):
-            vector = rows[0]
-        if vector:
-            found = f"Found the vector {', '.join(vector[:5])} in column {self.column}"
+        declared, sizes = _declared(train.features[self.column]), {*map(len, rows)}
+        vectors = [row for row in rows if len({*row}) < len(row)]
+        if not declared and {name.lower() for name in seen} <= _YES | _NO and len(sizes) == 1 and min(sizes) > 1:
+            vectors += rows
+        if vectors:
             raise ValueError(
-                f"{found}; expected lists of names, not vectors. Write the names of the labels that are 1."
+                f"Found the vector {', '.join(vectors[0][:5])} in column {self.column}; expected lists of names, not "
+                "vectors. Write the names of the labels that are 1."
             )
-        written = defaultdict(set)
-        for label in train[self.column][:]:
-            if isinstance(label, str) and label.strip():
-                written[label.strip()].add(label)
-        if merged := sorted(label for labels in written.values() if len(labels) > 1 for label in labels):
+        written = {label for label in train[self.column][:] if isinstance(label, str) and label.strip()}
+        times = Counter(map(str.strip, written))
+        names = declared or seen
+        if merged := sorted(label for label in written if times[label.strip()] > 1):
             warn(f"Labels that differ in blanks at their ends are taken as one: {', '.join(map(repr, merged[:20]))}")
         if len(names) > max(_MANY_LABELS, len(rows) / 2):
             raise ValueError(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets.fingerprint import Hasher
 from sklearn.datasets import fetch_20newsgroups
 
@@ -44,7 +44,6 @@ def load_splits(
     Args:
         source: Hub id; a file; a folder in the Hub's layout, with the files train, validation and test, with a folder
             of txt files per class, or of `save_to_disk`; or a DataFrame or data set in memory.
-        dataset_config_name, revision: configuration (subset) and revision on the Hub.
         train_file, validation_file, test_file: files or folders of classes, in place of the splits of `source`.
         text_column, text_pair_column, label_column: `None` takes the first of the usual names, and no pairs. Several
             label columns of 0 and 1 make the task multi-label, each a label.
@@ -70,8 +69,8 @@ def load_splits(
     if source is None and not files:
         raise ValueError("Found no data; expected a data set or a file. Give --dataset_name or --train_file.")
     splits = {} if source is None else find_splits(source, dataset_config_name, revision)
-    where = source if isinstance(source, str | Path) else ", ".join(str(file.paths[0]) for file in files.values())
-    where = where or "the data set"
+    paths = ", ".join(str(file.paths[0]) for file in files.values())
+    where = source if isinstance(source, str | Path) else paths or "the data set"
     if "train" in splits and (unused := sorted({*splits} - {*SPLITS, "unsupervised"})):
         warn(f"The splits {', '.join(unused)} of {where} are not used; train, validation and test are.")
     splits |= files
@@ -80,23 +79,24 @@ def load_splits(
         raise ValueError(f"Found the splits {', '.join(splits)} in {where}; expected one named {train_split}.")
     splits["train"] = splits.pop(train_split)
     splits = {name: splits[name] for name in SPLITS if name in splits}
-    places, decimal_commas = dict.fromkeys(splits, "row {}".format), False
+    places, commas = dict.fromkeys(splits, "row {}".format), False
     for name, split in splits.items():
         if isinstance(split, Files):
             splits[name], rows = split.read(encoding=encoding, delimiter=delimiter)
-            places[name], decimal_commas = rows.place, decimal_commas or rows.decimal_commas
+            places[name], commas = rows.place, commas or rows.decimal_commas
         elif len(split) == 0:
             raise ValueError(f"The {name} split of {where} has 0 rows; expected at least 1. Check the file.")
 
-    pair = {} if text_pair_column is None else {"text_pair": text_pair_column}
-    if isinstance(label_column, list) and labelled:
-        several, label_column = label_column, ", ".join(label_column)
-        for name in several if len(several) > 1 else ():
+    several = label_column if isinstance(label_column, list) else [label_column]
+    if labelled and len(several) > 1:
+        for name in several:
             find_columns(splits["train"].data.schema, {"label": name})
         for name, split in splits.items():
-            if len(several) > 1 and {*several} <= {*split.column_names}:
+            if {*several} <= {*split.column_names}:
                 splits[name] = join_columns(split, several, places[name])
-    columns = {"text": text_column} | pair | ({"label": label_column} if labelled else {})
+    columns = {"text": text_column} | ({} if text_pair_column is None else {"text_pair": text_pair_column})
+    if labelled:
+        columns["label"] = several[0] if len(several) == 1 else ", ".join(several)
     columns = find_columns(splits["train"].data.schema, columns)
     if labelled and "test" in splits and columns["label"] not in splits["test"].column_names:
         warn(f"The test split of {where} has no column {columns['label']}; it is left out.")
@@ -108,15 +108,14 @@ def load_splits(
     if labelled:
         column = columns.pop("label")
         splits = {name: read_lists(split, column, places[name]) for name, split in splits.items()}
-        options = {"decimal_commas": decimal_commas, "place": places["train"]}
-        labels = LabelColumn(splits["train"], column, label_delimiter, problem_type, **options)
+        options = {"delimiter": label_delimiter, "problem_type": problem_type, "commas": commas, "places": places}
+        labels = LabelColumn(splits["train"], column, **options)
     code = [(Path(__file__).parents[1] / name).read_bytes() for name in _MAPPED]
     result, first_id = DatasetDict(), 0
     for name, split in splits.items():
         form = split.select_columns([*columns.values()]).rename_columns({old: new for new, old in columns.items()})
-        for new in columns:
-            if form.features[new].dtype != "string":
-                form = form.cast_column(new, Value("string"))
+        if any(feature.dtype != "string" for feature in form.features.values()):
+            form = form.cast(Features(dict.fromkeys(columns, Value("string"))))
         if name == "train" and all(text is None or NUMBER.fullmatch(text) for text in form["text"][:]):
             raise ValueError(
                 f"Column {columns['text']} holds nothing but numbers, no text. Name another --text_column."
@@ -125,15 +124,15 @@ def load_splits(
         if drop_empty:
             filled = [[text if text and text.strip() else None for text in cells] for cells in filled]
         if labels is not None:
-            found = labels.read(split, name, places[name])
+            found = labels.read(split, name)
             if name == "test" and not any(found):
                 continue  # hidden labels, as in GLUE
             filled.append(found)
         kept = [row for row, cells in enumerate(zip(*filled)) if None not in cells] if filled else range(len(form))
-        if missing := len(form) - len(kept):
-            first = next(row for row, place in enumerate([*kept, None]) if row != place)
-            at = places[name](first)
-            counted = f"{missing} rows without a text or label (-1 or empty) in {name}, the first at {at}"
+        if len(kept) < len(form):
+            missing = np.setdiff1d(np.arange(len(form)), kept)
+            first = f"the first at {places[name](missing[0])}"
+            counted = f"{len(missing)} rows without a text or label (-1 or empty) in {name}, {first}"
             if not drop_empty or not kept:
                 advice = "Fill them, leave them out with --drop_empty, or write -1 as a name if it is one."
                 raise ValueError(f"Found {counted}; expected both in every row. {advice}")
@@ -168,9 +167,11 @@ def load_newsgroups(categories: list[str], remove: list[str]) -> DatasetDict:
         try:
             part = fetch_20newsgroups(subset=name, categories=groups, remove=parts, shuffle=False)
         except (OSError, KeyError, ValueError) as error:
-            expected = "groups such as sci.med in --categories, and the posts in SCIKIT_LEARN_DATA, or a network"
             kind = FileNotFoundError if isinstance(error, OSError) else ValueError
-            raise kind(f"20 Newsgroups cannot be loaded ({error}); expected {expected}.") from error
+            raise kind(
+                f"20 Newsgroups cannot be loaded ({error}); expected groups such as sci.med in --categories, and the "
+                "posts in SCIKIT_LEARN_DATA, or a network."
+            ) from error
         rows = Dataset.from_dict({"text": part.data, "label": part.target.tolist()})
         splits[name] = rows.cast_column("label", ClassLabel(names=list(part.target_names)))
     return splits
@@ -179,10 +180,9 @@ def load_newsgroups(categories: list[str], remove: list[str]) -> DatasetDict:
 def find_columns(schema: pa.Schema, given: dict[str, str | None], where: str = "the data") -> dict[str, str]:
     """The column for each of text, text_pair, label and id: the given one, or the first of its usual names."""
     found = {}
-    for role, name in given.items():
-        usual = USUAL[role] if name is None else [name]
-        name = next((name for name in usual if name in schema.names), None)
-        if name is None:
+    for role, asked in given.items():
+        usual = USUAL[role] if asked is None else [asked]
+        if (name := next((name for name in usual if name in schema.names), None)) is None:
             raise ValueError(
                 f"Found the columns {', '.join(schema.names) or 'none'} in {where}; expected {' or '.join(usual)}. "
                 f"Name the right one with --{role}_column, or what parts columns with --delimiter."

@@ -2,11 +2,12 @@
 
 import re
 from collections import Counter, defaultdict, deque
+from contextlib import suppress
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold, MultilabelStratifiedShuffleSplit
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedKFold, train_test_split
 from tqdm.auto import tqdm
 
 from bertcls.data.labels import label_array, label_names_of, problem_type_of
@@ -19,7 +20,6 @@ SPLIT_SEED = 42  # of all draws that are the same for every training seed; SST-2
 MIN_WORDS = 4  # a shorter text stands in others by chance
 _KEY_WORDS = 4  # words by which a text is looked for in others
 _PARTS_OF_A_KEY = 50  # of more, each is looked for word by word
-_MORE_ROWS = "Add rows, merge rare labels, or give your own --validation_file and --test_file."
 FEWEST_TO_CHOOSE_BY = 50  # rows: fewer choose an epoch by chance
 
 
@@ -39,7 +39,6 @@ def arrange_splits(
     Fewer than 50 rows would choose by chance: then none is held out, and there is no validation split.
 
     Args:
-        splits: as `load_splits` gives them.
         split: join train and validation and split them anew in these shares, such as `8:1:1`.
         max_samples: with `split`, the first rows of the joined data.
         seed: of the draws.
@@ -53,15 +52,16 @@ def arrange_splits(
     Raises:
         ValueError: shares that are not three positive numbers, or too few rows of a label.
     """
-    if fold is not None:
-        return _fold(splits, fold, seed)
-    if split is not None:
+    if fold is not None or split is not None:
         joined = concatenate_datasets([splits[name] for name in ("train", "validation") if name in splits])
+    if fold is not None:
+        return _fold(joined, splits.get("test"), fold, seed)
+    if split is not None:
         joined = joined.select(range(min(max_samples or len(joined), len(joined))))
         if "test" in splits:
-            rows = f"the {len(splits['test'])} labelled rows of the test split are not used"
             warn(
-                f"--split {split} reports rows drawn from train and validation: {rows}. Without it they are reported."
+                f"--split {split} reports rows drawn from train and validation: the {len(splits['test'])} labelled "
+                "rows of the test split are not used. Without it they are reported."
             )
         return _without_few(split_dataset(joined, split, seed=seed), seed), DRAWN
     if "validation" in splits and "test" in splits:
@@ -92,45 +92,31 @@ def _without_few(parts: DatasetDict, seed: int) -> DatasetDict:
     return DatasetDict(train=train, test=parts["test"])
 
 
-def _fold(splits: DatasetDict, fold: str, seed: int) -> tuple[DatasetDict, str]:
+def _fold(rows: Dataset, test: Dataset | None, fold: str, seed: int) -> tuple[DatasetDict, str]:
     """The splits of one of several folds, or of the final model."""
     number, _, count = fold.partition("/")
     if not count.isdecimal() or not (number == "final" or number.isdecimal() and 0 < int(number) <= int(count)):
         raise ValueError(f"Found --fold {fold}; expected one such as 2/5. Correct it.")
-    rows = concatenate_datasets([splits[name] for name in ("train", "validation") if name in splits])
     if number == "final":
-        return DatasetDict(train=rows, test=splits.get("test", rows)), "test" if "test" in splits else FOLDS
+        return DatasetDict(train=rows, test=test or rows), FOLDS if test is None else "test"
     groups = _equal_texts(rows)
     firsts = np.unique(groups)
     if problem_type_of(rows) == SINGLE_LABEL:
-        counts = np.bincount(label_array(rows)[firsts], minlength=len(label_names_of(rows)))
-        if counts[counts > 0].min() < int(count):
-            name = label_names_of(rows)[np.where(counts > 0, counts, len(rows)).argmin()]
+        fewest, label = min((n, label) for label, n in Counter(label_array(rows)[firsts].tolist()).items())
+        if fewest < int(count):
             raise ValueError(
-                f"Found --folds {count} and {counts[counts > 0].min()} different texts of {name}; expected at most as "
-                "many folds. Lower it, or add rows."
+                f"Found --folds {count} and {fewest} different texts of {label_names_of(rows)[label]}; expected at "
+                "most as many folds. Lower it, or add rows."
             )
-    held = firsts[_fold_of(rows, firsts, int(count), seed) == int(number) - 1]
-    rest = rows.select(_rows_of(groups, np.setdiff1d(firsts, held)))
-    train, validation = hold_out(rest, seed=seed)
-    parts = DatasetDict(train=train, validation=validation, test=rows.select(_rows_of(groups, held)))
+    several = problem_type_of(rows) == MULTI_LABEL
+    labels = label_array(rows)[firsts] if several else _strata(rows, firsts)
+    if not several and np.bincount(labels).max() < int(count):  # more folds than texts in a decile of values
+        labels = np.zeros_like(labels)
+    folds = (MultilabelStratifiedKFold if several else StratifiedKFold)(int(count), shuffle=True, random_state=seed)
+    kept, held = (firsts[places] for places in list(folds.split(firsts, labels))[int(number) - 1])
+    train, validation = hold_out(_select(rows, groups, kept), seed=seed)
+    parts = DatasetDict(train=train, validation=validation, test=_select(rows, groups, held))
     return _without_few(parts, seed), f"fold {number} of {count}"
-
-
-def _fold_of(rows: Dataset, firsts: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """A fold from 0 for each text, each with its share of every label."""
-    if problem_type_of(rows) == MULTI_LABEL:
-        fold_of = np.zeros(len(firsts), dtype=np.int64)
-        stratified = MultilabelStratifiedKFold(count, shuffle=True, random_state=seed)
-        for number, (_, held) in enumerate(stratified.split(firsts, label_array(rows)[firsts])):
-            fold_of[held] = number
-        return fold_of
-    random = np.random.default_rng(seed)
-    order = random.permutation(len(firsts))
-    order = order[np.argsort(_strata(rows, firsts)[order], kind="stable")]
-    fold_of = np.empty(len(firsts), dtype=np.int64)
-    fold_of[order] = (np.arange(len(firsts)) + random.integers(count)) % count
-    return fold_of
 
 
 def draw_rows(dataset: Dataset, rows: float | None, *, seed: int = SPLIT_SEED) -> Dataset:
@@ -141,12 +127,8 @@ def draw_rows(dataset: Dataset, rows: float | None, *, seed: int = SPLIT_SEED) -
     rows = len(dataset) if rows is None else max(round(rows * len(dataset)), 1) if rows <= 1 else int(rows)
     if rows >= len(dataset):
         return dataset
-    labelled = "label" in dataset.column_names
-    if (
-        labelled
-        and problem_type_of(dataset) == SINGLE_LABEL
-        and rows < (least := len(np.unique(label_array(dataset))))
-    ):
+    classes = "label" in dataset.column_names and problem_type_of(dataset) == SINGLE_LABEL
+    if classes and rows < (least := len(np.unique(label_array(dataset)))):
         raise ValueError(f"Asked for {rows} rows; expected at least {least}, since labels keep their shares.")
     drawn, _ = _stratified(dataset, np.arange(len(dataset)), len(dataset) - rows, seed)
     return dataset.select(drawn)
@@ -159,17 +141,17 @@ def split_dataset(dataset: Dataset, shares: str, *, seed: int = SPLIT_SEED, toge
     for_train, for_validation, for_test = map(float, shares.split(":"))
     groups = _equal_texts(dataset) if together else np.arange(len(dataset))
     without_train = 1 - for_train / (for_train + for_validation + for_test)
-    train, rest = _split_groups(dataset, groups, None, without_train, seed)
+    train, rest = _split_groups(dataset, groups, np.unique(groups), without_train, seed)
     validation, test = _split_groups(dataset, groups, rest, for_test / (for_validation + for_test), seed)
     parts = {"train": train, "validation": validation, "test": test}
-    return DatasetDict({name: dataset.select(_rows_of(groups, part)) for name, part in parts.items()})
+    return DatasetDict({name: _select(dataset, groups, part) for name, part in parts.items()})
 
 
 def hold_out(dataset: Dataset, *, rows: int | None = None, seed: int = SPLIT_SEED) -> tuple[Dataset, Dataset]:
     """The rest, and about `rows` rows drawn: equal texts together, label shares kept where there are labels."""
     groups = _equal_texts(dataset)
-    rest, drawn = _split_groups(dataset, groups, None, rows or _held_out(len(dataset)), seed)
-    return dataset.select(_rows_of(groups, rest)), dataset.select(_rows_of(groups, drawn))
+    rest, drawn = _split_groups(dataset, groups, np.unique(groups), rows or _held_out(len(dataset)), seed)
+    return _select(dataset, groups, rest), _select(dataset, groups, drawn)
 
 
 def hold_out_whole_texts(
@@ -210,27 +192,29 @@ def _strata(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
 
 def _equal_texts(dataset: Dataset) -> np.ndarray:
     """Number of the first row with an equal text as the audit compares them `[rows]`; an empty one equals none."""
-    texts = [comparison_key(text or "") for text in dataset["text"][:]]
-    if "text_pair" in dataset.column_names:
-        texts = [f"{a}\n{comparison_key(b or '')}" for a, b in zip(texts, dataset["text_pair"][:])]
     first: dict[str, int] = {}
-    return np.array([first.setdefault(text, row) if text.strip() else row for row, text in enumerate(texts)])
+    keys = enumerate(comparison_keys(dataset))
+    return np.array([first.setdefault(key, row) if key.strip() else row for row, key in keys])
+
+
+def comparison_keys(dataset: Dataset) -> list[str]:
+    """`comparison_key` of the text, or of both texts of a pair, of each row; a missing one is an empty one."""
+    columns = [dataset[name][:] for name in ("text", "text_pair") if name in dataset.column_names]
+    return ["\n".join(comparison_key(text or "") for text in row) for row in zip(*columns)]
 
 
 def _split_groups(
-    dataset: Dataset, groups: np.ndarray, among: np.ndarray | None, share: float, seed: int
+    dataset: Dataset, groups: np.ndarray, among: np.ndarray, share: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Groups (numbers of first rows), all or `among`, drawn into a rest and a share, or number, of the rows."""
-    firsts, sizes = np.unique(groups, return_counts=True)
-    among = firsts if among is None else among
-    sizes, firsts = sizes[np.isin(firsts, among)], np.sort(among)
+    """Groups (numbers of first rows) drawn from `among` into a rest and a share, or number, of the rows."""
+    sizes = np.bincount(groups)[among]
     part_rows = share if share >= 1 else share * sizes.sum()
     frequent = sizes > max(part_rows / 10, 1)  # texts that would fill a tenth of the part stay in the rest
-    drawn_from = among[~np.isin(among, firsts[frequent])]
+    drawn_from = among[~frequent]
     # of rows as many groups as bring them; a share is left to scikit-learn, whose rounding gives the usual sizes
     wanted = max(round(share / sizes.sum() * len(drawn_from)), 1) if share >= 1 else share
     rest, part = _stratified(dataset, drawn_from, wanted, seed)
-    return np.concatenate([rest, firsts[frequent]]), part
+    return np.concatenate([rest, among[frequent]]), part
 
 
 def _stratified(dataset: Dataset, rows: np.ndarray, wanted: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -242,24 +226,21 @@ def _stratified(dataset: Dataset, rows: np.ndarray, wanted: float, seed: int) ->
         order = np.concatenate([random.permutation(part), random.permutation(rest)])  # it draws some more or fewer
         return rows[order[size:]], rows[order[:size]]
     strata = _strata(dataset, rows)
-    try:
+    with suppress(ValueError):  # it asks for two of each label, and for a row of each in the part
         return train_test_split(rows, test_size=wanted, stratify=strata, random_state=seed)
-    except ValueError:  # it asks for two of each label, and for a row of each in the part
-        pass
     lone = np.bincount(strata)[strata] == 1
     order = random.permutation(np.flatnonzero(~lone) if (~lone).sum() >= size else len(rows))
     order = order[np.argsort(strata[order], kind="stable")]
     places = ((np.arange(size) + random.random()) * len(order) / size).astype(int)
-    drawn = np.zeros(len(rows), dtype=bool)
-    drawn[order[places]] = True
+    drawn = np.isin(np.arange(len(rows)), order[places])
     return rows[~drawn], rows[drawn]
 
 
-def _rows_of(groups: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+def _select(dataset: Dataset, groups: np.ndarray, drawn: np.ndarray) -> Dataset:
     """Rows of the groups drawn, in the order of the draw."""
     order = np.argsort(groups, kind="stable")
     start, end = (np.searchsorted(groups[order], drawn, side=side) for side in ("left", "right"))
-    return np.concatenate([order[a:b] for a, b in zip(start, end)])
+    return dataset.select(np.concatenate([order[a:b] for a, b in zip(start, end)]))
 
 
 def containing_texts(parts: list[str], texts: list[str]) -> list[set[str]]:

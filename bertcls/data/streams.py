@@ -41,10 +41,8 @@ def stream_rows(
         names, asked = ", ".join(found) or "no splits", f", not {split}" if split else ""
         raise ValueError(f"Found {names} in {source}{asked}; expected one split. Name one with --split.")
     data, where = found[wanted], source if len(found) == 1 else f"{wanted} of {source}"
-    if isinstance(data, Files):
-        tables = data.rows(encoding=encoding, delimiter=delimiter)
-    else:
-        tables = partial(_dataset_tables, data)
+    is_files = isinstance(data, Files)
+    tables = data.rows(encoding=encoding, delimiter=delimiter) if is_files else partial(_dataset_tables, data)
     first = next(tables(), pa.table({}))
     if first.num_rows == 0:
         raise ValueError(f"Found no rows in {where}; expected at least 1. Check the file.")

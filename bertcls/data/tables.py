@@ -4,7 +4,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +41,7 @@ class Rows:
     records: Records
     source: Path
     in_one: bool = False  # a single table
-    twice: tuple[str, ...] = ()  # columns that stand more than once
+    twice: Collection[str] = ()  # columns that stand more than once
     decimal_commas: bool = False  # no comma parts the cells
 
     def __call__(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -51,7 +51,7 @@ class Rows:
             full = len(part) == ROWS_AT_A_TIME or size > _CHARACTERS_AT_A_TIME
             if part and (row is None or full and not self.in_one):
                 names = columns or dict.fromkeys(name for row in part for name in row)
-                cells = {name: [row.get(name) for row in part] for name in names if name not in self.twice}
+                cells = {name: [row.get(name) for row in part] for name in names}
                 yield columns_to_table(cells, self.source, places, twice=self.twice)
                 part, places, size = [], [], 0
             if row is not None:
@@ -79,10 +79,9 @@ class _ParquetRows:
 
 def file_format(path: str | Path) -> str | None:
     """The suffix that says how a file is read, a compression's left out; `None` for another file."""
-    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
-    if suffixes and suffixes[-1] in UNPACK:
-        suffixes.pop()
-    return suffixes[-1] if suffixes and suffixes[-1] in SUFFIXES else None
+    suffix, before = Path(path).suffix.lower(), Path(Path(path).stem).suffix.lower()
+    found = before if suffix in UNPACK else suffix
+    return found if found in SUFFIXES else None
 
 
 def stream_table(
@@ -96,7 +95,7 @@ def stream_table(
     keep their numbers; when it is read `whole`, for training, it is none, and json comes in one table.
     """
     paths = [source] if isinstance(source, Path) else source
-    kinds, parts, twice, commas = {*map(file_format, paths)}, [], {}, True
+    kinds, parts, twice, commas = {*map(file_format, paths)}, [], set(), True
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"No file found at {path}; expected a {', '.join(SUFFIXES)} file. Check the path.")
@@ -113,17 +112,16 @@ def stream_table(
         else:
             form = _csv_form(opened, path, delimiter, "\t" if kind == ".tsv" else None)
             names, rows = _csv_rows(opened, form, whole)
-            twice |= {name: None for name, count in Counter(filter(None, names)).items() if count > 1}
+            twice |= names_twice(names)
             commas = commas and form["delimiter"] in ";\t"
             parts.append(rows)
     if ".parquet" in kinds:
         rows = _ParquetRows(paths)
     else:
         one = len(paths) == 1
-        records = parts[0] if one else partial(_joined, paths, parts)
-        json_kind, csv_kind = any("json" in kind for kind in kinds), kinds <= {".csv", ".tsv"}
-        where = paths[0] if one else paths[0].parent
-        rows = Rows(records, where, whole and json_kind, tuple(twice), commas and csv_kind)
+        records, where = (parts[0], paths[0]) if one else (partial(_joined, paths, parts), paths[0].parent)
+        in_one = whole and any("json" in kind for kind in kinds)
+        rows = Rows(records, where, in_one, twice, commas and kinds <= {".csv", ".tsv"})
     if next(rows(), pa.table({})).num_rows == 0:
         raise ValueError(
             f"{paths[0]} is empty; expected at least one row (of a csv, below its header). Check the file."
@@ -146,7 +144,7 @@ def _parquet_tables(path: Path, columns: list[str] | None = None) -> Iterator[pa
                 chunks = map(group.column, range(group.num_columns))
                 asked = (chunk for chunk in chunks if columns is None or chunk.path_in_schema.split(".")[0] in columns)
                 _check_bytes(path, part * sum(chunk.total_uncompressed_size for chunk in asked))
-            twice = [name for name, count in Counter(file.schema_arrow.names).items() if count > 1]
+            twice = sorted(names_twice(file.schema_arrow.names))
             for batch in file.iter_batches(ROWS_AT_A_TIME, columns=columns):
                 _check_bytes(path, batch.nbytes)
                 table = pa.Table.from_batches([batch])
@@ -203,26 +201,26 @@ def _csv_form(open_text: Opener, path: Path, delimiter: str | None, usual: str |
                 cells = csv.reader((line for line in file if line.strip("\r\n")), delimiter=character)
                 widths[character] = len(next(cells, []))
         delimiter = max(widths, key=widths.get)
-    faults = []
-    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE):
-        form = {"delimiter": delimiter, "quoting": quoting} | lines
-        try:
-            long = _long_row(open_text, form)
-        except csv.Error as error:
-            faults.append(error)
-            continue
-        if long and not faults:
-            with suppress(csv.Error):  # which says that the lines are no rows of their own
-                _long_row(open_text, form | {"quoting": csv.QUOTE_NONE})
-                warn(
-                    f"{path} has a row from line {long[0]} to line {long[1]} by its quotes, though each of these "
-                    "lines has the cells of a row. Correct the file if a quote is lost there."
-                )
-        return form
-    raise ValueError(
-        f"{path} cannot be read ({faults[0]}); expected a header line and as many cells in each row, separated by "
-        f'{delimiter!r}, with texts that hold it in "quotes". Correct that line, or name another --delimiter.'
-    ) from faults[0]
+    form = {"delimiter": delimiter, "quoting": csv.QUOTE_MINIMAL} | lines
+    unquoted = form | {"quoting": csv.QUOTE_NONE}
+    try:
+        long = _long_row(open_text, form)
+    except csv.Error as error:
+        with suppress(csv.Error):
+            _long_row(open_text, unquoted)
+            return unquoted
+        raise ValueError(
+            f"{path} cannot be read ({error}); expected a header line and as many cells in each row, separated by "
+            f'{delimiter!r}, with texts that hold it in "quotes". Correct that line, or name another --delimiter.'
+        ) from error
+    if long:
+        with suppress(csv.Error):  # which says that the lines are no rows of their own
+            _long_row(open_text, unquoted)
+            warn(
+                f"{path} has a row from line {long[0]} to line {long[1]} by its quotes, though each of these lines "
+                "has the cells of a row. Correct the file if a quote is lost there."
+            )
+    return form
 
 
 def _long_row(open_text: Opener, form: dict) -> tuple[int, int] | None:
@@ -261,7 +259,11 @@ def _csv_cells(
 
 def _csv_rows(open_text: Opener, form: dict, whole: bool) -> tuple[list[str], Records]:
     """The names of the columns, and the rows."""
-    own = _without_quotes if form["quoting"] == csv.QUOTE_NONE else str
+
+    def own(cell: str) -> str:  # without its quotes where it was quoted as a whole
+        bare = form["quoting"] == csv.QUOTE_NONE and _QUOTED.fullmatch(cell)
+        return cell[1:-1].replace('""', '"') if bare else cell
+
     names = [own(name.strip()) for name in next(_csv_cells(open_text, **form), (1, []))[1]]
 
     def records() -> Iterator[tuple[str, dict]]:
@@ -273,28 +275,23 @@ def _csv_rows(open_text: Opener, form: dict, whole: bool) -> tuple[list[str], Re
     return names, records
 
 
-def _without_quotes(cell: str) -> str:
-    """A cell that was quoted as a whole, without its quotes."""
-    return cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell
-
-
 def _json_rows(open_text: Opener, path: Path) -> Iterator[tuple[str, dict]]:
     """Records line by line as they are needed, or those of a list, of an object with one list, or as pandas has it."""
     with open_text() as file:
         first, *more = list(islice((line for line in file if line.strip()), 2)) or ["{}"]
-    is_list, records = first.lstrip()[0] == "[", None
-    if is_list or not more or not isinstance(_parsed(first), dict):
-        with open_text() as file:
+        is_list, records = first.lstrip()[0] == "[", None
+        file.seek(0)
+        if is_list or not more or not isinstance(_parsed(first), dict):
             records = _parsed(file.read(), path if is_list else None)
-    if isinstance(records, dict):
-        lists = [value for value in records.values() if isinstance(value, list) and [*map(type, value[:1])] == [dict]]
-        records = lists[0] if len(lists) == 1 else _of_pandas(records, path)
-    with open_text() as file:
-        if not isinstance(records, list):
+            file.seek(0)
+        if isinstance(records, dict):
+            lists = [part for part in records.values() if isinstance(part, list) and [*map(type, part[:1])] == [dict]]
+            records = lists[0] if len(lists) == 1 else _of_pandas(records, path)
+        if isinstance(records, list):
+            places = ((f"record {number}", record) for number, record in enumerate(records))
+        else:
             lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
             places = ((f"line {number}", _parsed(line, path, number)) for number, line in lines)
-        else:
-            places = ((f"record {number}", record) for number, record in enumerate(records))
         for place, record in places:
             if not isinstance(record, dict):
                 found = f"{path} holds a {type(record).__name__} as {place}"
@@ -334,7 +331,7 @@ def _parsed(text: str, path: Path | None = None, line: int = 1):
 
 
 def columns_to_table(
-    columns: dict[str, list], source: str | Path, places: list[str], *, twice: Iterable[str] = ()
+    columns: dict[str, list], source: str | Path, places: list[str], *, twice: Collection[str] = ()
 ) -> pa.Table:
     """Columns to an Arrow table; one that it cannot hold, or stands `twice`, is null, and `refusal` says why.
 
@@ -342,9 +339,9 @@ def columns_to_table(
     """
     fields, arrays = [], []
     for name, values in columns.items():
-        why = None
+        array, why = pa.nulls(len(places)), _TWICE if name in twice else None
         try:
-            array = pa.array(values)
+            array = pa.array(values) if why is None else array
         except UnicodeEncodeError:
             row = next(row for row, value in enumerate(values) if not is_whole(str(value)))
             why = f"holds half of a character (a lone surrogate) in {places[row]}; expected whole ones"
@@ -354,10 +351,13 @@ def columns_to_table(
             why = f"mixes types ({found})" if len(first) > 1 else f"cannot be stored ({error})"
             why += "; expected texts or numbers of one type in all rows"
         fields.append(pa.field(name, array.type) if why is None else _refused(name, source, why))
-        arrays.append(array if why is None else pa.nulls(len(places)))
-    fields += [_refused(name, source, _TWICE) for name in twice]
-    arrays += [pa.nulls(len(places)) for _ in twice]
+        arrays.append(array)
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def names_twice(names: Iterable[str]) -> set[str]:
+    """Names of columns that stand more than once."""
+    return {name for name, count in Counter(names).items() if name and count > 1}
 
 
 def _refused(name: str, source: str | Path, why: str) -> pa.Field:
