@@ -22,13 +22,12 @@ from bertcls.report.advice import advise
 from bertcls.report.baseline import cleaned_texts
 from bertcls.report.card import data_name, write_card
 from bertcls.report.findings import gather_findings, headline
-from bertcls.report.folds import FoldAnswers
+from bertcls.report.folds import FoldAnswers, write_suspects
 from bertcls.report.formats import shown_splits
 from bertcls.report.page import PAGE, write_page
 from bertcls.report.record import revision_of, write_record
 from bertcls.report.scores import describe_scores, predict_rows, score_reported
 from bertcls.report.slices import run_probes
-from bertcls.report.suspects import write_suspects
 
 _STOCK_TEXTS = 16  # of the reported rows, on which the stock export is compared, in fp64
 _EXAMPLE = 60  # characters of the text in the last line
