@@ -41,13 +41,23 @@ def score_reported(
     scores = own_scores(own, labels, predictions)
     scores |= task_metric(kind, names)[0].compute(predictions=predictions, references=labels)
     if len(names) > MANY_CLASSES:
-        _write_classes(scores, names, Path(run_dir, REPORT))
+        # what a spreadsheet would run as a formula gets a mark
+        cells = [f"'{name}" if name.startswith(tuple("=+-@\t\r")) else name for name in names]
+        per_class = pd.DataFrame(scores.pop("per_class").values(), index=pd.Index(cells, name="class"))
+        per_class.rename(columns={"support": "rows"}).to_csv(Path(run_dir, REPORT, "classes.csv"))
+        if (counts := scores.pop("confusion_matrix", None)) is not None:
+            counts = pd.DataFrame(counts, pd.Index(cells, name="true class"), cells)
+            counts.to_csv(Path(run_dir, REPORT, "confusion.csv"))
     if kind == REGRESSION:
         scores["pearson_low"], scores["pearson_high"] = correlation_interval(scores["pearson"], len(labels))
     measured, interval = "mae" if kind == REGRESSION else "accuracy", score_with_interval(row_values(table))
     scores |= {f"{measured}_{end}": interval[end] for end in ("low", "high")}
     if any(len(rows) > 1 for rows in windows_of):
-        scores |= _window_scores(labels, windows_of)
+        winners = [rows.argmax(-1) for rows in windows_of]  # rows: [windows, num_labels]
+        counts = [np.bincount(found, minlength=len(names)) for found in winners]
+        votes = [(count + rows.mean(0)).argmax() for count, rows in zip(counts, windows_of)]
+        scores["window_accuracy"] = float(np.mean(np.concatenate(winners) == labels.repeat([*map(len, winners)])))
+        scores["vote_accuracy"] = float(np.mean(labels == votes))
     scores["samples"] = len(labels)
     return {f"test_{name}": value for name, value in scores.items()}
 
@@ -86,32 +96,8 @@ def row_values(table: pd.DataFrame) -> np.ndarray:
     """Of each row of a table of predictions whether it is right (of several labels all), or how far off its number."""
     if pd.api.types.is_float_dtype(table["label"]):
         return (table["prediction"] - table["label"]).abs().to_numpy()
-    return (table["label"].map(as_key) == table["prediction"].map(as_key)).to_numpy(bool)
-
-
-def as_key(label):
-    """A label, or several, as it can be compared."""
-    return tuple(label) if isinstance(label, list | np.ndarray) else label
-
-
-def _write_classes(scores: dict, names: list[str], folder: Path) -> None:
-    """Moves what grows with the classes out of the scores; what a spreadsheet would run as a formula gets a mark."""
-    cells = [f"'{name}" if name.startswith(tuple("=+-@\t\r")) else name for name in names]
-    per_class = pd.DataFrame(scores.pop("per_class").values(), index=pd.Index(cells, name="class"))
-    per_class.rename(columns={"support": "rows"}).to_csv(folder / "classes.csv")
-    if "confusion_matrix" in scores:
-        counts = pd.DataFrame(scores.pop("confusion_matrix"), pd.Index(cells, name="true class"), cells)
-        counts.to_csv(folder / "confusion.csv")
-
-
-def _window_scores(labels: np.ndarray, windows_of: list[np.ndarray]) -> dict:
-    right, votes = [], []
-    for label, rows in zip(labels, windows_of):  # rows: [windows, num_labels]
-        winners = rows.argmax(-1)
-        right += (winners == label).tolist()
-        counts = np.bincount(winners, minlength=rows.shape[1])
-        votes.append((counts + rows.mean(0)).argmax() == label)
-    return {"window_accuracy": float(np.mean(right)), "vote_accuracy": float(np.mean(votes))}
+    labels = table[["label", "prediction"]].map(lambda label: label if isinstance(label, str) else tuple(label))
+    return (labels["label"] == labels["prediction"]).to_numpy(bool)
 
 
 def scores_before(log_history: list[dict]) -> dict:
