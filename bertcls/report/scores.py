@@ -35,7 +35,13 @@ def score_reported(
     label that most of their windows have.
     """
     names, labels, kind = label_names_of(dataset), label_array(dataset), problem_type_of(dataset)
-    table, predictions, windows_of = predict_rows(classifier, dataset, progress=progress)
+    windows_of: list[np.ndarray] = []
+    if kind == SINGLE_LABEL and hasattr(classifier, "probabilities_with_windows"):
+        probabilities, windows_of = classifier.probabilities_with_windows(texts_of(dataset), progress=progress)
+    else:
+        probabilities = classifier.probabilities(texts_of(dataset), progress=progress)
+    thresholds = classifier.thresholds if kind == MULTI_LABEL else None
+    table, predictions = answer_table(dataset, probabilities, thresholds)
     Path(run_dir, REPORT).mkdir(exist_ok=True)
     table.to_parquet(Path(run_dir, PREDICTIONS), index=False)
     scores = own_scores(own, labels, predictions)
@@ -62,34 +68,29 @@ def score_reported(
     return {f"test_{name}": value for name, value in scores.items()}
 
 
-def predict_rows(
-    classifier: TextClassifier | TfidfClassifier, dataset: Dataset, *, progress: bool = False
-) -> tuple[pd.DataFrame, np.ndarray, list[np.ndarray]]:
-    """Answers to the raw texts: a table, the predictions as `label_array` gives labels, and those of windows.
+def answer_table(
+    dataset: Dataset, probabilities: np.ndarray, thresholds: list[float] | None = None
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Answers to the rows of a data set: a table, and the predictions as `label_array` gives labels.
 
     Its columns: `example_id`, `text`, for pairs `text_pair`, `label` and `prediction` (names, lists of names, or
     numbers), and for every class `probability_<name>`.
     """
     names, labels, kind = label_names_of(dataset), label_array(dataset), problem_type_of(dataset)
-    windows_of: list[np.ndarray] = []
-    if kind == SINGLE_LABEL and hasattr(classifier, "probabilities_with_windows"):
-        probabilities, windows_of = classifier.probabilities_with_windows(texts_of(dataset), progress=progress)
-    else:
-        probabilities = classifier.probabilities(texts_of(dataset), progress=progress)
     columns = [name for name in ("example_id", "text", "text_pair") if name in dataset.column_names]
     table = dataset.select_columns(columns).to_pandas()
     if kind == REGRESSION:
         predictions = probabilities[:, 0]
-        return table.assign(label=labels, prediction=predictions), predictions, windows_of
+        return table.assign(label=labels, prediction=predictions), predictions
     if kind == MULTI_LABEL:
-        predictions = reaches(probabilities, classifier.thresholds).astype(np.int64)
+        predictions = reaches(probabilities, thresholds).astype(np.int64)
         for column, rows in (("label", labels), ("prediction", predictions)):
             table[column] = [[names[number] for number in np.flatnonzero(row)] for row in rows]
     else:
         predictions = probabilities.argmax(-1)
         table["label"], table["prediction"] = np.array(names)[labels], np.array(names)[predictions]
     added = pd.DataFrame(probabilities, columns=[f"probability_{name}" for name in names])
-    return pd.concat([table, added], axis=1), predictions, windows_of
+    return pd.concat([table, added], axis=1), predictions
 
 
 def row_values(table: pd.DataFrame) -> np.ndarray:

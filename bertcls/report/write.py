@@ -19,15 +19,13 @@ from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.process import warn, whole_file
 from bertcls.report import figures
 from bertcls.report.advice import advise
-from bertcls.report.baseline import cleaned_texts
 from bertcls.report.card import data_name, write_card
-from bertcls.report.findings import gather_findings, headline
+from bertcls.report.findings import gather_findings, headline, run_probes
 from bertcls.report.folds import FoldAnswers, write_suspects
 from bertcls.report.formats import shown_splits
 from bertcls.report.page import PAGE, write_page
 from bertcls.report.record import revision_of, write_record
-from bertcls.report.scores import describe_scores, predict_rows, score_reported
-from bertcls.report.slices import run_probes
+from bertcls.report.scores import answer_table, describe_scores, score_reported
 
 _STOCK_TEXTS = 16  # of the reported rows, on which the stock export is compared, in fp64
 _EXAMPLE = 60  # characters of the text in the last line
@@ -113,13 +111,12 @@ def write_report(
         "audit": _audited(json.loads(audit.read_text()), scores["reported_split"]) if audit.is_file() else None,
     }
     write_metrics(facts, run_dir=run_dir)  # whatever happens to the rest
-    texts = cleaned_texts(texts_of(test), config.cleaning)
     tokens, windows, cut = _counts(classifier, texts_of(test))
     table = pd.read_parquet(Path(run_dir, PREDICTIONS))
     fold_of = None if folded is None else folded.fold_of
-    facts |= gather_findings(classifier, splits, table, texts, tokens, windows, fold_of=fold_of, as_it_came=as_it_came)
+    facts |= gather_findings(classifier, splits, table, tokens, windows, fold_of=fold_of, as_it_came=as_it_came)
     if answers is not None and kind == SINGLE_LABEL:
-        told = table if folded is not None else predict_rows(answers, splits["train"])[0]
+        told = table if folded is not None else answer_table(splits["train"], answers.values)[0]
         facts["suspects"] = write_suspects(told, label_names_of(test), Path(run_dir, REPORT))
     facts["cut"] = sum(cut) / max(sum(tokens), 1)
     facts["advice"] = advise(facts, trainer.state.log_history)
