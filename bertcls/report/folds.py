@@ -32,12 +32,7 @@ class FoldAnswers:
     """Answers for all rows, each by the model of the fold that held it out; they are scored like a classifier's.
 
     A fold's probabilities are calibrated by the temperature that fits the rows of the other folds. `temperature` fits
-    the answers of all folds, for the model that is trained on all rows.
-
-    Args:
-        folder: with the folders of the finished folds.
-        dataset: all rows, with `label` and `example_id`.
-        problem_type: of the task.
+    the answers of all folds, for the model that is trained on all rows; `folder` holds theirs, `dataset` all rows.
 
     Raises:
         FileNotFoundError: a fold is not finished.
@@ -101,13 +96,7 @@ def rank_suspects(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def write_suspects(table: pd.DataFrame, names: list[str], folder: Path) -> int:
     """Writes `suspects.csv`: the rows that are answered otherwise than labelled, the likeliest wrong labels first.
 
-    Args:
-        table: of predictions, by models that were not trained on the row.
-        names: of the classes.
-        folder: of the report.
-
-    Returns:
-        the number of rows in it.
+    From a table of predictions by models that were not trained on the row; gives the number of rows in the file.
     """
     probabilities, rows = table[_columns(names)].to_numpy(), np.arange(len(table))
     labels, answers = (pd.Index(names).get_indexer(table[which]) for which in ("label", "prediction"))

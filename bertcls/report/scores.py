@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from datasets import Dataset
+from scipy.stats import pearsonr
 
 from bertcls.data.labels import label_array, label_names_of, problem_type_of
 from bertcls.inference import TextClassifier, reaches, texts_of
@@ -14,7 +15,7 @@ from bertcls.metrics import own_scores, task_metric
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.report.baseline import TfidfClassifier
 from bertcls.report.formats import ERRORS, MANY_CLASSES, format_score, score_names
-from bertcls.report.statistics import correlation_interval, score_with_interval
+from bertcls.report.statistics import score_with_interval
 
 _QUIET = ("precision_macro", "recall_macro", "spearman", "r2", "mae", "log_loss")  # scores that the console leaves out
 
@@ -55,7 +56,8 @@ def score_reported(
             counts = pd.DataFrame(counts, pd.Index(cells, name="true class"), cells)
             counts.to_csv(Path(run_dir, REPORT, "confusion.csv"))
     if kind == REGRESSION:
-        scores["pearson_low"], scores["pearson_high"] = correlation_interval(scores["pearson"], len(labels))
+        ends = pearsonr(labels, predictions).confidence_interval() if scores["pearson"] else (-1, 1)  # 0: a constant
+        scores["pearson_low"], scores["pearson_high"] = map(float, ends)
     measured, interval = "mae" if kind == REGRESSION else "accuracy", score_with_interval(row_values(table))
     scores |= {f"{measured}_{end}": interval[end] for end in ("low", "high")}
     if any(len(rows) > 1 for rows in windows_of):

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, norm, permutation_test, sem, t, ttest_1samp
+from scipy.stats import binomtest, permutation_test, sem, t, ttest_1samp
 
 _PERMUTED_ROWS = 1_000  # beyond, permutations take minutes, and Student's test says the same
 _PERMUTED_NUMBERS = 2_000_000  # of a batch, which bounds memory
@@ -29,17 +29,6 @@ def score_with_interval(values: np.ndarray) -> dict:
         half = float(t.ppf(0.975, len(values) - 1) * sem(values))
         low, high = max(mean - half, 0.0), mean + half  # a distance is never below 0
     return {"score": mean, "low": low, "high": high}
-
-
-def correlation_interval(correlation: float, trials: int) -> tuple[float, float]:
-    """95 % interval of a Pearson correlation by Fisher's transformation; -1 to 1 for fewer than 4 trials.
-
-    >>> [round(bound, 3) for bound in correlation_interval(0.8, 103)]
-    [0.718, 0.86]
-    """
-    centre = np.arctanh(np.clip(correlation, -1 + 1e-12, 1 - 1e-12))
-    half = norm.ppf(0.975) / math.sqrt(trials - 3) if trials > 3 else math.inf
-    return float(np.tanh(centre - half)), float(np.tanh(centre + half))
 
 
 def mean_interval(
