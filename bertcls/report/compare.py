@@ -9,12 +9,13 @@ import pandas as pd
 from pandas.api.types import is_float_dtype
 
 from bertcls.layout import CHECKPOINTS, PREDICTIONS, RECORD, RESULTS
-from bertcls.report.formats import BETTER, UNSURE, WORSE, outcome
+from bertcls.report.formats import UNSURE, outcome
 from bertcls.report.scores import row_values
 from bertcls.report.statistics import mean_interval, paired_p_value, score_with_interval
 
 SIZES = "size-*"  # folders of the runs of --train_sizes
 _NO_OPTIONS = ("seed", "seeds", "output_dir", "overwrite_output", "temperature", "thresholds")  # of a way of training
+_STATES = f"{CHECKPOINTS}/checkpoint-*/trainer_state.json"
 _SHOWN_TEXTS = 20
 
 
@@ -77,11 +78,12 @@ def load_arm(folder: str, name: str | None = None) -> Arm:
     facts = [json.loads((run / RESULTS).read_text(encoding="utf-8")) for run in runs]
     records = [json.loads(path.read_text()) if (path := run / RECORD).is_file() else {} for run in runs]
     options = [_options(*both) for both in zip(facts, records)]
+    states = [max(run.glob(_STATES), key=lambda path: path.stat().st_mtime, default=None) for run in runs]
     return Arm(
         name=name or Path(folder).resolve().name,
         facts=facts,
         records=records,
-        logs=[_log_of(run) for run in runs],
+        logs=[json.loads(state.read_text())["log_history"] if state else [] for state in states],
         options={key: value for key, value in options[0].items() if all(one.get(key) == value for one in options)},
         table=table,
         values=np.array(values),
@@ -102,11 +104,6 @@ def _options(facts: dict, record: dict) -> dict[str, str]:
     found |= {key: record[key] for key in ("device", "precision", "processes", "git_commit") if key in record}
     found |= {f"version of {name}": number for name, number in record.get("versions", {}).items()}
     return {key: str(value) for key, value in found.items() if key not in _NO_OPTIONS}
-
-
-def _log_of(run: Path) -> list[dict]:
-    states = sorted(run.glob(f"{CHECKPOINTS}/checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
-    return json.loads(states[-1].read_text())["log_history"] if states else []
 
 
 def _check_same_examples(one: pd.DataFrame, other: pd.DataFrame, name: str, other_name: str) -> None:
@@ -161,13 +158,13 @@ def compare_arms(arms: list[Arm]) -> list[dict]:
 def describe_differences(arms: list[Arm], rows: list[dict]) -> str:
     """One sentence for each arm beside the first."""
     sentences, first = [], arms[0]
-    said = {BETTER: "{0} is better than {1}: {2}.", WORSE: "{0} is worse than {1}: {2}."}
-    said[UNSURE] = "These data cannot tell {0} from {1}: {2}."
     for row in rows:
         ends = [row[key] for key in ("difference", "low", "high")]
         middle, low, high = (f"{end:+.3g}" if first.regression else f"{100 * end:+.1f}" for end in ends)
         by = f"{middle} {'in mean absolute error' if first.regression else 'points'} ({low} to {high})"
-        sentences.append(said[row["outcome"]].format(row["name"], first.name, by))
+        told = f"{row['name']} is {row['outcome']} than {first.name}"
+        told = f"These data cannot tell {row['name']} from {first.name}" if row["outcome"] == UNSURE else told
+        sentences.append(f"{told}: {by}.")
     if any(row["outcome"] != UNSURE and row["p_value"] is not None for row in rows):
         sentences.append("That is of these runs: what another seed changes is seen with several (--seeds 1 2 3).")
     return " ".join(sentences)

@@ -29,13 +29,11 @@ _UNTRAINED_ROWS = 2_000  # of the reported ones, that the encoder as it came ans
 _SHOWN_PAIRS, _SHOWN_ERRORS = 10, 20
 _SHOWN_PIECES, _SHOWN_PROBABILITIES = 80, 5  # of an error
 _NEGATION = re.compile(
-    r"\b(?:not|no|never|none|nobody|nothing|neither|nor|nowhere|hardly|without|cannot|(?:do|does|did|wo|ca|is|was|are|"
-    r"were|would|could|should|has|have|had)n[’']?t|dnt)\b|不|没|無|无|别|未",
-    re.IGNORECASE,
+    r"(?i)\b(?:not|no|never|none|nobody|nothing|neither|nor|nowhere|hardly|without|cannot|(?:do|does|did|wo|ca|is|was|"
+    r"are|were|would|could|should|has|have|had)n[’']?t|dnt)\b|不|没|無|无|别|未"
 )
 _CONTRAST = re.compile(
-    r"\b(?:but|however|although|though|yet|despite|nevertheless|nonetheless|except|unfortunately)\b|但|却|然而|不过|虽",
-    re.IGNORECASE,
+    r"(?i)\b(?:but|however|although|though|yet|despite|nevertheless|nonetheless|except|unfortunately)\b|但|却|然而|不过|虽"
 )
 
 
@@ -113,9 +111,8 @@ def _beside(name: str, simple: np.ndarray, values: np.ndarray) -> dict:
     Its `score` with its interval `low` to `high`, `p_value`, and `outcome`: what the encoder is, better or worse.
     """
     p_value, difference = paired_p_value(simple, values), float(values.mean() - simple.mean())
-    difference = difference if values.dtype == bool else -difference  # of an error less is better
-    found = {"p_value": p_value, "outcome": outcome(difference, p_value)}
-    return {"name": name} | score_with_interval(simple) | found
+    told = outcome(difference if values.dtype == bool else -difference, p_value)  # of an error less is better
+    return {"name": name} | score_with_interval(simple) | {"p_value": p_value, "outcome": told}
 
 
 def headline(score: float, findings: dict, rows: int | None = None) -> str:
@@ -127,13 +124,11 @@ def headline(score: float, findings: dict, rows: int | None = None) -> str:
     """
     error, clauses = findings["measure"] == MEASURES[REGRESSION], []
     for kind, verb in ((WORSE, "is worse than"), (UNSURE, "cannot be told from"), (BETTER, "is better than")):
-        others = [
-            f"{row['name']} ({format_score(row['score'], rows, error=error)}, p {format_p(row['p_value'], '= ')})"
-            for row in findings["baselines"]
-            if row["outcome"] == kind
-        ]
-        clauses += [f"{verb} {' and '.join(others)}"] if others else []
-    start = "Warning: the" if any(row["outcome"] == WORSE for row in findings["baselines"]) else "The"
+        others = [row for row in findings["baselines"] if row["outcome"] == kind]
+        scores = (format_score(row["score"], rows, error=error) for row in others)
+        told = (f"{row['name']} ({of}, p {format_p(row['p_value'], '= ')})" for row, of in zip(others, scores))
+        clauses += [f"{verb} {' and '.join(told)}"] if others else []
+    start = "Warning: the" if clauses[0].startswith("is worse") else "The"
     written = format_score(score, rows, error=error)
     return f"{start} encoder ({findings['measure']} {written}) {' and '.join(clauses)}."
 
@@ -197,21 +192,16 @@ def _p_value(own: np.ndarray, rest: np.ndarray) -> float:
     return float(ttest_ind(own, rest, equal_var=False).pvalue)
 
 
-def slices_of(
-    texts: list[str], tokens: list[int], windows: list[int], train_texts: list[str]
-) -> dict[str, pd.Categorical]:
+def slices_of(texts: list[str], tokens: list[int], windows: list[int], train_texts: list[str]) -> dict:
     """Groups for `slice_scores`, of cleaned texts `[rows]`, the tokens and windows of each, and the texts of train."""
-    words = [words_of(text) for text in texts]
-    lengths = np.array([len(row) for row in words])
-    known = set().union(*map(words_of, train_texts))
-    unseen = np.array([sum(word not in known for word in row) for row in words])
+    words, known = [words_of(text) for text in texts], set().union(*map(words_of, train_texts))
+    lengths, unseen = np.array([(len(row), sum(word not in known for word in row)) for row in words]).T
+    negated, contrasted = ([bool(part.search(text)) for text in texts] for part in (_NEGATION, _CONTRAST))
     found = {
         "words": _quartiles(lengths, "words"),
         "word pieces a word": _quartiles(np.array(tokens) / np.maximum(lengths, 1), "pieces a word"),
-        "negation": _named([bool(_NEGATION.search(text)) for text in texts], "without negation", "with negation"),
-        "contrast": _named(
-            [bool(_CONTRAST.search(text)) for text in texts], "without a contrast word", "with a contrast word"
-        ),
+        "negation": _named(negated, "without negation", "with negation"),
+        "contrast": _named(contrasted, "without a contrast word", "with a contrast word"),
         "words that train does not have": _named(np.minimum(unseen, 2), "none", "one", "two or more"),
         "windows": _named(np.digitize(windows, [2, 5]), "one", "2 to 4", "5 and more"),
     }
@@ -331,12 +321,11 @@ def run_probes(path: str, classifier: TextClassifier) -> list[dict]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"No probes found at {path}; expected a text file with a text a line. Check --probes.")
     lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    groups, probes = [list(part) for filled, part in groupby(lines, lambda line: line.strip() != "") if filled], []
+    groups, probes = (part for filled, part in groupby(lines, lambda line: line.strip() != "") if filled), []
     for group, line in ((number, line) for number, part in enumerate(groups, 1) for line in part):
-        expected, tab, text = line.partition("\t")
-        if not tab or expected not in classifier.label_names:
-            expected, text = None, line
-        probes.append({"group": group, "text": text, "expected": expected})
+        label, tab, text = line.partition("\t")
+        known = tab and label in classifier.label_names
+        probes.append({"group": group, "text": text if known else line, "expected": label if known else None})
     for probe, answer in zip(probes, classifier.predict([probe["text"] for probe in probes])):
         given = answer.label if isinstance(answer.label, tuple) else (answer.label,)
         right = None if probe["expected"] is None else probe["expected"] in given
