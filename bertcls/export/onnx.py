@@ -120,14 +120,12 @@ def _export(path: Path, module: nn.Module, inputs: tuple, shapes: tuple, names: 
     try:
         program = torch.onnx.export(module.eval(), inputs, **options, dynamo=True, verbose=False)
     except torch.onnx.OnnxExporterError as error:
-        kind = module.model.config.encoder.model_type
+        kind, why = module.model.config.encoder.model_type, str(error).splitlines()[0]
         raise ValueError(
-            f"torch cannot export a {kind} encoder to ONNX ({str(error).splitlines()[0]}); expected one like BERT. "
-            "Use the torch backend."
+            f"torch cannot export a {kind} encoder to ONNX ({why}); expected one like BERT. Use the torch backend."
         ) from error
     ClearMetadataAndDocStringPass()(program.model)  # stack traces with the paths of this machine
-    size = sum(parameter.nbytes for parameter in module.parameters())
-    program.save(path, external_data=size > ONE_FILE_BYTES)
+    program.save(path, external_data=sum(weights.nbytes for weights in module.parameters()) > ONE_FILE_BYTES)
 
 
 def _quantize(folder: Path) -> None:

@@ -89,9 +89,9 @@ def _check(classifier: TextClassifier, folder: str, texts: list[Text], max_lengt
     cut_alike = config.pair_truncation == "longest_first" if pairs else config.truncation in ("head", "tail")
     size = max_length // (4 if pairs else 2)  # characters, which are mostly fewer tokens
     whole = [(text,) if isinstance(text, str) else text for text in texts]
-    for parts in (whole, [tuple(part[:size] for part in text) for text in whole]):
+    for parts in filter(None, (whole, [tuple(part[:size] for part in text) for text in whole])):
         candidates = [text if pairs else text[0] for text in parts]
-        read = classifier.tokenize(candidates, spans=False) if candidates else {"input_ids": [], "cut": []}
+        read = classifier.tokenize(candidates, spans=False)
         alike = [len(ids) == 1 and (cut_alike or not cut) for ids, cut in zip(read["input_ids"], read["cut"])]
         if any(alike):
             break

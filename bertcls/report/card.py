@@ -4,6 +4,7 @@ import html
 import os
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path, PurePath, PureWindowsPath
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, get_token
@@ -110,7 +111,7 @@ def write_card(facts: dict, run_dir: str, *, language: str | None = None, licens
 def data_name(source: dict, run_dir: str) -> str:
     """What the data of a run is called: its name or those of its files, without the folders that they lie in."""
     names = [source["dataset"]] if source.get("dataset") else source.get("files") or ["data of its own"]
-    return ", ".join(_public_text(str(name), run_dir) for name in names)
+    return ", ".join(_public([str(name) for name in names], run_dir))
 
 
 def _escaped(value):
@@ -130,30 +131,26 @@ def _hub_id(name: str | None, *, owner: bool = False) -> str | None:
     """A name where it is one of the Hub: well formed, and nothing that lies here; with `owner` also `owner/name`."""
     if name is None or os.path.exists(os.path.expanduser(name)) or file_format(name) or owner and "/" not in name:
         return None
-    try:
+    with suppress(HFValidationError):
         validate_repo_id(name)
-    except HFValidationError:
-        return None
-    return name
+        return name
 
 
 def _public(value, run_dir: str):
-    """A value of the facts without tokens, and with local paths cut to their last part."""
+    """A value of the facts without tokens, and with local paths cut to their last part.
+
+    >>> _public("python /home/me/run.py --token hf_abcdefgh --data ~/my/data", "runs/sst2")
+    'python run.py --token *** --data data'
+    >>> _public(["google-bert/bert-base-uncased", "C:\\\\my data\\\\x.csv"], "runs/sst2")
+    ['google-bert/bert-base-uncased', 'x.csv']
+    """
     if isinstance(value, dict):
         return {name: _public(part, run_dir) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [_public(part, run_dir) for part in value]
-    return _public_text(str(value), run_dir) if isinstance(value, str | PurePath) else value
-
-
-def _public_text(text: str, run_dir: str) -> str:
-    """
-    >>> _public_text("python /home/me/run.py --token hf_abcdefgh --data ~/my/data", "runs/sst2")
-    'python run.py --token *** --data data'
-    >>> _public_text("google-bert/bert-base-uncased", "runs/sst2"), _public_text("C:\\\\my data\\\\x.csv", "runs/sst2")
-    ('google-bert/bert-base-uncased', 'x.csv')
-    """
-    text = _TOKEN.sub("***", text)
+    if not isinstance(value, str | PurePath):
+        return value
+    text = _TOKEN.sub("***", str(value))
     if token := get_token():
         text = text.replace(token, "***")
     if ("/" in text or "\\" in text) and (_WHOLE_PATH.fullmatch(text) or os.path.exists(text)):

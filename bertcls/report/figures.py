@@ -71,14 +71,13 @@ def draw_curves(log_history: list[dict], path: Path, *, best_step: int | None = 
         scores.set(xlabel="epoch (passes over the training rows)", ylabel="score on the selection rows")
         losses.tick_params(labelbottom=True)
         for axes in (losses, scores):
-            if chosen is not None and axes.lines:
-                axes.axvline(chosen, color=_GREY, linestyle=":", linewidth=1.2, zorder=0, label="chosen model")
-            if axes.lines:
-                axes.legend()
-            else:
+            if not axes.lines:
                 axes.text(0.5, 0.5, "nothing was logged", ha="center", color=_GREY, transform=axes.transAxes)
-        lowest = min((entry[name] for name in names for entry in evaluations if name in entry), default=0)
-        if lowest < -1:  # R squared of an untrained model can be as low as one likes
+                continue
+            if chosen is not None:
+                axes.axvline(chosen, color=_GREY, linestyle=":", linewidth=1.2, zorder=0, label="chosen model")
+            axes.legend()
+        if scores.dataLim.y0 < -1:  # R squared of an untrained model can be as low as one likes
             scores.set_ylim(bottom=-1)
         losses.set_ylim(bottom=0)
 
@@ -106,9 +105,8 @@ def draw_confusion(matrix: list[list[int]], names: list[str], path: Path) -> Non
     counts, written, number = counts[np.ix_(chosen, chosen)], np.array(_written(names))[chosen], len(chosen)
     cell = 1.15 if number <= 3 else 0.8 if number <= 10 else 0.46 if number <= 30 else 0.16
     side = min(number * cell, _LARGEST_SIDE)
-    longest = max(map(len, written))
-    upright = longest * 0.1 > side / number * 0.95
-    margin = 0.4 + 0.1 * longest
+    length = 0.1 * max(map(len, written))  # inches of the longest name
+    upright, margin = length > side / number * 0.95, 0.4 + length
     with _figure(path, side + margin + 1.5, side + 0.9 + (margin if upright else 0)) as (figure, axes):
         image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="auto")
         size = 7 if number > 30 else None
@@ -194,8 +192,6 @@ def draw_lengths(lengths: dict[str, list[int]], max_length: int | None, path: Pa
         if max_length is not None and max_length <= 4 * top:
             axes.axvline(max_length, color=_RED, linewidth=1.5, label=f"max_length {max_length:,}")
             right = max(right, max_length * 1.04)
-        elif max_length is not None:
-            axes.plot([], [], " ", label=f"max_length {max_length:,}, far to the right")
         bars = "logarithmic" if tail else f"bars of {width:,}"
         if any(values.max() >= edges[-1] for values in splits.values()):
             bars += ", the last with all longer texts"

@@ -171,8 +171,8 @@ def _figure(path: Path) -> dict:
     data = path.read_bytes()
     width, height = (int.from_bytes(data[start : start + 4]) for start in (16, 20))
     scale = 1 if width > _WIDE else _SCALE
-    size = {"width": round(width * scale), "height": round(height * scale)}
-    return {"data": base64.b64encode(data).decode(), "wide": width > _WIDE, **size}
+    found = {"width": round(width * scale), "height": round(height * scale), "wide": width > _WIDE}
+    return found | {"data": base64.b64encode(data).decode()}
 
 
 def _probability(value: float) -> str:
