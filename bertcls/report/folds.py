@@ -58,8 +58,8 @@ class FoldAnswers:
         if problem_type == REGRESSION:
             self.values = table["prediction"].to_numpy()[:, None]
             return
-        labels = label_array(dataset)
-        values = table[_columns(label_names_of(dataset))].to_numpy().clip(_LEAST, 1 - _LEAST)
+        labels, columns = label_array(dataset), [f"probability_{name}" for name in label_names_of(dataset)]
+        values = table[columns].to_numpy().clip(_LEAST, 1 - _LEAST)
         to_logits, back = (logit, expit) if problem_type == MULTI_LABEL else (np.log, partial(softmax, axis=-1))
         raw, self.values = to_logits(values), np.empty_like(values)
         for number in range(len(folds)):
@@ -70,10 +70,6 @@ class FoldAnswers:
     def probabilities(self, texts: list, *, progress: bool = False) -> np.ndarray:
         """Those of all rows `[rows, num_labels]`, or values `[rows, 1]`, which are known without the texts."""
         return self.values
-
-
-def _columns(names: list[str]) -> list[str]:
-    return [f"probability_{name}" for name in names]
 
 
 def rank_suspects(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -98,9 +94,10 @@ def write_suspects(table: pd.DataFrame, names: list[str], folder: Path) -> int:
 
     From a table of predictions by models that were not trained on the row; gives the number of rows in the file.
     """
-    probabilities, rows = table[_columns(names)].to_numpy(), np.arange(len(table))
+    columns = [f"probability_{name}" for name in names]
+    probabilities, rows = table[columns].to_numpy(), np.arange(len(table))
     labels, answers = (pd.Index(names).get_indexer(table[which]) for which in ("label", "prediction"))
-    shown = table.drop(columns=_columns(names)).assign(
+    shown = table.drop(columns=columns).assign(
         probability_of_label=probabilities[rows, labels], probability_of_prediction=probabilities[rows, answers]
     )
     ranked = shown.iloc[rank_suspects(probabilities, labels)].query("label != prediction")

@@ -12,8 +12,7 @@ _PERMUTED_NUMBERS = 2_000_000  # of a batch, which bounds memory
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """95 % interval of a share (Wilson, 1927)."""
-    low, high = binomtest(successes, trials).proportion_ci(method="wilson")
-    return float(low), float(high)
+    return tuple(map(float, binomtest(successes, trials).proportion_ci(method="wilson")))
 
 
 def score_with_interval(values: np.ndarray) -> dict:
