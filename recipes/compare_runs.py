@@ -15,11 +15,17 @@ from pathlib import Path
 import numpy as np
 
 from bertcls.process import one_line_errors
-from bertcls.report.compare import Arm, compare_arms, describe_differences, load_arms
+from bertcls.report.compare import (
+    SIZES,
+    Arm,
+    compare_arms,
+    describe_differences,
+    describe_growth,
+    load_arms,
+    read_growth,
+)
 from bertcls.report.figures import draw_arm_curves, draw_arms, draw_growth
 from bertcls.report.formats import format_duration, format_p, format_score
-from bertcls.report.growth import SIZES, describe_growth, read_growth
-from bertcls.report.statistics import mean_interval, score_with_interval
 
 
 def main(folders: list[str], output_dir: str | None = None, metrics: list[str] | None = None) -> list[dict]:
@@ -97,13 +103,8 @@ def grow(folder: str, output_dir: str | None) -> list[dict]:
 
 def summary(arm: Arm, metrics: list[str]) -> dict:
     """The scores of an arm: for other examples, and where it has several runs for other seeds."""
-    means = arm.values.mean(1)
-    if len(means) == 1 and arm.values.shape[1] > 1:
-        interval = score_with_interval(arm.values[0] if arm.regression else arm.values[0] == 1)
-        low, high = interval["low"], interval["high"]
-    else:
-        low, high = mean_interval(arm.values)
-    seconds = [result["train_runtime"] for result in arm.results if "train_runtime" in result]
+    means, (low, high) = arm.values.mean(1), arm.interval()
+    seconds = [one["scores"]["train_runtime"] for one in arm.facts if "train_runtime" in one["scores"]]
     peaks = [record["peak_memory_gib"] for record in arm.records if record]
     return {
         "name": arm.name,
@@ -126,13 +127,12 @@ def spread(values: list[float]) -> dict:
 
 def scores_of(arm: Arm, name: str) -> list[float]:
     """A score of the reported rows, of each run."""
-    shared = set.intersection(
-        *({key for key, value in one.items() if isinstance(value, float)} for one in arm.results)
-    )
+    scores = [one["scores"] for one in arm.facts]
+    shared = set.intersection(*({key for key, value in one.items() if isinstance(value, float)} for one in scores))
     if f"test_{name}" not in shared:
         known = ", ".join(sorted(key.removeprefix("test_") for key in shared if key.startswith("test_")))
         raise ValueError(f"Found --metrics {name}, which not all runs of {arm.name} have; expected one of {known}.")
-    return [one[f"test_{name}"] for one in arm.results]
+    return [one[f"test_{name}"] for one in scores]
 
 
 if __name__ == "__main__":

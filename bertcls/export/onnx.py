@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bertcls.backends import require
-from bertcls.inference import Text, TextClassifier
+from bertcls.inference import TextClassifier
 from bertcls.layout import EXPORT_FILES, ONNX_FILES, POOLING_FILE
 from bertcls.modeling import BertClsForSequenceClassification
 from bertcls.process import remove_files
@@ -35,13 +35,9 @@ def export_onnx(run_dir: str, folder: str, *, int8: bool = False) -> dict:
     `[windows, hidden]`. `pooling.onnx` goes from `window_vectors` and `window_counts` to the first two, for texts of
     too many windows for one run. The temperature is not applied; it stands in `config.json`.
 
-    Args:
-        run_dir: folder of a run, or its copy on the Hub.
-        folder: for the copy; an earlier export there is replaced.
-        int8: also write `model_int8.onnx`: int8 weights in the linear layers of the encoder.
-
-    Returns:
-        `{"difference": ...}`, the largest one found in a logit; with int8 `"int8_difference"` too.
+    `run_dir` is the folder of a run, or its copy on the Hub; an earlier export in `folder` is replaced. With `int8`
+    there is `model_int8.onnx` too, whose encoder has int8 weights in its linear layers. Gives the largest `difference`
+    that was found in a logit, with int8 also `int8_difference`.
 
     Raises:
         FileNotFoundError: no such model.
@@ -50,7 +46,13 @@ def export_onnx(run_dir: str, folder: str, *, int8: bool = False) -> dict:
     """
     target = Path(folder)
     require("onnx", "onnxscript", "onnxruntime")
-    _check_folder(target)
+    present = {path.name for path in target.iterdir()} if target.is_dir() else set()
+    others = sorted(present - EXPORT_FILES)[:3]
+    if present and ONNX_FILES["float32"] not in present:
+        others.append(f"no {ONNX_FILES['float32']}")  # a tokenizer's folder, say
+    if target.is_file() or others:
+        what = f"holds {', '.join(others)}" if others else "is a file"
+        raise ValueError(f"{folder} {what}; expected a new folder, or an earlier export, for the ONNX files.")
     classifier = TextClassifier.from_pretrained(run_dir, device="cpu")
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}-{os.getpid()}")
@@ -72,22 +74,25 @@ def export_onnx(run_dir: str, folder: str, *, int8: bool = False) -> dict:
     return facts
 
 
-def _check_folder(folder: Path) -> None:
-    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    others = sorted(found - EXPORT_FILES)[:3]
-    if found and ONNX_FILES["float32"] not in found:
-        others.append(f"no {ONNX_FILES['float32']}")  # a tokenizer's folder, say
-    if folder.is_file() or others:
-        what = f"holds {', '.join(others)}" if others else "is a file"
-        raise ValueError(f"{folder} {what}; expected a new folder, or an earlier export, for the ONNX files.")
-
-
 def remove_export(folder: Path) -> None:
     """Takes away what `export_onnx` wrote, and the folder where nothing else is in it."""
     if (folder / POOLING_FILE).is_file():
         remove_files(folder, EXPORT_FILES)
 
 
+@contextmanager
+def _quiet():
+    """Without the exporters' lines about packages that are not needed."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+@_quiet()
 def _write(classifier: TextClassifier, folder: Path, int8: bool) -> None:
     model, tokenizer = classifier.model, classifier.tokenizer
     names = [name for name in classifier.collator.padding if name in tokenizer.model_input_names]
@@ -108,45 +113,21 @@ def _write(classifier: TextClassifier, folder: Path, int8: bool) -> None:
     save_tokenizer(tokenizer, folder)
 
 
-@contextmanager
-def _quiet():
-    """Without the exporters' lines about packages that are not needed."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.disable(disabled)
-
-
-@_quiet()
 def _export(path: Path, module: nn.Module, inputs: tuple, shapes: tuple, names: list[str], outputs: list[str]) -> None:
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
+    options = {"input_names": names, "output_names": outputs, "dynamic_shapes": shapes, "opset_version": OPSET}
     try:
-        program = torch.onnx.export(
-            module.eval(),
-            inputs,
-            input_names=names,
-            output_names=outputs,
-            dynamic_shapes=shapes,
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-        ClearMetadataAndDocStringPass()(program.model)  # stack traces with the paths of this machine
-        size = sum(parameter.nbytes for parameter in module.parameters())
-        program.save(path, external_data=size > ONE_FILE_BYTES)
+        program = torch.onnx.export(module.eval(), inputs, **options, dynamo=True, verbose=False)
     except torch.onnx.OnnxExporterError as error:
-        kind = module.model.config.encoder.model_type
+        kind, why = module.model.config.encoder.model_type, str(error).splitlines()[0]
         raise ValueError(
-            f"torch cannot export a {kind} encoder to ONNX ({str(error).splitlines()[0]}); expected one like BERT. "
-            "Use the torch backend."
+            f"torch cannot export a {kind} encoder to ONNX ({why}); expected one like BERT. Use the torch backend."
         ) from error
+    ClearMetadataAndDocStringPass()(program.model)  # stack traces with the paths of this machine
+    program.save(path, external_data=sum(weights.nbytes for weights in module.parameters()) > ONE_FILE_BYTES)
 
 
-@_quiet()
 def _quantize(folder: Path) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -155,39 +136,31 @@ def _quantize(folder: Path) -> None:
     model.graph.ClearField("value_info")  # the quantizer transposes weights, and then trips over their old shapes
     # The linear layers of the head and the pooler are Gemm, which the quantizer renames and takes too.
     head = [f"{node.name}_MatMul" for node in model.graph.node if node.op_type == "Gemm"]
-    quantize_dynamic(
-        model,
-        folder / ONNX_FILES["int8"],
-        op_types_to_quantize=["MatMul"],  # the encoder's linear layers
-        nodes_to_exclude=head,
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        use_external_data_format=any(folder.glob("*.data")),
-    )
+    layers = {"op_types_to_quantize": ["MatMul"], "nodes_to_exclude": head}  # the encoder's linear ones
+    options = {"per_channel": True, "weight_type": QuantType.QInt8, **layers}
+    large = any(folder.glob("*.data"))
+    quantize_dynamic(model, folder / ONNX_FILES["int8"], use_external_data_format=large, **options)
 
 
-def _texts(classifier: TextClassifier) -> list[Text]:
-    """Texts of random word pieces: none, one, a few, half a window, three windows."""
-    config, tokenizer = classifier.model.config, classifier.tokenizer
-    random = np.random.default_rng(0)
+def _difference(classifier: TextClassifier, folder: Path, dtype: str) -> float:
+    """The largest one in a logit of a text or a window, of texts alone, together, and of many windows in parts.
+
+    The texts are of random word pieces: none, one, a few, half a window, three windows.
+    """
+    config, tokenizer, random = classifier.model.config, classifier.tokenizer, np.random.default_rng(0)
     pieces = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
     max_length = config.max_length or tokenizer.model_max_length
     lengths = (0, 1, 12, max_length // 2, 3 * max_length)
     texts = [tokenizer.decode(random.choice(pieces, length)) for length in lengths]
-    return [("Is it?", text) for text in texts] if config.pair_truncation is not None else texts
-
-
-def _difference(classifier: TextClassifier, folder: Path, dtype: str) -> float:
-    """The largest one in a logit of a text or a window, of texts alone, together, and of many windows in parts."""
-    exported = TextClassifier.from_pretrained(str(folder), backend="onnx", dtype=dtype)
-    texts, found = _texts(classifier), []
+    texts = [("Is it?", text) for text in texts] if config.pair_truncation is not None else texts
+    exported, found = TextClassifier.from_pretrained(str(folder), backend="onnx", dtype=dtype), []
     for batch, at_a_time in [*(([text], 64) for text in texts), (texts, 64), (texts, 2)]:
         exported.model.config.windows_per_forward = at_a_time
         logits, windows = classifier.logits_with_windows(batch, windows=True)
         other_logits, other_windows = exported.logits_with_windows(batch, windows=True)
         found.append(np.abs(logits - other_logits).max())
         found += [np.abs(rows - others).max() for (rows, _), (others, _) in zip(windows, other_windows)]
-    return float(np.max(found)) / classifier.model.config.label_scale  # which is of a regression
+    return float(np.max(found)) / config.label_scale  # which is of a regression
 
 
 class _Pooling(nn.Module):

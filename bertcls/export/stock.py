@@ -1,5 +1,7 @@
 """A copy of a model that the stock classes of transformers load: for pipelines and servers without remote code."""
 
+from itertools import compress
+
 import numpy as np
 import torch
 from safetensors import SafetensorError
@@ -13,7 +15,6 @@ from bertcls.text import clean_all
 from bertcls.tokenization import save_tokenizer
 
 TOLERANCE = 1e-6  # of a probability
-_BATCH = 16  # texts
 
 
 def export_stock(run_dir: str, folder: str, texts: list[Text]) -> dict:
@@ -33,7 +34,7 @@ def export_stock(run_dir: str, folder: str, texts: list[Text]) -> dict:
     max_length = config.max_length or classifier.tokenizer.model_max_length
     try:
         _write(classifier, run_dir, folder, max_length)
-        _check(classifier, folder, _whole_texts(classifier, texts, max_length))
+        _check(classifier, folder, texts, max_length)
     except BaseException as error:
         remove_files(folder, STOCK_FILES)
         if not isinstance(error, OSError | SafetensorError):
@@ -80,43 +81,40 @@ def _write(classifier: TextClassifier, run_dir: str, folder: str, max_length: in
 
 
 @torch.inference_mode()
-def _check(classifier: TextClassifier, folder: str, texts: list[Text]) -> None:
-    """Compares in fp64: fp32 alone is up to 4e-7 apart where texts are padded otherwise (measured on a BERT-base)."""
-    config = classifier.model.config
+def _check(classifier: TextClassifier, folder: str, texts: list[Text], max_length: int) -> None:
+    """Compares the texts of which both read the same tokens; where all are too long, their beginnings.
+
+    In fp64: fp32 alone is up to 4e-7 apart where texts are padded otherwise (measured on a BERT-base).
+    """
+    config, pairs = classifier.model.config, classifier.model.config.pair_truncation is not None
+    cut_alike = config.pair_truncation == "longest_first" if pairs else config.truncation in ("head", "tail")
+    size = max_length // (4 if pairs else 2)  # characters, which are mostly fewer tokens
+    whole = [(text,) if isinstance(text, str) else text for text in texts]
+    for parts in filter(None, (whole, [tuple(part[:size] for part in text) for text in whole])):
+        candidates = [text if pairs else text[0] for text in parts]
+        read = classifier.tokenize(candidates, spans=False)
+        alike = [len(ids) == 1 and (cut_alike or not cut) for ids, cut in zip(read["input_ids"], read["cut"])]
+        if any(alike):
+            break
+    else:
+        raise ValueError(
+            f"Found {len(texts)} texts, none of one window of {max_length} tokens; expected at least one to compare "
+            "the stock export on. Give a shorter text."
+        )
     classifier.model.double()
-    expected = classifier.probabilities(texts)
+    expected = classifier.probabilities([*compress(candidates, alike)])
     stock = BertForSequenceClassification.from_pretrained(folder, dtype=torch.float64)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    found = []
-    for start in range(0, len(texts), _BATCH):
-        part = [(text,) if isinstance(text, str) else text for text in texts[start : start + _BATCH]]
-        columns = [clean_all(column, config.cleaning) for column in zip(*part)]
-        logits = stock(**tokenizer(*columns, truncation=True, padding=True, return_tensors="pt")).logits
-        found.append(logits.sigmoid() if stock.config.problem_type == MULTI_LABEL else logits.softmax(-1))
-    difference = float(np.abs(torch.cat(found).numpy() - expected).max())
+    columns = [clean_all(column, config.cleaning) for column in zip(*compress(parts, alike))]
+    logits = stock(**tokenizer(*columns, truncation=True, padding=True, return_tensors="pt")).logits
+    found = logits.sigmoid() if stock.config.problem_type == MULTI_LABEL else logits.softmax(-1)
+    difference = float(np.abs(found.numpy() - expected).max())
     if not difference <= TOLERANCE or stock.config.id2label != config.id2label:
         raise ValueError(
             f"The stock export of {folder} differs from the model by {difference:.2g} in a probability, with the "
             f"labels {list(stock.config.id2label.values())}; expected at most {TOLERANCE:.0e} and "
             f"{classifier.label_names}. It is removed; the model is whole."
         )
-
-
-def _whole_texts(classifier: TextClassifier, texts: list[Text], max_length: int) -> list[Text]:
-    """Those texts of which both read the same tokens; where all are too long, their beginnings."""
-    config, pairs = classifier.model.config, classifier.model.config.pair_truncation is not None
-    cut_alike = config.pair_truncation == "longest_first" if pairs else config.truncation in ("head", "tail")
-    size = max_length // (4 if pairs else 2)  # characters, which are mostly fewer tokens
-    short = [text[:size] if isinstance(text, str) else tuple(part[:size] for part in text) for text in texts]
-    for candidates in (texts, short):
-        tokenized = classifier.tokenize(candidates, spans=False) if candidates else {"input_ids": [], "cut": []}
-        read = zip(candidates, tokenized["input_ids"], tokenized["cut"])
-        if kept := [text for text, windows, cut in read if len(windows) == 1 and (cut_alike or not cut)]:
-            return kept
-    raise ValueError(
-        f"Found {len(texts)} texts, none of one window of {max_length} tokens; expected at least one to compare the "
-        "stock export on. Give a shorter text."
-    )
 
 
 def _not_carried(config: BertClsConfig, max_length: int) -> list[str]:

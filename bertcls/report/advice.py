@@ -12,40 +12,38 @@ _CUT_SHARE = 0.1
 
 
 def advise(facts: dict, log_history: list[dict]) -> list[str]:
-    """Lines for people, the most urgent first; none where nothing stands out.
-
-    Args:
-        facts: of `write_report`: `scores`, `task`, `baselines`, `arguments`, `chosen`, `cut` and `suspects`.
-        log_history: of the Trainer's state.
-    """
+    """Lines for people, the most urgent first, from the facts of `write_report` and the log of the Trainer's state."""
+    found, task = [], facts["task"]
     losses = [entry["loss"] for entry in log_history if "loss" in entry]
-    evaluations = [entry for entry in log_history if "eval_loss" in entry and entry.get("step", 0) > 0]
+    evaluations = [entry for entry in log_history if "eval_loss" in entry and entry["step"] > 0]
     if len(evaluations) > 1 and evaluations[-1]["step"] == evaluations[-2]["step"]:
         del evaluations[-1]  # of the model that was chosen, once more
-    rate, steps = facts["arguments"].get("learning_rate"), (facts.get("chosen") or {}).get("steps", 0)
-    found = []
-    shares = (facts["task"]["label_shares"] or {}).get("train") or {}
-    if losses and shares and facts["task"]["problem_type"] == SINGLE_LABEL:
+    shares = task["label_shares"]["train"]
+    if losses and shares and task["problem_type"] == SINGLE_LABEL:
         constant = -sum(share * math.log(share) for share in shares.values() if share)
         if min(losses) > 0.95 * constant:
             found.append(
                 f"The training loss never fell below that of a constant answer ({constant:.2f}): the learning rate "
-                f"{rate:g} does not fit this encoder. Try one a tenth or ten times as large."
+                f"{facts['arguments']['learning_rate']:g} does not fit this encoder. Try one a tenth or ten times as "
+                "large."
             )
-    worse = [row for row in facts.get("baselines", []) if row.get("outcome") == "worse"]
-    if worse:
-        found.append(f"{worse[0]['name']} is better than the encoder beyond noise: use it, or train longer.")
-    if 0 < steps < _FEW_STEPS:
+    if worse := [row["name"] for row in facts["baselines"] if row["outcome"] == "worse"]:
+        found.append(f"{worse[0]} is better than the encoder beyond noise: use it, or train longer.")
+    if facts["chosen"] and 0 < (steps := facts["chosen"]["steps"]) < _FEW_STEPS:
         found.append(f"Only {steps} steps were made: raise --num_train_epochs, or lower the batch size.")
-    key = "eval_calibrated_loss" if evaluations and "eval_calibrated_loss" in evaluations[-1] else "eval_loss"
-    if len(evaluations) > 1 and evaluations[-1][key] == min(entry[key] for entry in evaluations):
-        found.append("The validation loss still fell in the last epoch: more epochs (--num_train_epochs) may help.")
-    if len(evaluations) > 1 and losses and losses[-1] < _OVER_FITTED * evaluations[-1]["eval_loss"]:
-        found.append(
-            "Training rows are known by heart and others are not: more rows help most; fewer epochs, "
-            "--classifier_dropout or --layer_decay 0.9 may help."
-        )
-    counts = {name: round(share * facts["task"]["rows"]["train"]) for name, share in shares.items()}
+    if len(evaluations) > 1:
+        last = evaluations[-1]
+        key = "eval_calibrated_loss" if "eval_calibrated_loss" in last else "eval_loss"
+        if last[key] == min(entry[key] for entry in evaluations):
+            found.append(
+                "The validation loss still fell in the last epoch: more epochs (--num_train_epochs) may help."
+            )
+        if losses and losses[-1] < _OVER_FITTED * last["eval_loss"]:
+            found.append(
+                "Training rows are known by heart and others are not: more rows help most; fewer epochs, "
+                "--classifier_dropout or --layer_decay 0.9 may help."
+            )
+    counts = {name: round(share * task["rows"]["train"]) for name, share in shares.items()}
     starved = [name for name, count in counts.items() if count < _STARVED]
     if starved and max(counts.values()) >= 5 * _STARVED:
         found.append(f"{starved[0]} has {counts[starved[0]]} training rows: label more of it first.")

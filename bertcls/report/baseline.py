@@ -22,10 +22,7 @@ class TfidfClassifier:
     """TF-IDF of words and pairs of words with logistic regression, one a label of several; of numbers with ridge.
 
     It answers like `TextClassifier`, so that `score_reported` takes it. A multi-label model gives a label from a
-    probability of 0.5 on, or after `tune` from its `thresholds` on.
-
-    Raises:
-        ValueError: `class_weight` with a regression.
+    probability of 0.5 on, or after `tune` from its `thresholds` on. A regression takes no `class_weight`.
     """
 
     num_labels: int  # 1 of a regression
@@ -57,11 +54,9 @@ class TfidfClassifier:
             raise ValueError(f"Found one class in {len(texts)} training texts; expected two. Add rows of others.")
         read = cleaned_texts(texts, self.cleaning)
         sample = "".join(read[:200])[:100_000]
-        cjk = len(CJK_CHARACTER.findall(sample))
-        analyzer = self.analyzer or ("char" if cjk > _CJK_SHARE * len(sample) else "word")
-        self.vectorizer = TfidfVectorizer(
-            analyzer=analyzer, ngram_range=(1, 2), min_df=self.min_df, sublinear_tf=True, dtype=np.float32
-        )
+        cjk = len(CJK_CHARACTER.findall(sample)) > _CJK_SHARE * len(sample)
+        options = {"ngram_range": (1, 2), "min_df": self.min_df, "sublinear_tf": True, "dtype": np.float32}
+        self.vectorizer = TfidfVectorizer(analyzer=self.analyzer or ("char" if cjk else "word"), **options)
         try:
             self.matrix = self.vectorizer.fit_transform(read)
             with warnings.catch_warnings():
@@ -93,8 +88,8 @@ class TfidfClassifier:
         """For each text the rows of the training texts with the largest cosines, and these; without those at 0."""
         found = []
         for row in sparse.csr_matrix(self._counted(texts) @ self.matrix.T):  # [1, training texts]
-            best = row.indices[np.argsort(-row.data, kind="stable")[:count]]
-            found.append([(int(number), float(row[0, number])) for number in best])
+            best = np.argsort(-row.data, kind="stable")[:count]
+            found.append(list(zip(row.indices[best].tolist(), row.data[best].tolist())))
         return found
 
     def _counted(self, texts: list[Text]) -> sparse.csr_matrix:

@@ -4,6 +4,7 @@ import html
 import os
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path, PurePath, PureWindowsPath
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, get_token
@@ -13,22 +14,11 @@ from jinja2 import ChainableUndefined
 from markupsafe import Markup
 
 from bertcls.data.tables import file_format
-from bertcls.layout import CARD, DRAWN
+from bertcls.layout import CARD
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.process import whole_file
-from bertcls.report.formats import (
-    ERRORS,
-    MANY_CLASSES,
-    SCORES,
-    UNSURE,
-    WORSE,
-    format_duration,
-    format_p,
-    format_score,
-    score_names,
-    shown_splits,
-)
-from bertcls.report.page import load_template
+from bertcls.report.formats import ERRORS, MANY_CLASSES, SCORES, UNSURE, WORSE, format_score
+from bertcls.report.page import facts_filters, load_template, shown_facts
 
 _KINDS = {
     SINGLE_LABEL: "gives a text one of {} labels",
@@ -60,67 +50,50 @@ def write_card(facts: dict, run_dir: str, *, language: str | None = None, licens
     the repository's name. Language and licence are written as the Hub writes them.
     """
     name = Path(run_dir).resolve().name
-    named = {key: (facts.get(place) or {}).get(key) for place, key in (("source", "dataset"), ("model", "encoder"))}
     data = data_name(facts.get("source") or {}, run_dir)
-    hub_dataset = named["dataset"] if _is_hub_id(named["dataset"], owner=True) else None
-    hub_encoder = named["encoder"] if _is_hub_id(named["encoder"]) else None
-    facts = {"measure": "accuracy"} | {name: _public(facts[name], run_dir) for name in _SHOWN if name in facts}
-    task, source, model = facts["task"], facts.get("source") or {}, facts.get("model") or {}
+    hub_dataset = _hub_id((facts.get("source") or {}).get("dataset"), owner=True)
+    hub_encoder = _hub_id((facts.get("model") or {}).get("encoder"))
+    facts = shown_facts({name: _public(facts[name], run_dir) for name in _SHOWN if name in facts})
+    task, kind, scores, source = facts["task"], facts["kind"], facts["scores"], facts.get("source") or {}
     from_scratch = str((facts.get("arguments") or {}).get("from_scratch", False)).lower() == "true"
-    drawn = task.get("reported_split") == DRAWN
-    names = score_names(facts["scores"], task["problem_type"])
     results = [
         EvalResult(
             task_type="text-classification",
             dataset_type=hub_dataset or data,
             dataset_name=data,
             dataset_config=source.get("config"),
-            dataset_split=None if drawn else task.get("reported_split"),
+            dataset_split=None if facts["drawn"] else task["reported_split"],
             dataset_revision=source.get("revision"),
             metric_type=SCORES.get(score, (score, score))[1],
             metric_name=called,
-            metric_value=float(facts["scores"][f"test_{score}"]),
+            metric_value=float(scores[f"test_{score}"]),
         )
-        for score, called in names.items()
-        if f"test_{score}" in facts["scores"]
+        for score, called in facts["names"].items()
+        if f"test_{score}" in scores
     ]
     metadata = ModelCardData(
         language=language,
         license=license,
         library_name="transformers",
         pipeline_tag="text-classification",
-        tags=["bertcls", task["problem_type"].replace("_", "-")],
+        tags=["bertcls", kind.replace("_", "-")],
         base_model=None if from_scratch else hub_encoder,
         datasets=None if hub_dataset is None else [hub_dataset],
         model_name=name,
         eval_results=results,
     )
-    kind, tested, reported = task["problem_type"], facts["scores"].get("test_samples"), task.get("reported_split")
-    filters = {
-        "cell": lambda value: ", ".join(map(str, value[:MANY_CLASSES])) if isinstance(value, list) else str(value),
-        "number": lambda value: format_score(value, tested),
-        "measured": lambda value: format_score(value, tested, error=kind == REGRESSION),
-        "duration": format_duration,
-        "p": format_p,
-    }
-    template = load_template(
-        "card.md.jinja", filters, autoescape=False, undefined=ChainableUndefined, finalize=_escaped
-    )
-    text = template.render(
+    options = {"autoescape": False, "undefined": ChainableUndefined, "finalize": _escaped}
+    text = load_template("card.md.jinja", facts_filters(facts), **options).render(
         facts,
         name=name,
-        kind=kind,
         does=_KINDS[kind].format(len(task["labels"]), task.get("label_column") or "value"),
         data=data,
         from_scratch=from_scratch,
         placeholder=_PLACEHOLDERS.get((language or "en").split("-")[0].lower(), _PLACEHOLDERS["en"]),
-        pairs=(model.get("contract") or {}).get("pair_truncation") is not None,
-        splits=shown_splits(task.get("rows") or {}, reported),
-        shares=shown_splits(task.get("label_shares") or {}, reported),
+        pairs=((facts.get("model") or {}).get("contract") or {}).get("pair_truncation") is not None,
         most=MANY_CLASSES,
-        drawn=drawn,
-        score_rows=_score_rows(facts, names),
-        limits=_limits(facts, data, from_scratch, names),
+        score_rows=_score_rows(facts),
+        limits=_limits(facts, data, from_scratch),
     )
     card = ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}")  # which parses the metadata
     path = Path(run_dir, CARD)
@@ -138,7 +111,7 @@ def write_card(facts: dict, run_dir: str, *, language: str | None = None, licens
 def data_name(source: dict, run_dir: str) -> str:
     """What the data of a run is called: its name or those of its files, without the folders that they lie in."""
     names = [source["dataset"]] if source.get("dataset") else source.get("files") or ["data of its own"]
-    return ", ".join(_public_text(str(name), run_dir) for name in names)
+    return ", ".join(_public([str(name) for name in names], run_dir))
 
 
 def _escaped(value):
@@ -154,34 +127,30 @@ def _escaped(value):
     return re.sub(r"(?i)\bwww\.", lambda found: f"{found[0][:-1]}&#46;", text.replace("://", ":&#47;/"))
 
 
-def _is_hub_id(name: str | None, *, owner: bool = False) -> bool:
-    """Whether a name is one of the Hub: well formed, and nothing that lies here; with `owner` also `owner/name`."""
+def _hub_id(name: str | None, *, owner: bool = False) -> str | None:
+    """A name where it is one of the Hub: well formed, and nothing that lies here; with `owner` also `owner/name`."""
     if name is None or os.path.exists(os.path.expanduser(name)) or file_format(name) or owner and "/" not in name:
-        return False
-    try:
+        return None
+    with suppress(HFValidationError):
         validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
+        return name
 
 
 def _public(value, run_dir: str):
-    """A value of the facts without tokens, and with local paths cut to their last part."""
+    """A value of the facts without tokens, and with local paths cut to their last part.
+
+    >>> _public("python /home/me/run.py --token hf_abcdefgh --data ~/my/data", "runs/sst2")
+    'python run.py --token *** --data data'
+    >>> _public(["google-bert/bert-base-uncased", "C:\\\\my data\\\\x.csv"], "runs/sst2")
+    ['google-bert/bert-base-uncased', 'x.csv']
+    """
     if isinstance(value, dict):
         return {name: _public(part, run_dir) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [_public(part, run_dir) for part in value]
-    return _public_text(str(value), run_dir) if isinstance(value, str | PurePath) else value
-
-
-def _public_text(text: str, run_dir: str) -> str:
-    """
-    >>> _public_text("python /home/me/run.py --token hf_abcdefgh --data ~/my/data", "runs/sst2")
-    'python run.py --token *** --data data'
-    >>> _public_text("google-bert/bert-base-uncased", "runs/sst2"), _public_text("C:\\\\my data\\\\x.csv", "runs/sst2")
-    ('google-bert/bert-base-uncased', 'x.csv')
-    """
-    text = _TOKEN.sub("***", text)
+    if not isinstance(value, str | PurePath):
+        return value
+    text = _TOKEN.sub("***", str(value))
     if token := get_token():
         text = text.replace(token, "***")
     if ("/" in text or "\\" in text) and (_WHOLE_PATH.fullmatch(text) or os.path.exists(text)):
@@ -198,41 +167,43 @@ def _last_part(path: str) -> str:
     return PureWindowsPath(path).name or "."  # which knows both kinds of slashes
 
 
-def _score_rows(facts: dict, names: dict[str, str]) -> list[tuple[str, str, str, str]]:
+def _score_rows(facts: dict) -> list[tuple[str, str, str, str]]:
     """Which rows, which score, its value, and its 95 % interval where there is one."""
-    rows, scores, selection = [], facts["scores"], (facts["task"].get("rows") or {}).get("validation")
+    rows, scores, selection = [], facts["scores"], facts["task"]["rows"].get("validation")
     for prefix, which in (("test", "reported"), ("eval", "selection"), ("before", "selection, before training")):
         counted = scores.get("test_samples") if prefix == "test" else selection
-        for score, name in names.items():
-            found = [scores.get(f"{prefix}_{score}{end}") for end in ("", "_low", "_high")]
-            value, *ends = (x if x is None else format_score(x, counted, error=score in ERRORS) for x in found)
-            if value is not None:
-                rows.append((which, name, value, " to ".join(filter(None, ends))))
+        for score, name in facts["names"].items():
+            found = [scores[key] for end in ("", "_low", "_high") if (key := f"{prefix}_{score}{end}") in scores]
+            if found:
+                value, *ends = (format_score(one, counted, error=score in ERRORS) for one in found)
+                rows.append((which, name, value, " to ".join(ends)))
     return rows
 
 
-def _limits(facts: dict, data: str, from_scratch: bool, names: dict[str, str]) -> list[str]:
+def _limits(facts: dict, data: str, from_scratch: bool) -> list[str]:
     """What this model was not shown to do, in sentences made from the facts."""
-    task, scores, model = facts["task"], facts["scores"], facts.get("model") or {}
-    tested, trained = scores.get("test_samples"), scores.get("train_samples", (task.get("rows") or {}).get("train"))
-    found = [
-        f"It was trained on {_count(trained)} and tested on {_count(tested)} of {data}. Texts of another kind, "
-        "time or language were not tried."
-    ]
-    main = "pearson" if task["problem_type"] == REGRESSION else "accuracy"
-    if f"test_{main}_low" in scores:
+    task, scores, model, found = facts["task"], facts["scores"], facts.get("model") or {}, []
+    main, error = "pearson" if facts["kind"] == REGRESSION else "accuracy", facts["kind"] == REGRESSION
+    tested, trained = scores.get("test_samples"), scores.get("train_samples")
+    if tested and trained:
+        found.append(
+            f"It was trained on {trained:,} rows and tested on {tested:,} rows of {data}. Texts of another kind, time "
+            "or language were not tried."
+        )
+    if tested and f"test_{main}_low" in scores:
         ends = " and ".join(format_score(scores[f"test_{main}_{end}"], tested) for end in ("low", "high"))
-        rows = f"{_count(tested).capitalize()} leave its {names[main]} on rows of this kind"
-        found.append(f"{rows} between {ends} (95 % interval).")
+        measured = f"its {facts['names'][main]} on rows of this kind"
+        found.append(f"{tested:,} rows leave {measured} between {ends} (95 % interval).")
     baselines = facts.get("baselines") or []
     for kind, said in ((WORSE, "On these rows it is worse than {}."), (UNSURE, "These rows cannot tell it from {}.")):
         if others := [row["name"] for row in baselines if row["outcome"] == kind]:
             found.append(said.format(" and ".join(others)))
     if not baselines:
         found.append("It was not compared with a simple model.")
-    if few := _rare_labels(task, tested):
-        found.append(f"Labels with few tested rows, whose own scores say little: {few}.")
-    error = task["problem_type"] == REGRESSION
+    rows = {label: round(share * (tested or 0)) for label, share in task["label_shares"].get("test", {}).items()}
+    if few := [f"{label} ({count})" for label, count in rows.items() if tested and count < _FEW_ROWS]:
+        more = f" and {len(few) - 10} more" if len(few) > 10 else ""
+        found.append(f"Labels with few tested rows, whose own scores say little: {', '.join(few[:10])}{more}.")
     if weak := [row for row in facts.get("slices") or [] if row["outcome"] == WORSE]:
         values = (f"{format_score(row['score'], tested, error=error)} of {row['rows']:,}" for row in weak)
         groups = "; ".join(f"{row['slice']}, {row['group']}: {value}" for row, value in zip(weak, values))
@@ -242,7 +213,7 @@ def _limits(facts: dict, data: str, from_scratch: bool, names: dict[str, str]) -
             "Its probabilities are calibrated on held-out rows of this data alone; on other texts it may be surer "
             "than it is right."
         )
-    elif task["problem_type"] != REGRESSION:
+    elif not error:
         found.append("Its probabilities are not calibrated: of answers at 0.9 more or fewer than 9 in 10 are right.")
     found += _reading_limits(model.get("contract") or {})
     if facts.get("audit") is None:
@@ -258,8 +229,10 @@ def _limits(facts: dict, data: str, from_scratch: bool, names: dict[str, str]) -
 
 def _reading_limits(contract: dict) -> list[str]:
     """What of a long text or pair is not read, or not seen as a whole."""
-    length, pooled = contract.get("max_length"), f"what they say is pooled ({contract.get('window_pooling')})"
-    cut, pair_cut = contract.get("truncation", "none"), contract.get("pair_truncation")
+    length, pair_cut = contract.get("max_length"), contract.get("pair_truncation")
+    what, how = ("text", contract.get("truncation", "none")) if pair_cut is None else ("pair", pair_cut)
+    if not length:
+        return []
     parts = {
         "head": "only the first ones are read",
         "tail": "only the last ones are read",
@@ -268,22 +241,10 @@ def _reading_limits(contract: dict) -> list[str]:
         "only_second": "the end of the second text is not read",
         "longest_first": "the end of the longer text is not read",
     }
-    what, how = ("text", cut) if pair_cut is None else ("pair", pair_cut)
     if how != "none":
-        return [f"Of a {what} longer than {length} tokens {parts[how]}."] if length else []
+        return [f"Of a {what} longer than {length} tokens {parts[how]}."]
+    pooled = f"what they say is pooled ({contract.get('window_pooling')})"
     read = f"of {length} that share {contract.get('overlap')}; {pooled}, so no part that spans two is seen as a whole"
     if pair_cut is not None:
         read = f"of its second text, each behind the first one, which is cut to half a window; {pooled}"
-    return [f"A {what} longer than {length} tokens is read in windows {read}."] if length else []
-
-
-def _rare_labels(task: dict, tested: int | None) -> str:
-    """Labels of which few rows were tested, with how many; empty where there are none."""
-    reported = (task.get("label_shares") or {}).get("test") or {}
-    rows = {label: round(share * (tested or 0)) for label, share in reported.items()}
-    few = [f"{label} ({count})" for label, count in rows.items() if tested and count < _FEW_ROWS]
-    return ", ".join(few[:10]) + (f" and {len(few) - 10} more" if len(few) > 10 else "")
-
-
-def _count(rows: int | None) -> str:
-    return "an unknown number of rows" if rows is None else f"{rows:,} rows"
+    return [f"A {what} longer than {length} tokens is read in windows {read}."]

@@ -1,4 +1,4 @@
-"""Paired statistics between the prediction files of runs on the same examples."""
+"""Finished runs beside one another: paired on the same examples, or by their number of training rows."""
 
 import json
 from dataclasses import dataclass
@@ -9,11 +9,13 @@ import pandas as pd
 from pandas.api.types import is_float_dtype
 
 from bertcls.layout import CHECKPOINTS, PREDICTIONS, RECORD, RESULTS
-from bertcls.report.formats import BETTER, UNSURE, WORSE, outcome
-from bertcls.report.scores import as_key, row_values
-from bertcls.report.statistics import mean_interval, paired_p_value
+from bertcls.report.formats import UNSURE, outcome
+from bertcls.report.scores import row_values
+from bertcls.report.statistics import mean_interval, paired_p_value, score_with_interval
 
+SIZES = "size-*"  # folders of the runs of --train_sizes
 _NO_OPTIONS = ("seed", "seeds", "output_dir", "overwrite_output", "temperature", "thresholds")  # of a way of training
+_STATES = f"{CHECKPOINTS}/checkpoint-*/trainer_state.json"
 _SHOWN_TEXTS = 20
 
 
@@ -22,7 +24,7 @@ class Arm:
     """One way of training: a run, or the runs of several seeds."""
 
     name: str  # that tells it from others
-    results: list[dict]  # the scores of each run's metrics.json
+    facts: list[dict]  # metrics.json of each run
     records: list[dict]  # run.json of each run, empty where it has none
     logs: list[list[dict]]  # of the Trainer of each run, empty where its checkpoints are gone
     options: dict[str, str]  # that all its runs share
@@ -32,6 +34,13 @@ class Arm:
     @property
     def regression(self) -> bool:
         return is_float_dtype(self.table["label"])
+
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean: for other examples, and for other seeds where it has several runs."""
+        if len(self.values) > 1 or self.values.shape[1] < 2:
+            return mean_interval(self.values)
+        found = score_with_interval(self.values[0] if self.regression else self.values[0] == 1)
+        return found["low"], found["high"]
 
 
 def load_arms(folders: list[str]) -> list[Arm]:
@@ -45,7 +54,7 @@ def load_arms(folders: list[str]) -> list[Arm]:
 
 
 def load_arm(folder: str, name: str | None = None) -> Arm:
-    """Reads a run, or a folder with the runs of several seeds.
+    """Reads a run, or a folder with the runs of several seeds; folds, which share no example, are one run.
 
     Raises:
         FileNotFoundError: no prediction file in it.
@@ -57,23 +66,27 @@ def load_arm(folder: str, name: str | None = None) -> Arm:
             f"No {PREDICTIONS} in {folder} or the folders in it; expected a finished run. Check the path."
         )
     runs, tables = [path.parents[1] for path in found], [pd.read_parquet(path) for path in found]
+    tables = [pd.concat(tables)] if all(run.name.startswith("fold-") for run in runs) else tables
+    tables = [table.sort_values("example_id", ignore_index=True) for table in tables]
+    values = [row_values(table).astype(float) for table in tables]
+    tables = [table.assign(**table[["label", "prediction"]].map(_written)) for table in tables]
     for run, table in zip(runs[1:], tables[1:]):
-        check_same_examples(tables[0], table, str(runs[0]), str(run))
-    tables = [table.set_index("example_id").loc[tables[0]["example_id"]] for table in tables]
-    table = tables[0].filter(["text", "text_pair", "label"])
-    answers = pd.concat([one["prediction"].map(_written) for one in tables], axis=1)
+        _check_same_examples(tables[0], table, str(runs[0]), str(run))
+    table, answers = tables[0].filter(["example_id", "text", "text_pair", "label"]), [t["prediction"] for t in tables]
+    answers = pd.concat(answers, axis=1)
     table["prediction"] = answers.mean(axis=1) if is_float_dtype(table["label"]) else answers.mode(axis=1)[0]
     facts = [json.loads((run / RESULTS).read_text(encoding="utf-8")) for run in runs]
     records = [json.loads(path.read_text()) if (path := run / RECORD).is_file() else {} for run in runs]
     options = [_options(*both) for both in zip(facts, records)]
+    states = [max(run.glob(_STATES), key=lambda path: path.stat().st_mtime, default=None) for run in runs]
     return Arm(
         name=name or Path(folder).resolve().name,
-        results=[one["scores"] for one in facts],
+        facts=facts,
         records=records,
-        logs=[_log_of(run) for run in runs],
+        logs=[json.loads(state.read_text())["log_history"] if state else [] for state in states],
         options={key: value for key, value in options[0].items() if all(one.get(key) == value for one in options)},
-        table=table.reset_index(),
-        values=np.array([row_values(table).astype(float) for table in tables]),
+        table=table,
+        values=np.array(values),
     )
 
 
@@ -83,42 +96,31 @@ def _written(answer: str | float | np.ndarray) -> str | float:
 
 def _options(facts: dict, record: dict) -> dict[str, str]:
     """What a run was told, and how it read that, apart from what training found."""
+    said = " ".join(record.get("command", [])).split(" --")[1:]
+    found = {flag: value for flag, _, value in (part.replace("=", " ", 1).partition(" ") for part in said)}
     model = facts.get("model") or {}
-    found = {**(model.get("contract") or {}), **(facts.get("arguments") or {})}
+    found |= (model.get("contract") or {}) | (facts.get("arguments") or {})
     found |= {key: model[key] for key in ("encoder", "pooling") if key in model} | (facts.get("source") or {})
     found |= {key: record[key] for key in ("device", "precision", "processes", "git_commit") if key in record}
     found |= {f"version of {name}": number for name, number in record.get("versions", {}).items()}
-    said = " ".join(record.get("command", [])).split(" --")[1:]  # what else the command line says
-    found = {flag: value for flag, _, value in (part.replace("=", " ", 1).partition(" ") for part in said)} | found
     return {key: str(value) for key, value in found.items() if key not in _NO_OPTIONS}
 
 
-def _log_of(run: Path) -> list[dict]:
-    states = sorted(run.glob(f"{CHECKPOINTS}/checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
-    return json.loads(states[-1].read_text())["log_history"] if states else []
-
-
-def check_same_examples(one: pd.DataFrame, other: pd.DataFrame, name: str, other_name: str) -> None:
-    """Refuses to compare scores of different examples.
-
-    Raises:
-        ValueError: other ids, texts or labels.
-    """
-    one, other = (
-        table.sort_values("example_id", ignore_index=True).filter(["example_id", "text", "text_pair", "label"])
-        for table in (one, other)
+def _check_same_examples(one: pd.DataFrame, other: pd.DataFrame, name: str, other_name: str) -> None:
+    """Refuses to compare scores of different examples: of tables sorted by `example_id`."""
+    if one["example_id"].equals(other["example_id"]):
+        parts = one.filter(["text", "text_pair", "label"])
+        differs = (parts != other.reindex(columns=parts.columns)).any(axis=1)
+        if not differs.any():
+            return
+        what = f"example {one['example_id'][differs.argmax()]} has another text or label"
+    else:
+        shared = one["example_id"].isin(other["example_id"]).sum()
+        what = f"{len(one)} and {len(other)} examples, {shared} in common"
+    raise ValueError(
+        f"Found runs on different examples in {name} and {other_name} ({what}); expected the same reported split. "
+        "Run both on the same data with the same --split."
     )
-    what = f"{len(one)} and {len(other)} examples, {one['example_id'].isin(other['example_id']).sum()} in common"
-    same = one["example_id"].equals(other["example_id"])
-    if same:
-        one, other = (table.assign(label=table["label"].map(as_key)) for table in (one, other))
-        differs = (one != other.reindex(columns=one.columns)).any(axis=1)
-        what, same = f"example {one['example_id'][differs.argmax()]} has another text or label", not differs.any()
-    if not same:
-        raise ValueError(
-            f"Found runs on different examples in {name} and {other_name} ({what}); expected the same reported split. "
-            "Run both on the same data with the same --split."
-        )
 
 
 def compare_arms(arms: list[Arm]) -> list[dict]:
@@ -127,52 +129,85 @@ def compare_arms(arms: list[Arm]) -> list[dict]:
     Means are of the accuracy, or of the absolute error. With one run each the p-value is that of `paired_p_value`,
     which says nothing about other seeds; with several it is left out and the interval decides. With more than two arms
     intervals and levels are Bonferroni's, so that all statements together hold at 95 %. `options` are those that
-    differ, and `changed` the first texts that got another answer (of numbers the one that moved most).
+    differ, and `changed` the first of `answers_changed` texts that got another answer (of numbers those that moved
+    most).
 
     Raises:
         ValueError: arms on different examples.
     """
     first, level, rows = arms[0], 0.05 / max(len(arms) - 1, 1), []
     for arm in arms[1:]:
-        check_same_examples(first.table, arm.table, first.name, arm.name)
-        order = pd.Index(arm.table["example_id"]).get_indexer(first.table["example_id"])
-        values, table = arm.values[:, order], arm.table.iloc[order].reset_index(drop=True)
-        low, high = mean_interval(values, minus=first.values, confidence=1 - level)
-        difference, p_value = float(values.mean() - first.values.mean()), None
-        if len(first.values) == len(values) == 1:
-            one, other = ((v[0] if arm.regression else v[0] == 1) for v in (first.values, values))
-            p_value = paired_p_value(one, other)
+        _check_same_examples(first.table, arm.table, first.name, arm.name)
+        low, high = mean_interval(arm.values, minus=first.values, confidence=1 - level)
+        difference, p_value = float(arm.values.mean() - first.values.mean()), None
+        if len(first.values) == len(arm.values) == 1:
+            p_value = paired_p_value(*(v[0] if arm.regression else v[0] == 1 for v in (first.values, arm.values)))
         decides = p_value if p_value is not None else 1.0 if low <= 0 <= high else 0.0
+        both = {key: [one.options.get(key) for one in (first, arm)] for key in first.options | arm.options}
+        before, after = first.table["prediction"], arm.table["prediction"]
+        moved = (after - before).abs() if arm.regression else (after != before).astype(int)
+        order = moved[moved > 0].sort_values(ascending=False, kind="stable").index
+        shown = first.table.assign(other_prediction=after).loc[order[:_SHOWN_TEXTS]]
         row = {"name": arm.name, "difference": difference, "low": low, "high": high, "p_value": p_value}
         row["outcome"] = outcome(-difference if arm.regression else difference, decides, level=level)
-        keys = dict.fromkeys([*first.options, *arm.options])
-        both = {key: [one.options.get(key) for one in (first, arm)] for key in keys}
         row["options"] = {key: values for key, values in both.items() if values[0] != values[1]}
-        rows.append(row | _changes(first, table))
+        rows.append(row | {"answers_changed": len(order), "changed": shown.to_dict("records")})
     return rows
-
-
-def _changes(first: Arm, table: pd.DataFrame) -> dict:
-    """How many texts got another answer than in the first arm, and some of them."""
-    before, after = first.table["prediction"], table["prediction"]
-    moved = (after - before).abs() if first.regression else (after != before).astype(int)
-    order = moved[moved > 0].sort_values(ascending=False, kind="stable").index
-    shown = first.table.assign(label=first.table["label"].map(_written), other_prediction=after).loc[
-        order[:_SHOWN_TEXTS]
-    ]
-    return {"answers_changed": len(order), "changed": shown.to_dict("records")}
 
 
 def describe_differences(arms: list[Arm], rows: list[dict]) -> str:
     """One sentence for each arm beside the first."""
     sentences, first = [], arms[0]
-    said = {BETTER: "{0} is better than {1}: {2}.", WORSE: "{0} is worse than {1}: {2}."}
-    said[UNSURE] = "These data cannot tell {0} from {1}: {2}."
     for row in rows:
         ends = [row[key] for key in ("difference", "low", "high")]
         middle, low, high = (f"{end:+.3g}" if first.regression else f"{100 * end:+.1f}" for end in ends)
         by = f"{middle} {'in mean absolute error' if first.regression else 'points'} ({low} to {high})"
-        sentences.append(said[row["outcome"]].format(row["name"], first.name, by))
+        told = f"{row['name']} is {row['outcome']} than {first.name}"
+        told = f"These data cannot tell {row['name']} from {first.name}" if row["outcome"] == UNSURE else told
+        sentences.append(f"{told}: {by}.")
     if any(row["outcome"] != UNSURE and row["p_value"] is not None for row in rows):
         sentences.append("That is of these runs: what another seed changes is seen with several (--seeds 1 2 3).")
     return " ".join(sentences)
+
+
+def read_growth(folder: str) -> list[dict]:
+    """A row a size of `--train_sizes`, ascending: `rows` of train, the encoder's `mean` with `low` and `high`.
+
+    `beside` has the mean score of every baseline, `measure` what all of them are, and `values` those of the `Arm`.
+
+    Raises:
+        FileNotFoundError: fewer than two finished sizes.
+    """
+    found = []
+    for arm in [load_arm(str(path)) for path in Path(folder).glob(SIZES) if any(path.rglob(PREDICTIONS))]:
+        low, high = arm.interval()
+        simple = pd.DataFrame([row for one in arm.facts for row in one["baselines"]])
+        means = simple.groupby(simple["name"].str.partition(" (")[0], sort=False)["score"].mean()
+        rows = round(np.mean([one["task"]["rows"]["train"] for one in arm.facts]))
+        row = {"rows": rows, "mean": float(arm.values.mean()), "low": low, "high": high, "beside": means.to_dict()}
+        found.append(row | {"measure": arm.facts[0]["measure"], "values": arm.values})
+    if len(found) < 2:
+        raise FileNotFoundError(
+            f"Found {len(found)} finished sizes in {folder}; expected two or more. Wait for the rest."
+        )
+    return sorted(found, key=lambda row: row["rows"])
+
+
+def describe_growth(sizes: list[dict]) -> str:
+    """One sentence: what the last rows have brought, and so whether more are likely to help.
+
+    >>> rows = [{"rows": 9 * n, "measure": "accuracy", "values": np.full((1, 9), n - 1.0)} for n in (1, 2)]
+    >>> describe_growth(rows)
+    'From 9 to 18 training rows the accuracy rose by 1 (1 to 1): more labels are likely to help.'
+    """
+    before, last = sizes[-2:]
+    low, high = mean_interval(last["values"], minus=before["values"])
+    change = float(last["values"].mean() - before["values"].mean())
+    how = "these rows cannot tell whether more labels help"
+    if low > 0 or high < 0:
+        better = (low > 0) != ("error" in last["measure"])  # of an error less is better
+        how = "more labels are likely to help" if better else "more labels like these do not help"
+    return (
+        f"From {before['rows']:,} to {last['rows']:,} training rows the {last['measure']} "
+        f"{'rose' if change > 0 else 'fell'} by {abs(change):.3g} ({low:.3g} to {high:.3g}): {how}."
+    )

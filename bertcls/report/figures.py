@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from itertools import cycle
+from itertools import cycle, zip_longest
 from pathlib import Path
 
 import matplotlib.style
@@ -13,15 +13,14 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from bertcls.report.formats import MANY_CLASSES, SCORES, format_score
 from bertcls.report.statistics import wilson_interval
 
 # Okabe and Ito (2008), told apart also by people who are colour-blind; the order keeps their brightness apart in print
-_BLUE, _ORANGE, _GREEN, _PINK, _SKY, _RED = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
-_COLOURS = (_BLUE, _ORANGE, _GREEN, _PINK, _SKY, _RED, "#000000")
-_GREY = "#6b7280"
+_BLUE, _SKY, _RED, _GREY = "#0072B2", "#56B4E9", "#D55E00", "#6b7280"
+_COLOURS = (_BLUE, "#E69F00", "#009E73", "#CC79A7", _SKY, _RED, "#000000")
 _LINES = ("-", "--", ":", "-.", "-", "--", ":")  # lines that lie on each other are both seen
 _CJK_FONTS = (
     "Noto Sans CJK SC, Noto Sans SC, Source Han Sans SC, WenQuanYi Micro Hei, WenQuanYi Zen Hei, Microsoft YaHei, "
@@ -43,6 +42,8 @@ _NAME_LENGTH = 28  # characters of a class name on an axis
 _LARGEST_SIDE = 20.0  # inches, 2,400 pixels
 _SHOWN_BARS = 40  # of a figure; a longer one is a table
 _BARS = ("accuracy", "precision_macro", "recall_macro", "f1_macro", "pearson", "spearman", "r2")  # before and after
+_CURVES = [f"eval_{name}" for name in ("accuracy", "f1_macro", "f1_micro", "pearson", "spearman", "r2")]
+_NO_SCORES = ("_loss", "_runtime", "_per_second", "_tokens", "_perplexity")  # ends of what else an evaluation logs
 _CONFUSED = 30  # classes in a figure of many
 _TAIL = 8  # times the median length
 _POINTS = 3_000  # in a figure; more would hide each other
@@ -58,26 +59,25 @@ def draw_curves(log_history: list[dict], path: Path, *, best_step: int | None = 
     by_epoch = {entry["epoch"]: entry for entry in reversed(log_history) if "eval_loss" in entry}  # the first of each
     evaluations = list(by_epoch.values())[::-1]
     chosen = next((entry["epoch"] for entry in evaluations if best_step and entry["step"] == best_step), None)
-    names = _score_names(evaluations)
-    with _figure(path, _WIDTH, 6.2) as figure:
-        losses, scores = figure.subplots(2, 1, sharex=True)
+    found = dict.fromkeys(name for entry in evaluations for name in entry if name.startswith("eval_"))
+    others = [name for name in found if not name.endswith(_NO_SCORES)][: len(_COLOURS)]
+    names = [name for name in _CURVES if name in found] or others
+    with _figure(path, _WIDTH, 6.2, nrows=2, sharex=True) as (_, (losses, scores)):
         _line(losses, log_history, "loss", "training")
         _line(losses, evaluations, "eval_loss", "selection")
         for name in names:
             _line(scores, evaluations, name, name.removeprefix("eval_").replace("_", " "))
-        regression = any("eval_rmse" in entry for entry in evaluations)
-        losses.set(ylabel="loss (mean squared error)" if regression else "loss (nats)")
+        losses.set(ylabel="loss (mean squared error)" if "eval_rmse" in found else "loss (nats)")
         scores.set(xlabel="epoch (passes over the training rows)", ylabel="score on the selection rows")
         losses.tick_params(labelbottom=True)
         for axes in (losses, scores):
-            if chosen is not None and axes.lines:
-                axes.axvline(chosen, color=_GREY, linestyle=":", linewidth=1.2, zorder=0, label="chosen model")
-            if axes.lines:
-                axes.legend()
-            else:
+            if not axes.lines:
                 axes.text(0.5, 0.5, "nothing was logged", ha="center", color=_GREY, transform=axes.transAxes)
-        lowest = min((entry[name] for name in names for entry in evaluations if name in entry), default=0)
-        if lowest < -1:  # R squared of an untrained model can be as low as one likes
+                continue
+            if chosen is not None:
+                axes.axvline(chosen, color=_GREY, linestyle=":", linewidth=1.2, zorder=0, label="chosen model")
+            axes.legend()
+        if scores.dataLim.y0 < -1:  # R squared of an untrained model can be as low as one likes
             scores.set_ylim(bottom=-1)
         losses.set_ylim(bottom=0)
 
@@ -97,26 +97,21 @@ def draw_confusion(matrix: list[list[int]], names: list[str], path: Path) -> Non
     The colours follow the square root of the share, so that a rare confusion is seen beside a full diagonal. Of more
     than 50 classes the 30 are shown that are in most of the errors.
     """
-    counts = np.asarray(matrix, dtype=np.int64)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    written, chosen = _written(names), np.arange(len(names))
+    counts, chosen = np.asarray(matrix, dtype=np.int64), np.arange(len(names))
     if len(names) > MANY_CLASSES:
         errors = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
         chosen = np.sort(np.argsort(-errors, kind="stable")[:_CONFUSED])
-    counts, shares = counts[np.ix_(chosen, chosen)], shares[np.ix_(chosen, chosen)]
-    written, number = [written[place] for place in chosen], len(chosen)
+    shares = (counts / np.maximum(counts.sum(1, keepdims=True), 1))[np.ix_(chosen, chosen)]
+    counts, written, number = counts[np.ix_(chosen, chosen)], np.array(_written(names))[chosen], len(chosen)
     cell = 1.15 if number <= 3 else 0.8 if number <= 10 else 0.46 if number <= 30 else 0.16
     side = min(number * cell, _LARGEST_SIDE)
-    longest = max(map(len, written))
-    upright = longest * 0.1 > side / number * 0.95
-    margin = 0.4 + 0.1 * longest
-    with _figure(path, side + margin + 1.5, side + 0.9 + (margin if upright else 0)) as figure:
-        axes = figure.subplots()
+    length = 0.1 * max(map(len, written))  # inches of the longest name
+    upright, margin = length > side / number * 0.95, 0.4 + length
+    with _figure(path, side + margin + 1.5, side + 0.9 + (margin if upright else 0)) as (figure, axes):
         image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="auto")
-        if side / number >= 0.12:
-            size = 7 if number > 30 else None
-            axes.set_xticks(range(number), written, rotation=90 if upright else 0, fontsize=size)
-            axes.set_yticks(range(number), written, fontsize=size)
+        size = 7 if number > 30 else None
+        axes.set_xticks(range(number), written, rotation=90 if upright else 0, fontsize=size)
+        axes.set_yticks(range(number), written, fontsize=size)
         if number <= 30:
             for (row, column), count in np.ndenumerate(counts):
                 share = shares[row, column]
@@ -136,28 +131,23 @@ def draw_reliability(bins: list[dict], path: Path, *, start: float = 0.0, decisi
     The bins are those of `calibration_error`, and `start` is the lowest possible confidence; with `decisions` they are
     of probabilities of labels, each label of each text, and not of answers.
     """
-    bins = [row for row in bins if row["rows"]]
-    lows, accuracies, rows, means = ([row[key] for row in bins] for key in ("low", "accuracy", "rows", "confidence"))
-    widths = [row["high"] - row["low"] for row in bins]
-    with _figure(path, _WIDTH, 6.2) as figure:
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        found, ideal = ("share", "as often as it says") if decisions else ("accuracy", "as right as it is sure")
-        bars = upper.bar(
-            lows, accuracies, widths, align="edge", color="#cfe3f1", ec="white", label=f"{found} of a bin"
-        )
+    lows, highs, rows, means, accuracies = zip(
+        *([row[key] for key in ("low", "high", "rows", "confidence", "accuracy")] for row in bins if row["rows"])
+    )
+    widths, intervals = np.subtract(highs, lows), [wilson_interval(round(a * n), n) for a, n in zip(accuracies, rows)]
+    found, ideal = ("share", "as often as it says") if decisions else ("accuracy", "as right as it is sure")
+    mean, called = ("probability", "share that has the label") if decisions else ("confidence", "accuracy")
+    what = "probability of a label" if decisions else "confidence: probability of the predicted class"
+    with _figure(path, _WIDTH, 6.2, nrows=2, sharex=True, height_ratios=[3, 1]) as (figure, (upper, lower)):
+        looks = {"align": "edge", "ec": "white"}
+        bars = upper.bar(lows, accuracies, widths, color="#cfe3f1", label=f"{found} of a bin", **looks)
         (diagonal,) = upper.plot([start, 1], [start, 1], "--", color=_GREY, marker="", label=ideal)
-        for mean, accuracy, count in zip(means, accuracies, rows):
-            upper.plot(
-                [mean] * 2, wilson_interval(round(accuracy * count), count), "-", color=_BLUE, marker="", lw=1.2
-            )
-        label = f"its 95 % interval, at the mean {'probability' if decisions else 'confidence'}"
-        (points,) = upper.plot(means, accuracies, "o", color=_BLUE, label=label)
-        counts = lower.bar(lows, rows, widths, align="edge", color=_BLUE, ec="white")
-        lower.bar_label(counts, [f"{count:,}" for count in rows], padding=1, fontsize=9.5 if len(bins) <= 8 else 8)
+        upper.vlines(means, *zip(*intervals), color=_BLUE, lw=1.2)
+        (points,) = upper.plot(means, accuracies, "o", color=_BLUE, label=f"its 95 % interval, at the mean {mean}")
+        counts = lower.bar(lows, rows, widths, color=_BLUE, **looks)
+        lower.bar_label(counts, fmt="{:,.0f}", padding=1, fontsize=9.5 if len(rows) <= 8 else 8)
         lower.margins(y=0.25)
-        called = "share that has the label" if decisions else "accuracy"
         upper.set(ylabel=called, ylim=(0, 1.02), xlim=(start, 1))
-        what = "probability of a label" if decisions else "confidence: probability of the predicted class"
         lower.set(xlabel=what, ylabel="labels of texts" if decisions else "rows")
         lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         figure.legend(handles=[bars, points, diagonal], loc="outside upper center")
@@ -165,21 +155,19 @@ def draw_reliability(bins: list[dict], path: Path, *, start: float = 0.0, decisi
 
 def draw_coverage(points: list[dict], path: Path) -> None:
     """Accuracy of a model that answers only its most confident rows, over the share of rows that it answers."""
-    distinct = {point["coverage"]: point for point in points if point["accuracy"] is not None}
-    points = [distinct[share] for share in sorted(distinct)]
-    shares, accuracies, lows, highs = ([p[key] for p in points] for key in ("coverage", "accuracy", "low", "high"))
+    rising = {round(50 * point["coverage"]): point for point in reversed(points)}.values()  # as near as labels can be
+    keys = ("coverage", "accuracy", "low", "high", "threshold")
+    shares, accuracies, lows, highs, thresholds = ([point[key] for point in rising] for key in keys)
     left = min([*shares, 0.95])
-    with _figure(path, _WIDTH, 4.4) as figure:
-        axes = figure.subplots()
+    with _figure(path, _WIDTH, 4.7) as (_, axes):
         axes.fill_between(shares, lows, highs, color=_SKY, alpha=0.35, linewidth=0, label="95 % interval")
         axes.plot(shares, accuracies, label="accuracy")
         axes.set(xlabel="coverage: share of rows that are answered", ylabel="accuracy on the answered rows")
         axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
         axes.set(xlim=(left - 0.03, 1.03), ylim=(max(0, min([*lows, 0.95]) - 0.02), 1.005))
         axes.legend(loc="lower left")
-        shown = _apart(shares, 0.11 * (1.06 - left))
         above = axes.secondary_xaxis("top")
-        above.set_xticks([shares[place] for place in shown], [f"{points[place]['threshold']:.3f}" for place in shown])
+        above.set_xticks(shares, map("{:.3f}".format, thresholds), rotation=90)
         above.set_xlabel("confidence to ask for (lowest that is answered)")
 
 
@@ -190,15 +178,10 @@ def draw_lengths(lengths: dict[str, list[int]], max_length: int | None, path: Pa
     """
     splits = {name: np.asarray(values) for name, values in lengths.items() if len(values)}
     tail = any(values.max() > _TAIL * max(np.median(values), 1) for values in splits.values())
-    with _figure(path, _WIDTH, 4.4) as figure:
-        axes = figure.subplots()
-        top = max((int(np.quantile(values, 0.995, method="higher")) for values in splits.values()), default=1)
-        width = max(1, -(-top // 40))
-        edges = np.arange(0, top + 2 * width, width)
-        if tail:
-            edges = np.unique(np.geomspace(1, top + 1, 41).round())
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:,.0f}"))
+    top = max(int(np.quantile(values, 0.995, method="higher")) for values in splits.values())
+    width = max(1, -(-top // 40))
+    edges = np.unique(np.geomspace(1, top + 1, 41).round()) if tail else np.arange(0, top + 2 * width, width)
+    with _figure(path, _WIDTH, 4.4) as (figure, axes):
         for (name, values), dashes in zip(splits.items(), _LINES):
             label = f"{name}: {len(values):,} texts, median {np.median(values):.0f}"
             if max_length is not None:
@@ -209,12 +192,13 @@ def draw_lengths(lengths: dict[str, list[int]], max_length: int | None, path: Pa
         if max_length is not None and max_length <= 4 * top:
             axes.axvline(max_length, color=_RED, linewidth=1.5, label=f"max_length {max_length:,}")
             right = max(right, max_length * 1.04)
-        elif max_length is not None:
-            axes.plot([], [], " ", label=f"max_length {max_length:,}, far to the right")
-        cut = any(values.max() >= edges[-1] for values in splits.values())
         bars = "logarithmic" if tail else f"bars of {width:,}"
-        bars += ", the last with all longer texts" if cut else ""
-        axes.set(xlabel=f"tokens a text ({bars})", ylabel="share of the split's texts", xlim=(int(tail), right))
+        if any(values.max() >= edges[-1] for values in splits.values()):
+            bars += ", the last with all longer texts"
+        axes.set(xlabel=f"tokens a text ({bars})", ylabel="share of the split's texts")
+        axes.set(xscale="log" if tail else "linear", xlim=(int(tail), right))
+        if tail:
+            axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         figure.legend(loc="outside upper center")
 
@@ -222,8 +206,7 @@ def draw_lengths(lengths: dict[str, list[int]], max_length: int | None, path: Pa
 def draw_predictions(truth: np.ndarray, predictions: np.ndarray, name: str, path: Path) -> None:
     """Predicted over true numbers, a point a row, with the line where both are equal; many points lie as counts."""
     ends = [min(truth.min(), predictions.min()), max(truth.max(), predictions.max())]
-    with _figure(path, _WIDTH, 5.4) as figure:
-        axes = figure.subplots()
+    with _figure(path, _WIDTH, 5.4) as (figure, axes):
         if len(truth) > _POINTS:
             found = axes.hexbin(truth, predictions, gridsize=45, norm=PowerNorm(0.5), mincnt=1, cmap="Blues")
             figure.colorbar(found, ax=axes).set_label("rows")
@@ -244,56 +227,45 @@ def _draw_bars(
 ) -> None:
     """A bar for each name in each group, with its number where there are few names; it ends at -1."""
     names = list(dict.fromkeys(name for values in groups.values() for name in values))
-    longest = sorted(names, key=lambda name: -max(values.get(name, 0) for values in groups.values()))
-    shown = [place for place, name in enumerate(names) if name in set(longest[:_SHOWN_BARS])]
-    few, thick = len(shown) <= 7, 0.8 / max(len(groups), 1)
-    with _figure(path, _WIDTH, 1.5 + max(len(shown), 2) * (0.55 if few else 0.42)) as figure:
-        axes = figure.subplots()
-        for place, (group, values) in enumerate(groups.items()):
+    lengths = np.array([[values.get(name, 0) for name in names] for values in groups.values()])  # [groups, names]
+    shown = np.sort(np.argsort(-lengths.max(0), kind="stable")[:_SHOWN_BARS])
+    few, thick = len(shown) <= 7, 0.8 / len(groups)
+    with _figure(path, _WIDTH, 1.5 + max(len(shown), 2) * (0.55 if few else 0.42)) as (figure, axes):
+        for place, (group, row) in enumerate(zip(groups, lengths[:, shown])):
             places = np.arange(len(shown)) + thick * (place - (len(groups) - 1) / 2)
-            lengths = [values.get(names[place], 0) for place in shown]
-            bars = axes.barh(
-                places, np.maximum(lengths, -1), thick, hatch=(None, "//", "..")[place % 3], ec="white", label=group
-            )
+            hatch = (None, "//", "..")[place % 3]
+            bars = axes.barh(places, np.maximum(row, -1), thick, hatch=hatch, ec="white", label=group)
             if few:
-                axes.bar_label(bars, list(map(write, lengths)), padding=3, fontsize=10.5)
-        written = _written(names)
-        axes.set_yticks(range(len(shown)), [written[place] for place in shown])
+                axes.bar_label(bars, list(map(write, row)), padding=3, fontsize=10.5)
+        axes.set_yticks(range(len(shown)), np.array(_written(names))[shown])
         axes.invert_yaxis()
         axes.margins(x=0.12, y=0.02)
-        axes.set(xlabel=xlabel, ylabel=ylabel)
         if len(shown) < len(names):
-            axes.set_ylabel(f"{ylabel}, the {len(shown)} most frequent of {len(names)}")
-        lowest = min((bar.get_width() for bar in axes.patches), default=0)
-        axes.set_xlim(left=lowest - 0.35 if lowest < 0 else 0)  # with room for its number
+            ylabel += f", the {len(shown)} most frequent of {len(names)}"
+        lowest = max(lengths.min(), -1)
+        axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(lowest - 0.35 if lowest < 0 else 0, None))  # room for its number
         if "%" in write(0):
             axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        if groups:
-            figure.legend(loc="outside upper center", ncols=len(groups))
+        figure.legend(loc="outside upper center", ncols=len(groups))
 
 
 def draw_arms(arms: list[dict], measure: str, path: Path) -> None:
     """The `mean` of each arm with its interval `low` to `high`, beside the `values` of its runs."""
-    with _figure(path, 2 + 1.4 * len(arms), 4) as figure:
-        axes = figure.subplots()
-        means, lows, highs = (np.array([arm[key] for arm in arms]) for key in ("mean", "low", "high"))
-        places, ends = range(len(arms)), [means - lows, highs - means]
-        axes.errorbar(places, means, ends, fmt="s", color=_BLUE, capsize=6, label="mean, 95 % interval")
+    with _figure(path, 2 + 1.4 * len(arms), 4) as (_, axes):
+        _error_bars(axes, range(len(arms)), arms, fmt="s", color=_BLUE, capsize=6, label="mean, 95 % interval")
         runs = [(place + 0.15, value) for place, arm in enumerate(arms) for value in arm["values"]]
         axes.plot(*zip(*runs), "o", color=_SKY, label="a run")
         axes.set(ylabel=f"{measure} on the reported split", xlim=(-0.5, len(arms) - 0.5))
-        axes.set_xticks(places, _written([arm["name"] for arm in arms]))
+        axes.set_xticks(range(len(arms)), _written([arm["name"] for arm in arms]))
         axes.legend()
 
 
 def draw_growth(sizes: list[dict], path: Path) -> None:
     """The score of `read_growth` over the training rows, with its intervals, and those of simple models."""
     rows = [size["rows"] for size in sizes]
-    with _figure(path, _WIDTH, 4) as figure:
-        axes = figure.subplots()
-        means, lows, highs = (np.array([size[key] for size in sizes]) for key in ("mean", "low", "high"))
-        axes.errorbar(rows, means, [means - lows, highs - means], capsize=5, label="this encoder, 95 % interval")
+    with _figure(path, _WIDTH, 4) as (_, axes):
+        _error_bars(axes, rows, sizes, capsize=5, label="this encoder, 95 % interval")
         for name in sizes[0]["beside"]:
             axes.plot(rows, [size["beside"].get(name, np.nan) for size in sizes], label=name)
         axes.set(xscale="log", xlabel="training rows", ylabel=f"{sizes[0]['measure']} of the reported rows")
@@ -302,13 +274,16 @@ def draw_growth(sizes: list[dict], path: Path) -> None:
         axes.legend()
 
 
+def _error_bars(axes: Axes, places: list[int] | range, rows: list[dict], **looks) -> None:
+    means, lows, highs = (np.array([row[key] for row in rows]) for key in ("mean", "low", "high"))
+    axes.errorbar(places, means, [means - lows, highs - means], **looks)
+
+
 def draw_arm_curves(histories: dict[str, list[list[dict]]], path: Path) -> None:
     """Loss of training and score of validation over the epochs, a colour for the runs (logs of Trainer) of an arm."""
-    with _figure(path, 11, 4) as figure:
-        losses, scores = figure.subplots(1, 2)
+    with _figure(path, 11, 4, ncols=2) as (_, (losses, scores)):
         for (name, logs), colour in zip(histories.items(), cycle(_COLOURS)):
-            for number, log in enumerate(logs):
-                label = name if number == 0 else None
+            for log, label in zip_longest(logs, [name]):
                 for axes, key in ((losses, "loss"), (scores, "eval_accuracy"), (scores, "eval_pearson")):
                     _line(axes, log, key, label, color=colour)
         losses.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
@@ -318,11 +293,11 @@ def draw_arm_curves(histories: dict[str, list[list[dict]]], path: Path) -> None:
 
 
 @contextmanager
-def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure in inches that is saved at the end; pyplot does not know it, so there is nothing to close."""
+def _figure(path: Path, width: float, height: float, **parts) -> Iterator[tuple[Figure, Axes | np.ndarray]]:
+    """A figure in inches and its axes, saved at the end; pyplot does not know it, so there is nothing to close."""
     with matplotlib.style.context(["default", _LOOKS | {"font.family": list(_fonts())}]):
         figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-        yield figure
+        yield figure, figure.subplots(**parts)
         figure.savefig(path)
 
 
@@ -345,22 +320,12 @@ def _written(names: list[str]) -> list[str]:
     >>> _written(["neg", "a name that is much longer than an axis has room for", "\\U000f0000"])
     ['neg', 'a name that is much longer…', 'class 2']
     """
-    written = []
-    for number, name in enumerate(names):
-        line = " ".join(str(name).split())
-        if not line or not {ord(character) for character in line} <= _characters():
-            line = f"class {number}"
-        written.append(line if len(line) <= _NAME_LENGTH else line[: _NAME_LENGTH - 1].rstrip() + "…")
-    return written
-
-
-def _score_names(evaluations: list[dict]) -> list[str]:
-    """The scores to draw of evaluations: the usual ones, or whatever there is."""
-    found = list(dict.fromkeys(name for entry in evaluations for name in entry if name.startswith("eval_")))
-    usual = [f"eval_{name}" for name in ("accuracy", "f1_macro", "f1_micro", "pearson", "spearman", "r2")]
-    apart = ("_loss", "_runtime", "_per_second", "_tokens", "_perplexity")
-    others = [name for name in found if not name.endswith(apart)][: len(_COLOURS)]
-    return [name for name in usual if name in found] or others
+    lines = {number: " ".join(name.split()) for number, name in enumerate(names)}
+    known = (
+        line if line and _characters().issuperset(map(ord, line)) else f"class {number}"
+        for number, line in lines.items()
+    )
+    return [line if len(line) <= _NAME_LENGTH else line[: _NAME_LENGTH - 1].rstrip() + "…" for line in known]
 
 
 def _line(axes: Axes, entries: list[dict], key: str, label: str | None, **looks) -> None:
@@ -368,16 +333,3 @@ def _line(axes: Axes, entries: list[dict], key: str, label: str | None, **looks)
     points = [(entry["epoch"], entry[key]) for entry in entries if key in entry]
     if points:
         axes.plot(*zip(*points), label=label, **({} if len(points) <= 40 else {"marker": ""}), **looks)
-
-
-def _apart(values: list[float], distance: float) -> list[int]:
-    """Places of rising values, from the last one on, that are at least `distance` apart.
-
-    >>> _apart([0.5, 0.7, 0.8, 0.98, 1.0], 0.1)
-    [0, 1, 2, 4]
-    """
-    shown: list[int] = []
-    for place in reversed(range(len(values))):
-        if not shown or values[shown[-1]] - values[place] >= distance - 1e-9:
-            shown.append(place)
-    return shown[::-1]

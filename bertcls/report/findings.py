@@ -1,34 +1,46 @@
-"""What a table of predictions tells beyond its scores: simple baselines, calibration, slices and errors."""
+"""What a table of predictions tells beyond its scores: baselines, calibration, and where the classifier fails."""
 
 import copy
-from dataclasses import dataclass
+import re
+from collections import Counter
+from itertools import compress, groupby, product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
 from scipy.special import expit, logit
+from scipy.stats import fisher_exact, ttest_ind
 
 from bertcls.data.labels import label_array, label_names_of
 from bertcls.data.splits import draw_rows
-from bertcls.inference import Text, TextClassifier, texts_of
+from bertcls.inference import TextClassifier, texts_of
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.process import warn
 from bertcls.report.baseline import TfidfClassifier, cleaned_texts
 from bertcls.report.formats import BETTER, MEASURES, UNSURE, WORSE, format_p, format_score, format_value, outcome
-from bertcls.report.scores import predict_rows, row_values
-from bertcls.report.slices import confident_errors, confused_pairs, slice_scores, slices_of
+from bertcls.report.scores import answer_table, row_values
 from bertcls.report.statistics import accuracy_by_coverage, calibration_error, paired_p_value, score_with_interval
+from bertcls.text import clean_all, words_of
 
 _TFIDF_ROWS = 100_000  # of train at most, shared among the labels that have a regression each: beyond it takes minutes
 _TFIDF_FEWEST_ROWS = 2_000
 _UNTRAINED_ROWS = 2_000  # of the reported ones, that the encoder as it came answers
+_SHOWN_PAIRS, _SHOWN_ERRORS = 10, 20
+_SHOWN_PIECES, _SHOWN_PROBABILITIES = 80, 5  # of an error
+_NEGATION = re.compile(
+    r"(?i)\b(?:not|no|never|none|nobody|nothing|neither|nor|nowhere|hardly|without|cannot|(?:do|does|did|wo|ca|is|was|"
+    r"are|were|would|could|should|has|have|had)n[’']?t|dnt)\b|不|没|無|无|别|未"
+)
+_CONTRAST = re.compile(
+    r"(?i)\b(?:but|however|although|though|yet|despite|nevertheless|nonetheless|except|unfortunately)\b|但|却|然而|不过|虽"
+)
 
 
 def gather_findings(
     classifier: TextClassifier,
     splits: DatasetDict,
     table: pd.DataFrame,
-    texts: list[str],
     tokens: list[int],
     windows: list[int],
     *,
@@ -37,12 +49,12 @@ def gather_findings(
 ) -> dict:
     """Where the classifier stands beside simple models, and where it fails.
 
-    From the table of its predictions of test, the cleaned texts of test, and the tokens and windows of each: `measure`
-    (its name), `baselines`, `slices` and `errors`; of classes also `confusions` and `calibration`. `fold_of` is the
-    fold of each row that was answered out of fold; `as_it_came` is the untrained encoder.
+    From the table of its predictions of test, and the tokens and windows of each text: `measure` (its name),
+    `baselines`, `slices` and `errors`; of classes also `confusions` and `calibration`. `fold_of` is the fold of each
+    row that was answered out of fold; `as_it_came` is the untrained encoder.
     """
-    config, names, train = classifier.model.config, label_names_of(splits["test"]), splits["train"]
-    kind, labels, values = config.problem_type, label_array(splits["test"]), row_values(table)
+    config, train, test = classifier.model.config, splits["train"], splits["test"]
+    kind, names, labels, values = config.problem_type, label_names_of(test), label_array(test), row_values(table)
     answer, simple = _constant(label_array(train), labels, names, kind)
     baselines = [_beside(f"always answering {answer}", simple, values)]
     fits = len(names) if kind == MULTI_LABEL else 1
@@ -56,45 +68,41 @@ def gather_findings(
         warn(f"No TF-IDF beside the encoder: {error}")
         tfidf = None
     else:
-        cut = f" ({len(drawn):,} of {len(train):,} rows)" if len(drawn) < len(train) else ""
-        name = f"TF-IDF with {'ridge' if kind == REGRESSION else 'logistic'} regression{cut}"
-        answers = tfidf if fold_of is None else _OutOfFold(tfidf, train, fold_of)
-        baselines.append(_beside(name, row_values(predict_rows(answers, splits["test"])[0]), values))
+        name = f"TF-IDF with {'ridge' if kind == REGRESSION else 'logistic'} regression{_part(len(drawn), len(train))}"
+        answers = tfidf.probabilities(texts_of(test)) if fold_of is None else _out_of_fold(tfidf, test, fold_of)
+        baselines.append(_beside(name, row_values(answer_table(test, answers, tfidf.thresholds)[0]), values))
     if as_it_came is not None and fold_of is None:
         rows = np.sort(np.random.default_rng(0).permutation(len(values))[:_UNTRAINED_ROWS])
-        cut = f" ({len(rows):,} of {len(values):,} rows)" if len(rows) < len(values) else ""
-        plain = row_values(predict_rows(as_it_came, splits["test"].select(rows))[0])
-        baselines.append(_beside(f"the encoder as it came, with a linear head{cut}", plain, values[rows]))
-    slices = slices_of(texts, tokens, windows, cleaned_texts(texts_of(train), config.cleaning))
+        name = f"the encoder as it came, with a linear head{_part(len(rows), len(values))}"
+        some = test.select(rows)
+        plain = answer_table(some, as_it_came.probabilities(texts_of(some)))[0]
+        baselines.append(_beside(name, row_values(plain), values[rows]))
+    texts, known = (cleaned_texts(texts_of(rows), config.cleaning) for rows in (test, train))
     found = {
         "measure": MEASURES[kind],
         "baselines": baselines,
-        "slices": slice_scores(values, slices),
+        "slices": slice_scores(values, slices_of(texts, tokens, windows, known)),
         "errors": confident_errors(table, classifier, tfidf, drawn),
     }
     if kind != REGRESSION:
         found["confusions"] = confused_pairs(table)
-        probabilities = table[[f"probability_{name}" for name in names]].to_numpy()
-        found["calibration"] = _calibration(probabilities, labels, config.temperature)
+        found["calibration"] = _calibration(table.filter(like="probability_").to_numpy(), labels, config.temperature)
     return found
 
 
-@dataclass
-class _OutOfFold:
-    """Answers of a simple model for rows, each by a copy that was fitted on the rows of the other folds."""
+def _part(some: int, rows: int) -> str:
+    return f" ({some:,} of {rows:,} rows)" if some < rows else ""
 
-    tfidf: TfidfClassifier
-    rows: Dataset
-    fold_of: np.ndarray  # [rows]
-    thresholds = None
 
-    def probabilities(self, texts: list[Text], *, progress: bool = False) -> np.ndarray:
-        labels, found = label_array(self.rows), np.zeros((len(texts), self.tfidf.num_labels))
-        for number in np.unique(self.fold_of):
-            held = self.fold_of == number
-            fitted = copy.deepcopy(self.tfidf).fit([text for text, out in zip(texts, held) if not out], labels[~held])
-            found[held] = fitted.probabilities([text for text, out in zip(texts, held) if out])
-        return found
+def _out_of_fold(tfidf: TfidfClassifier, rows: Dataset, fold_of: np.ndarray) -> np.ndarray:
+    """Probabilities of a simple model for rows, each by a copy that was fitted on the rows of the other folds."""
+    texts, labels = texts_of(rows), label_array(rows)
+    found = np.zeros((len(texts), tfidf.num_labels))
+    for number in np.unique(fold_of):
+        held = fold_of == number
+        fitted = copy.deepcopy(tfidf).fit([*compress(texts, ~held)], labels[~held])
+        found[held] = fitted.probabilities([*compress(texts, held)])
+    return found
 
 
 def _beside(name: str, simple: np.ndarray, values: np.ndarray) -> dict:
@@ -103,9 +111,8 @@ def _beside(name: str, simple: np.ndarray, values: np.ndarray) -> dict:
     Its `score` with its interval `low` to `high`, `p_value`, and `outcome`: what the encoder is, better or worse.
     """
     p_value, difference = paired_p_value(simple, values), float(values.mean() - simple.mean())
-    difference = difference if values.dtype == bool else -difference  # of an error less is better
-    found = {"p_value": p_value, "outcome": outcome(difference, p_value)}
-    return {"name": name} | score_with_interval(simple) | found
+    told = outcome(difference if values.dtype == bool else -difference, p_value)  # of an error less is better
+    return {"name": name} | score_with_interval(simple) | {"p_value": p_value, "outcome": told}
 
 
 def headline(score: float, findings: dict, rows: int | None = None) -> str:
@@ -117,13 +124,11 @@ def headline(score: float, findings: dict, rows: int | None = None) -> str:
     """
     error, clauses = findings["measure"] == MEASURES[REGRESSION], []
     for kind, verb in ((WORSE, "is worse than"), (UNSURE, "cannot be told from"), (BETTER, "is better than")):
-        others = [
-            f"{row['name']} ({format_score(row['score'], rows, error=error)}, p {format_p(row['p_value'], '= ')})"
-            for row in findings["baselines"]
-            if row["outcome"] == kind
-        ]
-        clauses += [f"{verb} {' and '.join(others)}"] if others else []
-    start = "Warning: the" if any(row["outcome"] == WORSE for row in findings["baselines"]) else "The"
+        others = [row for row in findings["baselines"] if row["outcome"] == kind]
+        scores = (format_score(row["score"], rows, error=error) for row in others)
+        told = (f"{row['name']} ({of}, p {format_p(row['p_value'], '= ')})" for row, of in zip(others, scores))
+        clauses += [f"{verb} {' and '.join(told)}"] if others else []
+    start = "Warning: the" if clauses[0].startswith("is worse") else "The"
     written = format_score(score, rows, error=error)
     return f"{start} encoder ({findings['measure']} {written}) {' and '.join(clauses)}."
 
@@ -141,17 +146,188 @@ def _constant(train: np.ndarray, labels: np.ndarray, names: list[str], kind: str
 
 
 def _calibration(probabilities: np.ndarray, labels: np.ndarray, temperature: float) -> dict:
-    """Of the most probable class; of several labels, of every decision on a label."""
+    """Of the most probable class; of several labels, of every decision on a label. `ece_before` is without it."""
     several = labels.ndim == 2
-    lowest = 0.0 if several else 1 / probabilities.shape[1]  # that the probability of the predicted class can be
     if several:
         confidence, right = probabilities.ravel(), labels.ravel() == 1
-        raw = expit(temperature * logit(confidence))  # as without the temperature
+        raw = expit(temperature * logit(confidence))
     else:
         confidence, right = probabilities.max(-1), probabilities.argmax(-1) == labels
-        powers = probabilities**temperature  # as without it, up to a factor
+        powers = probabilities**temperature  # as without the temperature, up to a factor
         raw = powers.max(-1) / powers.sum(-1)
     error, bins = calibration_error(confidence, right)
-    bins[0]["low"] = max(bins[0]["low"], lowest)
     found = {"temperature": temperature, "ece_before": calibration_error(raw, right)[0], "ece": error, "bins": bins}
-    return found if several else found | {"coverage": accuracy_by_coverage(confidence, right)}
+    if several:
+        return found
+    bins[0]["low"] = max(bins[0]["low"], 1 / probabilities.shape[1])  # no lower can that of the predicted class be
+    return found | {"coverage": accuracy_by_coverage(confidence, right)}
+
+
+def slice_scores(values: np.ndarray, groups: dict[str, pd.Categorical]) -> list[dict]:
+    """The mean of every group of every slice (a name for each row), of the `values` that `row_values` gives.
+
+    Each with its 95 % interval, and `outcome`, what the group is beside the other rows: by Fisher's exact test, or
+    Welch's, at 5 % over all groups together (Bonferroni).
+    """
+    rows, sign = [], 1 if values.dtype == bool else -1  # of an error less is better
+    groups = {slice_name: names.remove_unused_categories() for slice_name, names in groups.items()}
+    level = 0.05 / max(sum(len(names.categories) for names in groups.values()), 1)
+    for slice_name, names in groups.items():
+        for group in names.categories:
+            inside = np.asarray(names == group)
+            own, rest = values[inside], values[~inside]
+            row = {"slice": slice_name, "group": group, "rows": len(own), **score_with_interval(own)}
+            difference = sign * float(own.mean() - values.mean())
+            rows.append(row | {"outcome": outcome(difference, _p_value(own, rest), level=level)})
+    return rows
+
+
+def _p_value(own: np.ndarray, rest: np.ndarray) -> float:
+    """That two groups of rows differ by chance; 1 where there is too little to tell."""
+    if own.dtype == bool:
+        table = [[part.sum(), len(part) - part.sum()] for part in (own, rest)]
+        return float(fisher_exact(table).pvalue) if len(rest) else 1.0
+    if min(len(own), len(rest)) < 2 or not (own.std() or rest.std()):
+        return 1.0
+    return float(ttest_ind(own, rest, equal_var=False).pvalue)
+
+
+def slices_of(texts: list[str], tokens: list[int], windows: list[int], train_texts: list[str]) -> dict:
+    """Groups for `slice_scores`, of cleaned texts `[rows]`, the tokens and windows of each, and the texts of train."""
+    words, known = [words_of(text) for text in texts], set().union(*map(words_of, train_texts))
+    lengths, unseen = np.array([(len(row), sum(word not in known for word in row)) for row in words]).T
+    negated, contrasted = ([bool(part.search(text)) for text in texts] for part in (_NEGATION, _CONTRAST))
+    found = {
+        "words": _quartiles(lengths, "words"),
+        "word pieces a word": _quartiles(np.array(tokens) / np.maximum(lengths, 1), "pieces a word"),
+        "negation": _named(negated, "without negation", "with negation"),
+        "contrast": _named(contrasted, "without a contrast word", "with a contrast word"),
+        "words that train does not have": _named(np.minimum(unseen, 2), "none", "one", "two or more"),
+        "windows": _named(np.digitize(windows, [2, 5]), "one", "2 to 4", "5 and more"),
+    }
+    return {name: groups for name, groups in found.items() if len(groups.unique()) > 1}
+
+
+def _named(numbers: np.ndarray | list[bool], *names: str) -> pd.Categorical:
+    return pd.Categorical.from_codes(np.asarray(numbers, dtype=int), names)
+
+
+def _quartiles(values: np.ndarray, unit: str) -> pd.Categorical:
+    """A name such as `3 to 4 words` for each value, of up to four groups of like size.
+
+    >>> list(_quartiles(np.array([0.125, 1.0625, 1040, 1041]), "pieces a word").categories)
+    ['0.125 pieces a word', '1.06 pieces a word', '1,040 pieces a word', '1,041 pieces a word']
+    """
+    place = np.searchsorted(np.unique(np.quantile(values, [0.25, 0.5, 0.75], method="lower")), values)
+    ends = pd.Series(values).groupby(place).agg(["min", "max"])
+    ends = ends.map(lambda end: f"{end:,.0f}" if end >= 100 else f"{end:.3g}").itertuples()
+    names = {number: f"{' to '.join(dict.fromkeys(both))} {unit}" for number, *both in ends}
+    return pd.Categorical([names[number] for number in place], list(dict.fromkeys(names.values())))
+
+
+def confused_pairs(table: pd.DataFrame) -> list[dict]:
+    """The most frequent wrong predictions: `label`, `prediction`, `rows`, and their `share` of the label's rows.
+
+    Of several labels one that was missed beside one given without right in the same text; `None` where there is no
+    such one. The share of what was given where nothing was missed is that of all rows.
+    """
+    wrong, sizes = Counter(), Counter()
+    for row in zip(table["label"], table["prediction"]):
+        label, prediction = ({names} if isinstance(names, str) else {*names} for names in row)
+        sizes.update(label)
+        if label != prediction:
+            wrong.update(product(label - prediction or {None}, prediction - label or {None}))
+    ranked = sorted(wrong.items(), key=lambda item: (-item[1], str(item[0])))
+    return [
+        {"label": label, "prediction": prediction, "rows": rows, "share": rows / (sizes[label] or len(table))}
+        for (label, prediction), rows in ranked[:_SHOWN_PAIRS]
+    ]
+
+
+def sure_errors(table: pd.DataFrame) -> pd.DataFrame:
+    """The wrong rows of a table of predictions, the surest first, with columns that say how sure.
+
+    `probability` is that of the wrong class, or of the wrong decision that is furthest from its label, which
+    `decision` names; `None` of a regression, whose rows are those furthest off.
+    """
+    names, values = _class_names(table), row_values(table)
+    wrong = table[~values if names else values > 0]
+    probabilities = wrong.filter(like="probability_").to_numpy()
+    if not names:
+        wrong, sure = wrong.assign(probability=None), values[values > 0]
+    elif isinstance(table["label"].iloc[0], str):
+        sure = probabilities.max(-1, initial=0)
+        wrong = wrong.assign(probability=sure)
+    else:
+        decided = [[[name in row for name in names] for row in wrong[which]] for which in ("label", "prediction")]
+        has, given = np.array(decided).reshape(2, -1, len(names))
+        off = np.where(given != has, np.abs(probabilities - has), -1.0)
+        place, sure = off.argmax(-1), off.max(-1)
+        chosen = probabilities[np.arange(len(wrong)), place]
+        wrong = wrong.assign(probability=chosen, decision=[names[number] for number in place])
+    return wrong.iloc[np.argsort(-sure, kind="stable")]
+
+
+def _class_names(table: pd.DataFrame) -> list[str]:
+    """The classes of a table of predictions, in order; none of a regression."""
+    return [name.removeprefix("probability_") for name in table if name.startswith("probability_")]
+
+
+def confident_errors(
+    table: pd.DataFrame, classifier: TextClassifier, baseline: TfidfClassifier | None, train: Dataset
+) -> list[dict]:
+    """The errors that the model is surest of, which is where wrong labels are found, with what may explain them.
+
+    Each has columns of `sure_errors` (the text of a pair with the second behind a line), `pieces` (the first 80
+    tokens), the 5 highest `probabilities`, and the `similar` rows of `train`, which the baseline learned from.
+    """
+    names, wrong, errors = _class_names(table), sure_errors(table).head(_SHOWN_ERRORS), []
+    texts = list(zip(*(wrong[name] for name in ("text", "text_pair") if name in wrong)))
+    joined = ["\n".join(parts) for parts in texts]
+    neighbours = baseline.similar(joined) if baseline is not None and texts else [[]] * len(texts)
+    for row, parts, text, similar in zip(wrong.to_dict("records"), texts, joined, neighbours):
+        known = [key for key in ("example_id", "label", "prediction", "probability", "decision") if key in row]
+        error = {key: row[key].tolist() if isinstance(row[key], np.ndarray) else row[key] for key in known}
+        cleaned = " ".join(clean_all(parts, classifier.model.config.cleaning))
+        error |= {"text": text, "pieces": classifier.tokenizer.tokenize(cleaned)[:_SHOWN_PIECES]}
+        ranked = sorted(((row[f"probability_{name}"], name) for name in names), reverse=True)
+        error["probabilities"] = {name: probability for probability, name in ranked[:_SHOWN_PROBABILITIES]}
+        error["similar"] = [
+            _shown(other, label_names_of(train)) | {"similarity": cosine}
+            for number, cosine in similar
+            if (other := train[number])["example_id"] != row["example_id"]  # which it may be with folds
+        ]
+        errors.append(error)
+    return errors
+
+
+def _shown(row: dict, names: list[str]) -> dict:
+    """`text`, of a pair both in one, and `label` of a row as people read it."""
+    label = row["label"]
+    if isinstance(label, int | list):
+        label = names[label] if isinstance(label, int) else [names[number] for number in label]
+    return {"text": "\n".join(row[name] for name in ("text", "text_pair") if name in row), "label": label}
+
+
+def run_probes(path: str, classifier: TextClassifier) -> list[dict]:
+    """Runs the texts of a small file through the model.
+
+    A line is a text, or a label of the model, which one expects, a tab and the text; an empty line begins a new group,
+    within which texts should get the same answer; a line that begins with `#` is a comment.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"No probes found at {path}; expected a text file with a text a line. Check --probes.")
+    lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    groups, probes = (part for filled, part in groupby(lines, lambda line: line.strip() != "") if filled), []
+    for group, line in ((number, line) for number, part in enumerate(groups, 1) for line in part):
+        label, tab, text = line.partition("\t")
+        known = tab and label in classifier.label_names
+        probes.append({"group": group, "text": text if known else line, "expected": label if known else None})
+    for probe, answer in zip(probes, classifier.predict([probe["text"] for probe in probes])):
+        given = answer.label if isinstance(answer.label, tuple) else (answer.label,)
+        right = None if probe["expected"] is None else probe["expected"] in given
+        probe |= {"prediction": answer.label, "probability": answer.score, "right": right}
+    return probes

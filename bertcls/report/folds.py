@@ -1,6 +1,7 @@
-"""Folds: every row is answered by a model that did not see it, and one model is trained on all of them."""
+"""Folds: every row is answered by a model that did not see it, and so rows are found whose label is probably wrong."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +18,12 @@ _LEAST = 1e-12  # of a probability, whose logarithm is taken
 
 
 def fold_folders(folder: Path) -> list[Path]:
-    """The folders of the folds beside a run, in order."""
-    found = [path for path in folder.glob("fold-*") if path.name.removeprefix("fold-").isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("fold-")))
+    """The folders of the folds beside a run."""
+    return [path for path in sorted(folder.glob("fold-*")) if path.name.removeprefix("fold-").isdecimal()]
 
 
 def chosen_epochs(folder: Path) -> float:
-    """The median of the epochs that the folds chose, for the model that is trained on all rows.
-
-    Args:
-        folder: with the folders of the finished folds.
-    """
+    """The median of the epochs that the finished folds in a folder chose, for the model trained on all rows."""
     facts = [json.loads((fold / RESULTS).read_text()) for fold in fold_folders(folder)]
     return float(np.median([fact["chosen"]["epoch"] for fact in facts]))
 
@@ -35,14 +31,8 @@ def chosen_epochs(folder: Path) -> float:
 class FoldAnswers:
     """Answers for all rows, each by the model of the fold that held it out; they are scored like a classifier's.
 
-    A fold's probabilities are calibrated by the temperature that fits the rows of the other folds.
-
-    Args:
-        folder: with the folders of the finished folds.
-        dataset: all rows, with `label` and `example_id`.
-        problem_type: of the task.
-
-    `temperature` fits the answers of all folds, for the model that is trained on all rows.
+    A fold's probabilities are calibrated by the temperature that fits the rows of the other folds. `temperature` fits
+    the answers of all folds, for the model that is trained on all rows; `folder` holds theirs, `dataset` all rows.
 
     Raises:
         FileNotFoundError: a fold is not finished.
@@ -59,31 +49,57 @@ class FoldAnswers:
             )
         tables = [pd.read_parquet(fold / PREDICTIONS).assign(fold=number) for number, fold in enumerate(folds)]
         table = pd.concat(tables).set_index("example_id").reindex(dataset["example_id"][:])
-        if table["fold"].isna().any():
+        if lost := int(table["fold"].isna().sum()):
             raise ValueError(
-                f"Found {int(table['fold'].isna().sum())} rows that no fold in {folder} held out; expected all. Run "
-                "the folds again with the same data."
+                f"Found {lost} rows that no fold in {folder} held out; expected all. Run the folds again with the "
+                "same data."
             )
         self.fold_of, self.temperature = table["fold"].to_numpy().astype(int), 1.0
         if problem_type == REGRESSION:
             self.values = table["prediction"].to_numpy()[:, None]
             return
-        names, labels = label_names_of(dataset), label_array(dataset)
-        values = table[[f"probability_{name}" for name in names]].to_numpy().clip(_LEAST, 1 - _LEAST)
-        raw, back = (logit(values), expit) if problem_type == MULTI_LABEL else (np.log(values), softmax_rows)
-        self.values = np.empty_like(values)
+        labels, columns = label_array(dataset), [f"probability_{name}" for name in label_names_of(dataset)]
+        values = table[columns].to_numpy().clip(_LEAST, 1 - _LEAST)
+        to_logits, back = (logit, expit) if problem_type == MULTI_LABEL else (np.log, partial(softmax, axis=-1))
+        raw, self.values = to_logits(values), np.empty_like(values)
         for number in range(len(folds)):
             held = self.fold_of == number
             self.values[held] = back(raw[held] / fit_temperature(raw[~held], labels[~held]))
         self.temperature = fit_temperature(raw, labels)
 
     def probabilities(self, texts: list, *, progress: bool = False) -> np.ndarray:
-        """Those of all rows `[rows, num_labels]`, or values `[rows, 1]`."""
-        if len(texts) != len(self.values):
-            raise ValueError(f"Found {len(texts)} texts; expected the {len(self.values)} rows of the folds.")
+        """Those of all rows `[rows, num_labels]`, or values `[rows, 1]`, which are known without the texts."""
         return self.values
 
 
-def softmax_rows(logits: np.ndarray) -> np.ndarray:
-    """Probabilities `[rows, classes]` of logits."""
-    return softmax(logits, axis=-1)
+def rank_suspects(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Rows in the order in which their labels, class numbers `[rows]`, should be looked at again.
+
+    By the probability `[rows, num_labels]` of the given label less that of the best other one, each beside what rows
+    with that label get on average, as confident learning does (Northcutt et al., 2021).
+
+    >>> rank_suspects(np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]]), np.array([0, 0, 1])).tolist()
+    [1, 2, 0]
+    """
+    rows, classes = np.arange(len(labels)), range(probabilities.shape[1])
+    usual = pd.Series(probabilities[rows, labels]).groupby(labels).mean().reindex(classes, fill_value=0.0)
+    beside = probabilities - usual.to_numpy()
+    given = beside[rows, labels]
+    beside[rows, labels] = -np.inf
+    return np.argsort(given - beside.max(-1), kind="stable")
+
+
+def write_suspects(table: pd.DataFrame, names: list[str], folder: Path) -> int:
+    """Writes `suspects.csv`: the rows that are answered otherwise than labelled, the likeliest wrong labels first.
+
+    From a table of predictions by models that were not trained on the row; gives the number of rows in the file.
+    """
+    columns = [f"probability_{name}" for name in names]
+    probabilities, rows = table[columns].to_numpy(), np.arange(len(table))
+    labels, answers = (pd.Index(names).get_indexer(table[which]) for which in ("label", "prediction"))
+    shown = table.drop(columns=columns).assign(
+        probability_of_label=probabilities[rows, labels], probability_of_prediction=probabilities[rows, answers]
+    )
+    ranked = shown.iloc[rank_suspects(probabilities, labels)].query("label != prediction")
+    ranked.to_csv(folder / "suspects.csv", index=False)
+    return len(ranked)

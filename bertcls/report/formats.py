@@ -44,15 +44,13 @@ def score_names(scores: dict, kind: str) -> dict[str, str]:
     return {key: name for key, name in shown if any(f"{when}_{key}" in scores for when in ("test", "eval", "before"))}
 
 
-def outcome(difference: float, p_value: float | None, *, level: float = 0.05) -> str:
+def outcome(difference: float, p_value: float, *, level: float = 0.05) -> str:
     """What a difference means that is above 0 where the first of two is better.
 
     >>> outcome(0.1, 0.01), outcome(-0.1, 0.01), outcome(-0.1, 0.4)
     ('better', 'worse', 'cannot tell')
     """
-    if p_value is None or p_value >= level or not difference:
-        return UNSURE
-    return BETTER if difference > 0 else WORSE
+    return UNSURE if p_value >= level or not difference else BETTER if difference > 0 else WORSE
 
 
 def format_score(value: float, rows: int | None, *, error: bool = False) -> str:
@@ -98,7 +96,6 @@ def format_duration(seconds: float) -> str:
     >>> format_duration(42.4), format_duration(250), format_duration(9000)
     ('42 seconds', '4.2 minutes', '2.5 hours')
     """
-    for size, unit in ((3600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

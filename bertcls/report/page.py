@@ -9,12 +9,14 @@ from operator import itemgetter
 from pathlib import Path
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader, StrictUndefined, Template
+from matplotlib.ticker import MaxNLocator
 
 from bertcls.layout import DRAWN
 from bertcls.modeling import MULTI_LABEL, REGRESSION
 from bertcls.report.formats import (
     ERRORS,
     MANY_CLASSES,
+    format_duration,
     format_p,
     format_score,
     format_value,
@@ -34,22 +36,8 @@ def write_page(facts: dict, folder: Path) -> Path:
 
     A section without facts is left out. Every text is escaped, and a policy in the page forbids scripts and loading.
     """
-    rows = facts["scores"].get("test_samples")
-    error = facts["task"]["problem_type"] == REGRESSION  # which the baselines and slices have for a measure
-    filters = {
-        "score": lambda value, of=rows: _known(value, lambda: format_score(value, of)),
-        "error": lambda value, of=rows: _known(value, lambda: format_score(value, of, error=True)),
-        "measured": lambda value: _known(value, lambda: format_score(value, rows, error=error)),
-        "percent": lambda value: _known(value, lambda: f"{value:.1%}".replace("%", " %")),
-        "count": lambda value: _known(value, lambda: f"{value:,.0f}"),
-        "probability": _probability,
-        "p_value": lambda value: "–" if value is None else format_p(value),
-        "value": _value,
-        "command": _command,
-        "label": lambda value: "no label" if value == [] else _value(value),
-    }
-    figures = {name: _figure(Path(folder, f"{name}.png")) for name in FIGURES if Path(folder, f"{name}.png").is_file()}
-    template = load_template("report.html.jinja", filters, undefined=ChainableUndefined)
+    figures = {name: _figure(path) for name in FIGURES if (path := Path(folder, f"{name}.png")).is_file()}
+    template = load_template("report.html.jinja", facts_filters(facts), undefined=ChainableUndefined)
     page = template.render(_context(facts, figures))
     Path(folder, PAGE).write_text(page, encoding="utf-8", errors="replace")
     return Path(folder, PAGE)
@@ -63,70 +51,93 @@ def load_template(name: str, filters: dict[str, Callable] | None = None, **optio
     return environment.get_template(name)
 
 
+def facts_filters(facts: dict) -> dict[str, Callable]:
+    """How templates write the values of facts, scores with as many decimals as the reported rows support.
+
+    `measured` is for the measure of baselines and slices, an accuracy or an error.
+    """
+    rows, error = facts["scores"].get("test_samples"), facts["task"]["problem_type"] == REGRESSION
+    numbers = {
+        "score": lambda value, of=rows: format_score(value, of),
+        "error": lambda value, of=rows: format_score(value, of, error=True),
+        "measured": lambda value: format_score(value, rows, error=error),
+        "percent": lambda value: f"{100 * value:.1f} %",
+        "count": "{:,.0f}".format,
+        "probability": _probability,
+        "p_value": format_p,
+        "duration": format_duration,
+    }
+    return {name: _or_dash(write) for name, write in numbers.items()} | {
+        "value": _value,
+        "command": _command,
+        "label": lambda value: "no label" if value == [] else _value(value),
+    }
+
+
+def _or_dash(write: Callable[..., str]) -> Callable[..., str]:
+    return lambda value, *options: "–" if value is None or math.isnan(value) else write(value, *options)
+
+
+def shown_facts(facts: dict) -> dict:
+    """The facts, and what templates need besides: rows and shares by the report's names of splits, names of scores."""
+    task = {"rows": {}, "label_shares": {}, "labels": [], "reported_split": None} | facts["task"]
+    kind, reported = task["problem_type"], task["reported_split"]
+    found = {"task": task, "kind": kind, "drawn": reported == DRAWN, "names": score_names(facts["scores"], kind)}
+    found |= {"splits": shown_splits(task["rows"], reported), "shares": shown_splits(task["label_shares"], reported)}
+    return {"measure": "accuracy", "short": "error" if kind == REGRESSION else "accuracy"} | facts | found
+
+
 def _context(facts: dict, figures: dict) -> dict:
-    """The facts, and what the template needs besides."""
-    scores, task = facts["scores"], {"rows": {}, "label_shares": {}, "labels": []} | facts["task"]
-    kind, reported, run = task["problem_type"], task.get("reported_split") or "test", facts.get("run") or {}
+    """What the template of the page needs."""
+    facts = shown_facts(facts)
+    scores, task, kind, names, shares = (facts[key] for key in ("scores", "task", "kind", "names", "shares"))
     main, measured = ("pearson", "mae") if kind == REGRESSION else ("accuracy", "accuracy")
-    names, per_class = score_names(scores, kind), scores.get("test_per_class") or {}
     encoder = _with_interval(scores, f"test_{measured}")  # beside the baselines
-    coverage = (facts.get("calibration") or {}).get("coverage")
-    shares = shown_splits(task["label_shares"], reported)
-    frequent = sorted(
-        task["labels"], key=lambda label: -max((part.get(label, 0) for part in shares.values()), default=0)
-    )
+    per_class, matrix = scores.get("test_per_class") or {}, scores.get("test_confusion_matrix")
+    reported, many = task["reported_split"] or "test", len(task["labels"]) > MANY_CLASSES
+    largest = {name: max((part.get(name, 0) for part in shares.values()), default=0) for name in task["labels"]}
     rows = f"{scores['test_samples']:,} rows of {reported}" if "test_samples" in scores else None
+    started = (facts.get("run") or {}).get("started")
     context = facts | {
-        "task": task,
-        "splits": shown_splits(task["rows"], reported),
-        "shares": shares,
-        "frequent": frequent[:MANY_CLASSES],
+        "frequent": sorted(task["labels"], key=lambda name: -largest[name])[:MANY_CLASSES],
         "reported": reported,
-        "kind": kind,
-        "about": [*filter(None, (facts.get("name"), facts.get("data"), rows, run.get("started")))],
+        "about": [*filter(None, (facts.get("name"), facts.get("data"), rows, started))],
         "main": {"key": f"test_{main}", "name": names[main]} | _with_interval(scores, f"test_{main}"),
         "beside": [
             {"key": f"test_{key}", "name": name, "value": scores[f"test_{key}"], "error": key in ERRORS}
             for key, name in names.items()
             if f"test_{key}" in scores and key != main
         ],
-        "per_class": [{"number": number, "name": name} | per_class[name] for number, name in enumerate(per_class)],
-        "matrix": scores.get("test_confusion_matrix"),
+        "per_class": per_class,
+        "matrix": matrix,
         "probes": _groups(facts.get("probes") or []),
         "before_after": [
             {"name": name, "error": key in ERRORS} | {when: scores[f"{when}_{key}"] for when in ("before", "eval")}
             for key, name in names.items()
             if f"before_{key}" in scores and f"eval_{key}" in scores
         ],
-        "drawn": reported == DRAWN,
         "figures": figures,
         "encoder": encoder,
-        "measure": facts.get("measure", "accuracy"),
-        "short": "error" if kind == REGRESSION else "accuracy",  # in the head of a column
         "several": kind == MULTI_LABEL,
         "slices": [(name, list(parts)) for name, parts in groupby(facts.get("slices") or [], itemgetter("slice"))],
         "axes": {key: _axis([encoder, *facts[key]]) for key in ("baselines", "slices") if facts.get(key)},
     }
-    present = {
+    coverage = (facts.get("calibration") or {}).get("coverage")
+    classes = per_class or matrix or many or {"confusion", "predictions"} & {*figures}
+    sections = {  # by their ids: titles, and what a section needs
         "baselines": ("Simple baselines", facts.get("baselines")),
-        "classes": (
-            "Predictions" if kind == REGRESSION else "Scores per class",
-            per_class
-            or context["matrix"]
-            or len(task["labels"]) > MANY_CLASSES
-            or {"confusion", "predictions"} & {*figures},
-        ),
+        "classes": ("Predictions" if kind == REGRESSION else "Scores per class", classes),
         "calibration": ("Calibration and coverage" if coverage else "Calibration", facts.get("calibration")),
         "slices": ("Slices", context["slices"]),
         "confusions": ("Confused pairs", facts.get("confusions")),
         "errors": ("Largest errors" if kind == REGRESSION else "Most confident errors", facts.get("errors")),
         "probes": ("Probes", context["probes"]),
-        "data": ("Data", task.get("rows") or facts.get("audit")),
+        "data": ("Data", task["rows"] or facts.get("audit")),
         "curves": ("Training curves", "curves" in figures),
         "before-after": ("Before and after training", context["before_after"]),
         "made": ("How it was made", facts.get("run") or facts.get("arguments") or facts.get("model")),
     }
-    return context | {"sections": {name: title for name, (title, content) in present.items() if content}}
+    return context | {"sections": {name: title for name, (title, content) in sections.items() if content}}
 
 
 def _with_interval(scores: dict, key: str) -> dict:
@@ -145,39 +156,32 @@ def _groups(probes: list[dict]) -> list[dict]:
 
 
 def _axis(rows: list[dict]) -> tuple[float, float]:
-    """Ends of a line that holds the intervals of all rows, at whole tenths, tens and so on.
+    """Round ends of a line that holds the intervals of all rows.
 
     >>> _axis([{"low": 0.71, "high": 0.8}, {"low": 0.83, "high": 0.87}]), _axis([{"low": 3.0, "high": 16.0}])
     ((0.7, 0.9), (0.0, 20.0))
     """
     ends = [row[end] for row in rows for end in ("low", "high") if row[end] is not None] or [0, 1]
-    step = 10.0 ** math.ceil(math.log10(max(max(ends) - min(ends), 1e-6)) - 0.7)
-    return round(math.floor(min(ends) / step) * step, 9), round(math.ceil(max(ends) / step) * step, 9)
+    ticks = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(min(ends), max(ends)).round(9)
+    return float(ticks[0]), float(ticks[-1])
 
 
 def _figure(path: Path) -> dict:
     """A PNG as it stands in a page: base64, and the pixels to show it in; its own lie at bytes 16 to 24."""
     data = path.read_bytes()
     width, height = (int.from_bytes(data[start : start + 4]) for start in (16, 20))
-    wide = width > _WIDE
-    scale = 1 if wide else _SCALE
-    size = {"width": round(width * scale), "height": round(height * scale)}
-    return {"data": base64.b64encode(data).decode(), "wide": wide, **size}
+    scale = 1 if width > _WIDE else _SCALE
+    found = {"width": round(width * scale), "height": round(height * scale), "wide": width > _WIDE}
+    return found | {"data": base64.b64encode(data).decode()}
 
 
-def _known(value: float | None, write: Callable[[], str]) -> str:
-    return "–" if value is None or math.isnan(value) else write()
-
-
-def _probability(value: float | None) -> str:
+def _probability(value: float) -> str:
     """Three decimals, never rounded to certainty.
 
     >>> _probability(0.99996), _probability(0.5), _probability(1e-5)
     ('> 0.999', '0.500', '< 0.001')
     """
-    if value is not None and 0.9995 <= value < 1:
-        return "> 0.999"
-    return "< 0.001" if value is not None and 0 < value < 0.0005 else _known(value, lambda: f"{value:.3f}")
+    return "> 0.999" if 0.9995 <= value < 1 else "< 0.001" if 0 < value < 0.0005 else f"{value:.3f}"
 
 
 def _value(value: object) -> str:
@@ -196,10 +200,5 @@ def _value(value: object) -> str:
 
 def _command(words: list[str]) -> str:
     """A command line with an option a line."""
-    lines: list[str] = []
-    for word in words:
-        if lines and not word.startswith("--"):
-            lines[-1] += f" {shlex.quote(word)}"
-        else:
-            lines.append(shlex.quote(word))
-    return " \\\n  ".join(lines)
+    before = {True: " \\\n  ", False: " "}
+    return "".join(before[word.startswith("--")] + shlex.quote(word) for word in words).strip()

@@ -9,7 +9,6 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import torch
 from datasets import Dataset
 from transformers import Trainer
@@ -34,8 +33,8 @@ def write_record(trainer: Trainer | None, *, run_dir: str, started: float, seed:
     process is that since it began, earlier runs of `--seeds` included. `train_seconds` hold evaluations; what is done
     a second is counted over them, in tokens of windows without padding, and `None` of a resumed run.
     """
-    on_cpu = trainer is None or trainer.args.device.type == "cpu"
-    peaks = {"process": peak_memory(), "accelerator": None if on_cpu else torch.accelerator.max_memory_allocated()}
+    on_gpu = trainer is not None and trainer.args.device.type != "cpu"
+    peaks = {"process": peak_memory(), "accelerator": torch.accelerator.max_memory_allocated() if on_gpu else None}
     record = {
         "command": _without_tokens(sys.argv),
         "git_commit": _git_commit(Path(sys.argv[0]).resolve().parent),
@@ -52,10 +51,10 @@ def write_record(trainer: Trainer | None, *, run_dir: str, started: float, seed:
 
 def _training_record(trainer: Trainer) -> dict:
     args, state, dataset = trainer.args, trainer.state, trainer.train_dataset
-    seconds = next((entry["train_runtime"] for entry in reversed(state.log_history) if "train_runtime" in entry), None)
+    logged = {key: value for entry in state.log_history for key, value in entry.items()}  # the last of each
+    seconds = logged.get("train_runtime")
     per_second = state.epoch / seconds if seconds and not args.resume_from_checkpoint else None
     padding = [entry["padding_share"] for entry in state.log_history if "padding_share" in entry]
-    tokens = int(np.sum(dataset["length"][:]))
     return {
         "device": torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type,
         "processes": args.world_size,
@@ -63,8 +62,8 @@ def _training_record(trainer: Trainer) -> dict:
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
         "train_seconds": seconds,
         "train_examples_per_second": per_second and round(len(dataset) * per_second, 2),
-        "train_tokens_per_second": per_second and round(tokens * per_second, 1),
-        "padding_share": round(float(np.mean(padding)), 4) if padding else None,
+        "train_tokens_per_second": per_second and round(sum(dataset["length"][:]) * per_second, 1),
+        "padding_share": round(sum(padding) / len(padding), 4) if padding else None,
     }
 
 
@@ -79,12 +78,9 @@ def _without_tokens(words: list[str]) -> list[str]:
 
 
 def _git_commit(folder: Path) -> str | None:
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(folder), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
+    """The commit that a folder is at, with `-dirty` where files of it were changed; `None` outside a repository."""
+    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # no git, or no repository
         return None

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from datasets import Dataset
+from scipy.stats import pearsonr
 
 from bertcls.data.labels import label_array, label_names_of, problem_type_of
 from bertcls.inference import TextClassifier, reaches, texts_of
@@ -14,7 +15,7 @@ from bertcls.metrics import own_scores, task_metric
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.report.baseline import TfidfClassifier
 from bertcls.report.formats import ERRORS, MANY_CLASSES, format_score, score_names
-from bertcls.report.statistics import correlation_interval, score_with_interval
+from bertcls.report.statistics import score_with_interval
 
 _QUIET = ("precision_macro", "recall_macro", "spearman", "r2", "mae", "log_loss")  # scores that the console leaves out
 
@@ -35,83 +36,71 @@ def score_reported(
     label that most of their windows have.
     """
     names, labels, kind = label_names_of(dataset), label_array(dataset), problem_type_of(dataset)
-    table, predictions, windows_of = predict_rows(classifier, dataset, progress=progress)
-    Path(run_dir, REPORT).mkdir(exist_ok=True)
-    table.to_parquet(Path(run_dir, PREDICTIONS), index=False)
-    scores = own_scores(own, labels, predictions)
-    scores |= task_metric(kind, names)[0].compute(predictions=predictions, references=labels)
-    if len(names) > MANY_CLASSES:
-        _write_classes(scores, names, Path(run_dir, REPORT))
-    if kind == REGRESSION:
-        scores["pearson_low"], scores["pearson_high"] = correlation_interval(scores["pearson"], len(labels))
-    measured, interval = "mae" if kind == REGRESSION else "accuracy", score_with_interval(row_values(table))
-    scores |= {f"{measured}_{end}": interval[end] for end in ("low", "high")}
-    if any(len(rows) > 1 for rows in windows_of):
-        scores |= _window_scores(labels, windows_of)
-    scores["samples"] = len(labels)
-    return {f"test_{name}": value for name, value in scores.items()}
-
-
-def predict_rows(
-    classifier: TextClassifier | TfidfClassifier, dataset: Dataset, *, progress: bool = False
-) -> tuple[pd.DataFrame, np.ndarray, list[np.ndarray]]:
-    """Answers to the raw texts: a table, the predictions as `label_array` gives labels, and those of windows.
-
-    Its columns: `example_id`, `text`, for pairs `text_pair`, `label` and `prediction` (names, lists of names, or
-    numbers), and for every class `probability_<name>`.
-    """
-    names, labels, kind = label_names_of(dataset), label_array(dataset), problem_type_of(dataset)
     windows_of: list[np.ndarray] = []
     if kind == SINGLE_LABEL and hasattr(classifier, "probabilities_with_windows"):
         probabilities, windows_of = classifier.probabilities_with_windows(texts_of(dataset), progress=progress)
     else:
         probabilities = classifier.probabilities(texts_of(dataset), progress=progress)
+    thresholds = classifier.thresholds if kind == MULTI_LABEL else None
+    table, predictions = answer_table(dataset, probabilities, thresholds)
+    Path(run_dir, REPORT).mkdir(exist_ok=True)
+    table.to_parquet(Path(run_dir, PREDICTIONS), index=False)
+    scores = own_scores(own, labels, predictions)
+    scores |= task_metric(kind, names)[0].compute(predictions=predictions, references=labels)
+    if len(names) > MANY_CLASSES:
+        # what a spreadsheet would run as a formula gets a mark
+        cells = [f"'{name}" if name.startswith(tuple("=+-@\t\r")) else name for name in names]
+        per_class = pd.DataFrame(scores.pop("per_class").values(), index=pd.Index(cells, name="class"))
+        per_class.rename(columns={"support": "rows"}).to_csv(Path(run_dir, REPORT, "classes.csv"))
+        if (counts := scores.pop("confusion_matrix", None)) is not None:
+            counts = pd.DataFrame(counts, pd.Index(cells, name="true class"), cells)
+            counts.to_csv(Path(run_dir, REPORT, "confusion.csv"))
+    if kind == REGRESSION:
+        ends = pearsonr(labels, predictions).confidence_interval() if scores["pearson"] else (-1, 1)  # 0: a constant
+        scores["pearson_low"], scores["pearson_high"] = map(float, ends)
+    measured, interval = "mae" if kind == REGRESSION else "accuracy", score_with_interval(row_values(table))
+    scores |= {f"{measured}_{end}": interval[end] for end in ("low", "high")}
+    if any(len(rows) > 1 for rows in windows_of):
+        winners = [rows.argmax(-1) for rows in windows_of]  # rows: [windows, num_labels]
+        counts = [np.bincount(found, minlength=len(names)) for found in winners]
+        votes = [(count + rows.mean(0)).argmax() for count, rows in zip(counts, windows_of)]
+        scores["window_accuracy"] = float(np.mean(np.concatenate(winners) == labels.repeat([*map(len, winners)])))
+        scores["vote_accuracy"] = float(np.mean(labels == votes))
+    scores["samples"] = len(labels)
+    return {f"test_{name}": value for name, value in scores.items()}
+
+
+def answer_table(
+    dataset: Dataset, probabilities: np.ndarray, thresholds: list[float] | None = None
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Answers to the rows of a data set: a table, and the predictions as `label_array` gives labels.
+
+    Its columns: `example_id`, `text`, for pairs `text_pair`, `label` and `prediction` (names, lists of names, or
+    numbers), and for every class `probability_<name>`.
+    """
+    names, labels, kind = label_names_of(dataset), label_array(dataset), problem_type_of(dataset)
     columns = [name for name in ("example_id", "text", "text_pair") if name in dataset.column_names]
     table = dataset.select_columns(columns).to_pandas()
     if kind == REGRESSION:
         predictions = probabilities[:, 0]
-        return table.assign(label=labels, prediction=predictions), predictions, windows_of
+        return table.assign(label=labels, prediction=predictions), predictions
     if kind == MULTI_LABEL:
-        predictions = reaches(probabilities, classifier.thresholds).astype(np.int64)
+        predictions = reaches(probabilities, thresholds).astype(np.int64)
         for column, rows in (("label", labels), ("prediction", predictions)):
             table[column] = [[names[number] for number in np.flatnonzero(row)] for row in rows]
     else:
         predictions = probabilities.argmax(-1)
         table["label"], table["prediction"] = np.array(names)[labels], np.array(names)[predictions]
     added = pd.DataFrame(probabilities, columns=[f"probability_{name}" for name in names])
-    return pd.concat([table, added], axis=1), predictions, windows_of
+    return pd.concat([table, added], axis=1), predictions
 
 
 def row_values(table: pd.DataFrame) -> np.ndarray:
     """Of each row of a table of predictions whether it is right (of several labels all), or how far off its number."""
     if pd.api.types.is_float_dtype(table["label"]):
         return (table["prediction"] - table["label"]).abs().to_numpy()
-    return (table["label"].map(as_key) == table["prediction"].map(as_key)).to_numpy(bool)
-
-
-def as_key(label):
-    """A label, or several, as it can be compared."""
-    return tuple(label) if isinstance(label, list | np.ndarray) else label
-
-
-def _write_classes(scores: dict, names: list[str], folder: Path) -> None:
-    """Moves what grows with the classes out of the scores; what a spreadsheet would run as a formula gets a mark."""
-    cells = [f"'{name}" if name.startswith(tuple("=+-@\t\r")) else name for name in names]
-    per_class = pd.DataFrame(scores.pop("per_class").values(), index=pd.Index(cells, name="class"))
-    per_class.rename(columns={"support": "rows"}).to_csv(folder / "classes.csv")
-    if "confusion_matrix" in scores:
-        counts = pd.DataFrame(scores.pop("confusion_matrix"), pd.Index(cells, name="true class"), cells)
-        counts.to_csv(folder / "confusion.csv")
-
-
-def _window_scores(labels: np.ndarray, windows_of: list[np.ndarray]) -> dict:
-    right, votes = [], []
-    for label, rows in zip(labels, windows_of):  # rows: [windows, num_labels]
-        winners = rows.argmax(-1)
-        right += (winners == label).tolist()
-        counts = np.bincount(winners, minlength=rows.shape[1])
-        votes.append((counts + rows.mean(0)).argmax() == label)
-    return {"window_accuracy": float(np.mean(right)), "vote_accuracy": float(np.mean(votes))}
+    labels = table[["label", "prediction"]].map(lambda label: label if isinstance(label, str) else tuple(label))
+    return (labels["label"] == labels["prediction"]).to_numpy(bool)
 
 
 def scores_before(log_history: list[dict]) -> dict:

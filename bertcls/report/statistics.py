@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, norm, permutation_test, t, ttest_1samp
+from scipy.stats import binomtest, permutation_test, sem, t, ttest_1samp
 
 _PERMUTED_ROWS = 1_000  # beyond, permutations take minutes, and Student's test says the same
 _PERMUTED_NUMBERS = 2_000_000  # of a batch, which bounds memory
@@ -12,8 +12,7 @@ _PERMUTED_NUMBERS = 2_000_000  # of a batch, which bounds memory
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """95 % interval of a share (Wilson, 1927)."""
-    low, high = binomtest(successes, trials).proportion_ci(method="wilson")
-    return float(low), float(high)
+    return tuple(map(float, binomtest(successes, trials).proportion_ci(method="wilson")))
 
 
 def score_with_interval(values: np.ndarray) -> dict:
@@ -26,22 +25,9 @@ def score_with_interval(values: np.ndarray) -> dict:
     if values.dtype == bool:
         low, high = wilson_interval(int(values.sum()), len(values))
     elif len(values) > 1:
-        half = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
+        half = float(t.ppf(0.975, len(values) - 1) * sem(values))
         low, high = max(mean - half, 0.0), mean + half  # a distance is never below 0
     return {"score": mean, "low": low, "high": high}
-
-
-def correlation_interval(correlation: float, trials: int) -> tuple[float, float]:
-    """95 % interval of a Pearson correlation by Fisher's transformation; -1 to 1 for fewer than 4 trials.
-
-    >>> [round(bound, 3) for bound in correlation_interval(0.8, 103)]
-    [0.718, 0.86]
-    """
-    if trials < 4:
-        return -1.0, 1.0
-    centre = np.arctanh(np.clip(correlation, -1 + 1e-12, 1 - 1e-12))
-    low, high = np.tanh(norm.interval(0.95, centre, 1 / math.sqrt(trials - 3)))
-    return float(low), float(high)
 
 
 def mean_interval(
@@ -58,19 +44,18 @@ def mean_interval(
     arms = [values] if minus is None else [values, minus]
     difference = values.mean(0) - (0.0 if minus is None else minus.mean(0))
     examples, runs = len(difference), sum(len(arm) - 1 for arm in arms)  # runs: degrees of freedom
-    variance = difference.var(ddof=1) / examples  # squared standard error, of other examples
-    parts = [(variance, examples - 1)]
+    variance = of_examples = sem(difference) ** 2
+    of_runs = 0.0
     if runs:
         off = [arm - arm.mean(0) for arm in arms]  # a run from the mean of its arm, at each example
         size = sum(1 / len(arm) for arm in arms) / runs
         of_runs = size * sum((rows.mean(1) ** 2).sum() for rows in off)
         of_luck = size * sum(rows.var(1, ddof=1).sum() for rows in off) / examples  # with single examples: in both
         variance += max(of_runs - of_luck, 0)
-        parts.append((of_runs, runs))
     middle = float(difference.mean())
     if variance == 0:
         return middle, middle
-    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    freedom = variance**2 / (of_examples**2 / (examples - 1) + of_runs**2 / max(runs, 1))
     width = float(t.ppf((1 + confidence) / 2, freedom) * variance**0.5)
     top = 1.0 if all(np.isin(arm, (0, 1)).all() for arm in arms) else math.inf  # of shares
     return max(middle - width, 0.0 if minus is None else -top), min(middle + width, top)
@@ -93,10 +78,8 @@ def paired_p_value(one: np.ndarray, other: np.ndarray) -> float:
         return 1.0
     if size > _PERMUTED_ROWS:
         return float(ttest_1samp(differences, 0).pvalue)
-    found = permutation_test(
-        (differences,), np.mean, permutation_type="samples", batch=_PERMUTED_NUMBERS // size, rng=0
-    )
-    return float(found.pvalue)
+    options = {"permutation_type": "samples", "batch": _PERMUTED_NUMBERS // size, "rng": 0}
+    return float(permutation_test((differences,), np.mean, **options).pvalue)
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> tuple[float, list[dict]]:
@@ -107,11 +90,8 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15)
     (0.35, 2, 0.5)
     """
     place = np.minimum((confidence * bins).astype(int), bins - 1)
-    table = pd.DataFrame(
-        {"low": place / bins, "high": (place + 1) / bins, "confidence": confidence, "accuracy": right}
-    )
-    grouped = table.groupby(["low", "high"])
-    found = grouped.mean().assign(rows=grouped.size()).reset_index().to_dict("records")
+    grouped = pd.DataFrame({"confidence": confidence, "accuracy": right}).groupby([place / bins, (place + 1) / bins])
+    found = grouped.mean().assign(rows=grouped.size()).reset_index(names=["low", "high"]).to_dict("records")
     return sum(row["rows"] * abs(row["accuracy"] - row["confidence"]) for row in found) / len(right), found
 
 
@@ -122,6 +102,6 @@ def accuracy_by_coverage(confidence: np.ndarray, right: np.ndarray) -> list[dict
         threshold = float(falling[max(math.ceil(share * len(confidence)) - 1, 0)])
         answered = confidence >= threshold
         found = score_with_interval(right[answered])
-        found["accuracy"] = found.pop("score")
-        points.append({"threshold": threshold, "coverage": float(answered.mean()), **found})
+        point = {"threshold": threshold, "coverage": float(answered.mean()), "accuracy": found.pop("score")}
+        points.append(point | found)
     return points

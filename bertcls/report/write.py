@@ -19,18 +19,16 @@ from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.process import warn, whole_file
 from bertcls.report import figures
 from bertcls.report.advice import advise
-from bertcls.report.baseline import cleaned_texts
 from bertcls.report.card import data_name, write_card
-from bertcls.report.findings import gather_findings, headline
-from bertcls.report.folds import FoldAnswers
+from bertcls.report.findings import gather_findings, headline, run_probes
+from bertcls.report.folds import FoldAnswers, write_suspects
 from bertcls.report.formats import shown_splits
 from bertcls.report.page import PAGE, write_page
 from bertcls.report.record import revision_of, write_record
-from bertcls.report.scores import describe_scores, predict_rows, score_reported
-from bertcls.report.slices import run_probes
-from bertcls.report.suspects import write_suspects
+from bertcls.report.scores import answer_table, describe_scores, score_reported
 
 _STOCK_TEXTS = 16  # of the reported rows, on which the stock export is compared, in fp64
+_COUNTED_TEXTS = 1_000  # whose encodings are in memory together
 _EXAMPLE = 60  # characters of the text in the last line
 _ARGUMENTS = """learning_rate num_train_epochs per_device_train_batch_size gradient_accumulation_steps
     lr_scheduler_type warmup_steps weight_decay max_grad_norm label_smoothing_factor optim metric_for_best_model
@@ -80,25 +78,23 @@ def write_report(
         language, license, label_column: for the card; what the numbers of a regression are called.
         own, probes, draw: further metrics; a file for `run_probes`; whether to draw the figures and the page.
     """
-    test, config = splits["test"], classifier.model.config
-    kind, audit = config.problem_type, Path(run_dir, AUDIT)
-    folded = answers if scores["reported_split"] == FOLDS else None
+    test, config, folder = splits["test"], classifier.model.config, Path(run_dir, REPORT)
+    kind, reported, audit = config.problem_type, scores["reported_split"], Path(run_dir, AUDIT)
+    folded = answers if reported == FOLDS else None
     progress = not trainer.args.disable_tqdm
-    found = score_reported(folded or classifier, test, run_dir=run_dir, own=own, progress=progress)
-    scores = scores | found | {"seed": trainer.args.seed, "train_samples": len(splits["train"])}
-    shares = {name: {} if kind == REGRESSION else label_shares(split) for name, split in splits.items()}
+    scores = scores | score_reported(folded or classifier, test, run_dir=run_dir, own=own, progress=progress)
     arguments, run = trainer.args.to_dict(), Path(run_dir).resolve()
     facts = {
         "headline": "",
-        "scores": scores,
+        "scores": scores | {"seed": trainer.args.seed, "train_samples": len(splits["train"])},
         "chosen": chosen,
         "task": {
             "problem_type": kind,
             "labels": label_names_of(test),
             "label_column": label_column or "value",
-            "reported_split": scores["reported_split"],
+            "reported_split": reported,
             "rows": {name: len(split) for name, split in splits.items()},
-            "label_shares": shares,
+            "label_shares": {name: {} if kind == REGRESSION else label_shares(rows) for name, rows in splits.items()},
         },
         "name": "/".join(run.parts[-2:] if run.name.startswith("seed-") else run.parts[-1:]),
         "data": data_name(source, run_dir),
@@ -111,17 +107,20 @@ def write_report(
         },
         "arguments": {name: arguments[name] for name in _ARGUMENTS} | {"from_scratch": from_scratch},
         "run": write_record(trainer, run_dir=run_dir, started=started),
-        "audit": _audited(json.loads(audit.read_text()), scores["reported_split"]) if audit.is_file() else None,
+        "audit": _audited(json.loads(audit.read_text()), reported) if audit.is_file() else None,
     }
     write_metrics(facts, run_dir=run_dir)  # whatever happens to the rest
-    texts = cleaned_texts(texts_of(test), config.cleaning)
-    tokens, windows, cut = _counts(classifier, texts_of(test))
+    texts, counts = texts_of(test), []
+    for start in range(0, len(texts), _COUNTED_TEXTS):
+        read = classifier.tokenize(texts[start : start + _COUNTED_TEXTS], spans=False)
+        counts += zip(read["tokens"], map(len, read["input_ids"]), read["cut"])
+    tokens, windows, cut = map(list, zip(*counts))  # of each text; cut: tokens that no window holds
     table = pd.read_parquet(Path(run_dir, PREDICTIONS))
     fold_of = None if folded is None else folded.fold_of
-    facts |= gather_findings(classifier, splits, table, texts, tokens, windows, fold_of=fold_of, as_it_came=as_it_came)
+    facts |= gather_findings(classifier, splits, table, tokens, windows, fold_of=fold_of, as_it_came=as_it_came)
     if answers is not None and kind == SINGLE_LABEL:
-        told = table if folded is not None else predict_rows(answers, splits["train"])[0]
-        facts["suspects"] = write_suspects(told, label_names_of(test), Path(run_dir, REPORT))
+        told = table if folded is not None else answer_table(splits["train"], answers.values)[0]
+        facts["suspects"] = write_suspects(told, label_names_of(test), folder)
     facts["cut"] = sum(cut) / max(sum(tokens), 1)
     facts["advice"] = advise(facts, trainer.state.log_history)
     facts["headline"] = headline(scores["test_mae" if kind == REGRESSION else "test_accuracy"], facts, len(test))
@@ -130,15 +129,15 @@ def write_report(
     elif probes is not None:
         facts["probes"] = run_probes(probes, classifier)
     try:
-        facts["stock"] = export_stock(run_dir, str(Path(run_dir, STOCK)), texts_of(test)[:_STOCK_TEXTS])
+        facts["stock"] = export_stock(run_dir, str(Path(run_dir, STOCK)), texts[:_STOCK_TEXTS])
     except (OSError, ValueError) as error:  # the run is whole without it
         warn(f"No stock export: {error}")
         facts["stock"] = {"exported": False, "reason": "It could not be written."}
     write_metrics(facts, run_dir=run_dir)
     write_card(facts, run_dir, language=language, license=license)
     if draw:
-        _draw(facts, trainer, Path(run_dir, REPORT), table, test_tokens=tokens)
-        write_page(facts, Path(run_dir, REPORT))
+        _draw(facts, trainer, folder, table, test_tokens=tokens)
+        write_page(facts, folder)
     return facts
 
 
@@ -155,25 +154,15 @@ def _audited(findings: dict, reported: str) -> dict:
 
 def describe_report(facts: dict, *, run_dir: str, texts: list[Text]) -> str:
     """What to tell the user at the end: the score, the headline, where the model is, and how to use it on a text."""
-    example = _literal(next((text for text in texts if "".join(text).strip()), ""))
     lines, page = [describe_scores(facts["scores"]), facts["headline"]], Path(run_dir, REPORT, PAGE)
     lines += [facts["chosen"]["said"]] if facts["chosen"] else []
     lines += [f"Next: {line}" for line in facts["advice"]]
-    if page.is_file():
-        lines.append(f"The report is in {page}.")
+    lines += [f"The report is in {page}."] if page.is_file() else []
     folder = json.dumps(Path(run_dir).as_posix(), ensure_ascii=False)
+    example = _literal(next((text for text in texts if "".join(text).strip()), ""))
     code = f"from bertcls import TextClassifier; print(TextClassifier.from_pretrained({folder}).predict({example}))"
     lines += [f"The model is in {run_dir}. Use it:", f"  python -c {shlex.quote(code)}"]
     return "\n".join(dict.fromkeys(lines))
-
-
-def _counts(classifier: TextClassifier, texts: list[Text]) -> tuple[list[int], list[int], list[int]]:
-    """Tokens, windows, and tokens that no window holds, of each text."""
-    counts = []
-    for start in range(0, len(texts), 1000):  # whose encodings are in memory together
-        read = classifier.tokenize(texts[start : start + 1000], spans=False)
-        counts += zip(read["tokens"], map(len, read["input_ids"]), read["cut"])
-    return tuple(map(list, zip(*counts)))
 
 
 def _literal(text: Text) -> str:
@@ -192,30 +181,31 @@ def _literal(text: Text) -> str:
 def _draw(facts: dict, trainer: Trainer, folder: Path, table: pd.DataFrame, *, test_tokens: list[int]) -> None:
     """The figures that `write_page` shows, as far as there is something to draw."""
     scores, task, contract = facts["scores"], facts["task"], facts["model"]["contract"]
+    kind, labels, reported = task["problem_type"], task["labels"], task["reported_split"]
     special = trainer.processing_class.num_special_tokens_to_add(pair=contract["pair_truncation"] is not None)
     tokens = {}
     for name, dataset in (("train", trainer.train_dataset), ("validation", trainer.eval_dataset)):
-        if dataset is None:  # too few rows to hold some out
-            continue
-        tokens[name] = list(dict(zip(dataset["example_id"][:], dataset["tokens"][:])).values())  # windows once
-    tokens = {name: [count + special for count in counts] for name, counts in (tokens | {"test": test_tokens}).items()}
-    reported = task["reported_split"]
+        if dataset is not None:  # else too few rows to hold some out
+            of_texts = dict(zip(dataset["example_id"][:], dataset["tokens"][:]))  # whose windows may be rows
+            tokens[name] = [count + special for count in of_texts.values()]
+    tokens["test"] = [count + special for count in test_tokens]
     best_step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     figures.draw_curves(trainer.state.log_history, folder / "curves.png", best_step=best_step)
     figures.draw_lengths(shown_splits(tokens, reported), contract["max_length"], folder / "lengths.png")
-    if task["label_shares"]["test"]:
-        figures.draw_shares(shown_splits(task["label_shares"], reported), folder / "label_shares.png")
-    else:
+    if kind == REGRESSION:
         truth, predictions = table["label"].to_numpy(), table["prediction"].to_numpy()
         figures.draw_predictions(truth, predictions, task["label_column"], folder / "predictions.png")
+    else:
+        figures.draw_shares(shown_splits(task["label_shares"], reported), folder / "label_shares.png")
     if any(name.startswith("before_") for name in scores):
         figures.draw_before_after(scores, folder / "before_after.png", rows=task["rows"]["validation"])
     if calibration := facts.get("calibration"):
-        decisions = task["problem_type"] == MULTI_LABEL
-        start = 0.0 if decisions else 1 / len(task["labels"])
-        figures.draw_reliability(calibration["bins"], folder / "reliability.png", start=start, decisions=decisions)
+        start = 0.0 if kind == MULTI_LABEL else 1 / len(labels)
+        figures.draw_reliability(
+            calibration["bins"], folder / "reliability.png", start=start, decisions=kind == MULTI_LABEL
+        )
         if "coverage" in calibration:
             figures.draw_coverage(calibration["coverage"], folder / "coverage.png")
-    if task["problem_type"] == SINGLE_LABEL:
-        counts = confusion_matrix(table["label"], table["prediction"], labels=task["labels"])
-        figures.draw_confusion(counts, task["labels"], folder / "confusion.png")
+    if kind == SINGLE_LABEL:
+        counts = confusion_matrix(table["label"], table["prediction"], labels=labels)
+        figures.draw_confusion(counts, labels, folder / "confusion.png")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from bertcls.report.advice import advise
-from bertcls.report.suspects import rank_suspects, write_suspects
+from bertcls.report.folds import rank_suspects, write_suspects
 
 
 def facts(**changes) -> dict:

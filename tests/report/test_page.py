@@ -18,9 +18,9 @@ from sklearn.metrics import confusion_matrix
 
 from bertcls.report import figures
 from bertcls.report.card import write_card
+from bertcls.report.findings import confused_pairs
 from bertcls.report.page import FIGURES, PAGE, write_page
 from bertcls.report.scores import describe_scores, score_reported
-from bertcls.report.slices import confused_pairs
 from bertcls.report.write import write_metrics
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}

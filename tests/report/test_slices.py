@@ -10,8 +10,17 @@ from scipy.special import expit, softmax
 from bertcls import BertClsForSequenceClassification, TextClassifier
 from bertcls.metrics import fit_temperature, log_loss
 from bertcls.report.baseline import TfidfClassifier
-from bertcls.report.findings import _beside, _calibration, headline
-from bertcls.report.slices import confident_errors, confused_pairs, run_probes, slice_scores, slices_of, sure_errors
+from bertcls.report.findings import (
+    _beside,
+    _calibration,
+    confident_errors,
+    confused_pairs,
+    headline,
+    run_probes,
+    slice_scores,
+    slices_of,
+    sure_errors,
+)
 from bertcls.report.statistics import (
     accuracy_by_coverage,
     calibration_error,
@@ -150,7 +159,7 @@ def test_the_surest_wrong_decision_of_several_labels_and_the_furthest_number():
             "probability_b": [0.9, 0.99, 0.6, 1.0],
         }
     )
-    found = sure_errors(table, thresholds=[0.2, 0.5])
+    found = sure_errors(table)
     assert found.index.tolist() == [1, 0, 2]  # by 0.98, 0.9 and 0.6
     assert found["decision"].tolist() == ["a", "b", "b"] and found["probability"].tolist() == [0.02, 0.9, 0.6]
     numbers = pd.DataFrame({"label": [1.0, 2.0, 3.0], "prediction": [1.5, 9.0, 3.0]})
