@@ -183,10 +183,10 @@ def _difference(classifier: TextClassifier, folder: Path, dtype: str) -> float:
     texts, found = _texts(classifier), []
     for batch, at_a_time in [*(([text], 64) for text in texts), (texts, 64), (texts, 2)]:
         exported.model.config.windows_per_forward = at_a_time
-        logits, windows = classifier.logits_with_windows(batch, windows=True)
-        other_logits, other_windows = exported.logits_with_windows(batch, windows=True)
+        logits, windows = classifier.logits_with_windows(batch)
+        other_logits, other_windows = exported.logits_with_windows(batch)
         found.append(np.abs(logits - other_logits).max())
-        found += [np.abs(rows - others).max() for (rows, _), (others, _) in zip(windows, other_windows)]
+        found += [np.abs(rows - others).max() for rows, others in zip(windows, other_windows)]
     return float(np.max(found)) / classifier.model.config.label_scale  # which is of a regression
 
 
