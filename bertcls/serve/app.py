@@ -32,9 +32,7 @@ from bertcls.serve.middleware import RequestMiddleware, log
 from bertcls.serve.schemas import OPEN_PATHS, ApiError, Limits, as_json, describe_interface, read_body
 from bertcls.serve.service import RequestCounts, Service
 
-PAGE = Path(__file__).with_name("page.html")
 HEAD_SECONDS = 10.0  # for the head of a request, at most
-_DOCS = "docs.html.jinja"
 _POSTS = {"/query", "/predict"}
 
 
@@ -131,20 +129,27 @@ def make_app(
         """
         return Response(generate_latest(counts.registry), media_type=CONTENT_TYPE_LATEST)
 
+    async def refuse(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 405:
+            raise ApiError(405, "method_not_allowed", "The path knows other methods.", headers=error.headers)
+        raise ApiError(404, "not_found", "No such path.")
+
     endpoints = {"/query": query, "/predict": predict, "/health": health, "/info": info, "/metrics": metrics}
     interface = describe_interface(
         endpoints, name=name, version=__version__, limits=limits, key=api_key is not None, **reads
     )
-    page = PAGE.read_text(encoding="utf-8")
-    docs = load_template(_DOCS).render(document=interface, limits=asdict(limits))
-    fixed = {"/": _page(page), "/docs": _page(docs), "/openapi.json": JSONResponse(interface)}
+    fixed = {
+        "/": _page(Path(__file__).with_name("page.html").read_text(encoding="utf-8")),
+        "/docs": _page(load_template("docs.html.jinja").render(document=interface, limits=asdict(limits))),
+        "/openapi.json": JSONResponse(interface),
+    }
     app = Starlette(
         routes=[
             *(Route(path, call, methods=["POST" if path in _POSTS else "GET"]) for path, call in endpoints.items()),
             *(Route(path, lambda request, response=response: response) for path, response in fixed.items()),
         ],
         middleware=[Middleware(RequestMiddleware, service=service, posts=_POSTS, api_key=api_key, hosts=hosts)],
-        exception_handlers={HTTPException: _no_such_path},
+        exception_handlers={HTTPException: refuse},
         lifespan=service.lifespan,
     )
     app.router.redirect_slashes = False
@@ -152,19 +157,12 @@ def make_app(
     return app
 
 
-async def _no_such_path(request: Request, error: HTTPException) -> Response:
-    """Starlette's own refusals as bodies of `ApiError`."""
-    if error.status_code == 405:
-        raise ApiError(405, "method_not_allowed", "The path knows other methods.", headers=error.headers)
-    raise ApiError(404, "not_found", "No such path.")
-
-
 def _page(content: str) -> Response:
     """A page that may run its own scripts and styles, and nothing else."""
 
     def hashes(tag: str) -> str:
         found = re.findall(rf"<{tag}>(.*?)</{tag}>", content, re.DOTALL)
-        digests = [base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in found]
+        digests = (base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in found)
         return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
 
     policy = (
@@ -179,43 +177,33 @@ class _Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, seconds: float, **options: Any):
         super().__init__(*args, **options)
-        self.seconds, self.timer = seconds, None
+        message = f"The head of a request did not arrive within {seconds:g} seconds."
+        self.expect_head = partial(self.loop.call_later, seconds, self.refuse, 408, "head_too_slow", message)
 
     def connection_made(self, transport: Any) -> None:
-        """Called once."""
         super().connection_made(transport)
-        self._expect_head()
+        self.timer = self.expect_head()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Called once."""
         self.timer.cancel()
         super().connection_lost(error)
 
     def on_headers_complete(self) -> None:
-        """Called when the head of a request was read."""
         self.timer.cancel()
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
-        """Called when an answer was written."""
         super().on_response_complete()
         if self.cycle.response_complete:  # else the next request is there already
-            self._expect_head()
+            self.timer.cancel()
+            self.timer = self.expect_head()
 
     def send_400_response(self, message: str) -> None:
-        """Called where something else than HTTP came."""
-        self._refuse(400, "malformed_http", message)
+        self.refuse(400, "malformed_http", message)
 
-    def _expect_head(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-        self.timer = self.loop.call_later(self.seconds, self._give_up)
-
-    def _give_up(self) -> None:
-        log(logging.WARNING, "head_too_slow", client=self.client and self.client[0], seconds=self.seconds)
-        self._refuse(408, "head_too_slow", f"The head of a request did not arrive within {self.seconds:g} seconds.")
-
-    def _refuse(self, status: int, code: str, message: str) -> None:
+    def refuse(self, status: int, code: str, message: str) -> None:
+        """Answers what is no request yet, and closes the connection."""
+        log(logging.WARNING, code, client=self.client and self.client[0])
         if not self.transport.is_closing():
             answer = JSONResponse(ApiError(status, code, message).body, headers={"connection": "close"})
             lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in answer.raw_headers), b"\r\n"]
@@ -235,19 +223,15 @@ class Server(uvicorn.Server):
         super().__init__(uvicorn.Config(app, access_log=False, server_header=False, lifespan="on", **options))
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Called at a signal."""
         if self.service.stopping:
             super().handle_exit(sig, frame)
         self.service.stopping = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second; `True` ends the server."""
-        if self.service.stopping and self.service.open_requests == 0:
-            self.should_exit = True
+        self.should_exit |= self.service.stopping and self.service.open_texts == 0
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list | None = None) -> None:
-        """Called at the end."""
         await super().shutdown(sockets)
         if seconds := self.service.busy_seconds:  # else Python would wait for the thread
             log(logging.ERROR, "hung", seconds=round(seconds, 1))
