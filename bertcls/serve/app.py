@@ -7,9 +7,9 @@ import math
 import os
 import platform
 import re
+import time
 from collections.abc import Collection
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +82,7 @@ def make_app(
         return await service.predict(texts, windows=options.get("windows", False), request=request), options
 
     async def query(request: Request) -> Response:
-        """Numbers of the labels.
-
-        One for each sentence, in the order given; a list of numbers for several labels, the value for a regression.
-        """
+        """Numbers of the labels: one for each sentence; lists of them for several labels, values for a regression."""
         found = [answer.label for answer in (await answers(request, "sentences"))[0]]
         if reads["kind"] == MULTI_LABEL:
             found = [[numbers[label] for label in labels] for labels in found]
@@ -94,20 +91,14 @@ def make_app(
         return JSONResponse({"results": found})
 
     async def predict(request: Request) -> Response:
-        """Labels with scores.
-
-        For each text, in the order given: the label, its score, the probabilities of all labels and, where they are
-        asked for, the answer for each window that a long text is read in.
-        """
+        """Labels with scores: for each text the label, its score, the probabilities of all labels and, where they are
+        asked for, the answer for each window that a long text is read in."""
         found, options = await answers(request, "texts")
         return JSONResponse({"predictions": [as_json(answer, options.get("abstain_below")) for answer in found]})
 
     async def health(request: Request) -> Response:
-        """Whether it answers.
-
-        200 while texts are answered, with the seconds that the call at work has taken so far; 503 where it hangs, and
-        when the service is shutting down.
-        """
+        """Whether it answers: 200 while it does, with the seconds that the call at work has taken so far; 503 where
+        it hangs, and when the service is shutting down."""
         if not service.running:
             raise ApiError(500, "internal", "Texts are not answered any more; start the service again.")
         if (seconds := service.busy_seconds) > limits.seconds:
@@ -116,17 +107,11 @@ def make_app(
         return JSONResponse({"status": "ok", "busy_seconds": round(seconds, 3)})
 
     async def info(request: Request) -> Response:
-        """The model and the limits.
-
-        What the model is, what it does to a text before it reads it, and what the service refuses.
-        """
+        """The model and the limits: what it does to a text before it reads it, and what the service refuses."""
         return JSONResponse(facts)
 
     async def metrics(request: Request) -> Response:
-        """Counts for Prometheus.
-
-        Requests, seconds, texts, and how full the forward passes are.
-        """
+        """Counts for Prometheus: requests, seconds, texts, and how full the forward passes are."""
         return Response(generate_latest(counts.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def refuse(request: Request, error: HTTPException) -> Response:
@@ -173,38 +158,15 @@ def _page(content: str) -> Response:
 
 
 class _Connection(HttpToolsProtocol):
-    """uvicorn's, with a limit of seconds for the head of each request, and refusals as bodies of `ApiError`."""
-
-    def __init__(self, *args: Any, seconds: float, **options: Any):
-        super().__init__(*args, **options)
-        message = f"The head of a request did not arrive within {seconds:g} seconds."
-        self.expect_head = partial(self.loop.call_later, seconds, self.refuse, 408, "head_too_slow", message)
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self.timer = self.expect_head()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.timer.cancel()
-        super().connection_lost(error)
-
-    def on_headers_complete(self) -> None:
-        self.timer.cancel()
-        super().on_headers_complete()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.cycle.response_complete:  # else the next request is there already
-            self.timer.cancel()
-            self.timer = self.expect_head()
+    """uvicorn's, with refusals as bodies of `ApiError`."""
 
     def send_400_response(self, message: str) -> None:
         self.refuse(400, "malformed_http", message)
 
     def refuse(self, status: int, code: str, message: str) -> None:
         """Answers what is no request yet, and closes the connection."""
-        log(logging.WARNING, code, client=self.client and self.client[0])
         if not self.transport.is_closing():
+            log(logging.WARNING, code, client=self.client and self.client[0])
             answer = JSONResponse(ApiError(status, code, message).body, headers={"connection": "close"})
             lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in answer.raw_headers), b"\r\n"]
             self.transport.write(b"".join(lines) + answer.body)
@@ -212,15 +174,16 @@ class _Connection(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which at the first signal lets the service finish: what was accepted is answered, what comes after is
-    told that it is stopping. A second signal ends it as uvicorn does."""
+    """uvicorn, with a limit of seconds for the head of each request, which at the first signal lets the service
+    finish: what was accepted is answered, what comes after is told that it is stopping. A second signal ends it as
+    uvicorn does."""
 
     def __init__(self, app: Starlette, **options: Any):
         self.service: Service = app.state.service
-        seconds = self.service.limits.seconds
-        options["timeout_graceful_shutdown"] = math.ceil(seconds) + 5  # for who does not read
-        options["http"] = partial(_Connection, seconds=min(seconds, HEAD_SECONDS))
-        super().__init__(uvicorn.Config(app, access_log=False, server_header=False, lifespan="on", **options))
+        self.expecting: dict[tuple, float] = {}  # since when connections, after which request, expect a head
+        options["timeout_graceful_shutdown"] = math.ceil(self.service.limits.seconds) + 5  # for who does not read
+        options |= {"http": _Connection, "access_log": False, "server_header": False, "lifespan": "on"}
+        super().__init__(uvicorn.Config(app, **options))
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         if self.service.stopping:
@@ -228,7 +191,16 @@ class Server(uvicorn.Server):
         self.service.stopping = True
 
     async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second."""
         self.should_exit |= self.service.stopping and self.service.open_texts == 0
+        now, seconds = time.monotonic(), min(self.service.limits.seconds, HEAD_SECONDS)
+        connections = ((one, one.cycle) for one in self.server_state.connections)
+        idle = [pair for pair in connections if pair[1] is None or pair[1].response_complete]
+        self.expecting = {pair: self.expecting.get(pair, now) for pair in idle}
+        for (connection, _), since in self.expecting.items():
+            if now - since > seconds:
+                message = f"The head of a request did not arrive within {seconds:g} seconds."
+                connection.refuse(408, "head_too_slow", message)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list | None = None) -> None:

@@ -129,17 +129,16 @@ def read_body(content: bytes, field: str, *, kind: str, pairs: bool, limits: Lim
 def _read_text(text: object, field: str, pairs: bool, limits: Limits) -> Text:
     if pairs and not (isinstance(text, list) and len(text) == 2):
         raise _invalid(field, "is not a list of two strings")
-    parts = text if pairs else [text]
-    for number, part in enumerate(parts):
-        where = f"{field}[{number}]" if pairs else field
+    parts = {f"{field}[{number}]": part for number, part in enumerate(text)} if pairs else {field: text}
+    for where, part in parts.items():
         if not isinstance(part, str):
             raise _invalid(where, "is not a string")
         if not is_whole(part):
             raise _invalid(where, "holds half of a character (a lone surrogate)")
-    if (length := sum(map(len, parts))) > limits.characters:
+    if (length := sum(map(len, parts.values()))) > limits.characters:
         message = f"Found {length} characters in a text; expected at most {limits.characters}."
         raise ApiError(413, "text_too_long", message, field=field)
-    return tuple(parts) if pairs else text
+    return tuple(text) if pairs else text
 
 
 def _without_twins(pairs: list[tuple[str, object]]) -> dict:
@@ -159,7 +158,7 @@ def as_json(answer: Prediction, abstain_below: float | None = None) -> dict:
     if abstain_below is not None and answer.score < abstain_below:
         fields["label"] = None
     if answer.windows is not None:
-        places = ({name: getattr(window, name) for name in ("start", "end", "text")} for window in answer.windows)
+        places = ({"start": window.start, "end": window.end, "text": window.text} for window in answer.windows)
         fields["windows"] = [place | as_json(window) for place, window in zip(places, answer.windows)]
     return fields
 
@@ -199,9 +198,9 @@ def describe_interface(
     error = _object({"error": _object({"code": _STRING, "message": _STRING}, field=_STRING)})
     paths: dict = {}
     for path, endpoint in endpoints.items():
-        summary, about = cleandoc(endpoint.__doc__).split("\n\n")
+        summary, _, about = cleandoc(endpoint.__doc__).replace("\n", " ").partition(": ")
         content = _json(answers[path]) if path in answers else {"text/plain": {"schema": _STRING}}
-        found = {"summary": summary, "description": about.replace("\n", " ")}
+        found: dict = {"summary": summary, "description": about[0].upper() + about[1:]}
         found["responses"] = {"200": {"description": "the answer", "content": content}}
         statuses = {421, 500, 503}
         if path in bodies:
