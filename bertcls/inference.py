@@ -229,11 +229,19 @@ class TextClassifier:
 
     def encode(self, texts: Texts, *, windows: bool = False) -> list[Encoded]:
         """The first half of `predict`; not from two threads at once, since the tokenizer keeps state."""
-        texts, config = self._checked(texts), self.model.config
-        if not texts:
-            return []
+        texts = self._checked(texts)
+        tokenized = self.tokenize(texts, spans=windows) if texts else {}
+        names = [name for name in self.collator.padding if name in tokenized]
+        spans = tokenized.get("spans", [None] * len(texts))
+        return [
+            Encoded(text, {name: tokenized[name][row] for name in names}, spans[row]) for row, text in enumerate(texts)
+        ]
+
+    def tokenize(self, texts: list[Text], *, spans: bool = False) -> dict[str, list]:
+        """`tokenize_windows` as the model's contract has it."""
+        config = self.model.config
         columns = [texts] if config.pair_truncation is None else map(list, zip(*texts))
-        tokenized = tokenize_windows(
+        return tokenize_windows(
             dict(zip(("text", "text_pair"), columns)),
             tokenizer=self.tokenizer,
             max_length=config.max_length or self.tokenizer.model_max_length,
@@ -241,13 +249,8 @@ class TextClassifier:
             truncation=config.truncation,
             pair_truncation=config.pair_truncation,
             cleaning=config.cleaning,
-            spans=windows,
+            spans=spans,
         )
-        names = [name for name in self.collator.padding if name in tokenized]
-        spans = tokenized.get("spans", [None] * len(texts))
-        return [
-            Encoded(text, {name: tokenized[name][row] for name in names}, spans[row]) for row, text in enumerate(texts)
-        ]
 
     def _encoded(self, texts: Texts, *, windows: bool = False, progress: bool = False) -> Iterator[list[Encoded]]:
         """`encode`, of so many texts at a time that memory is bounded."""
