@@ -79,7 +79,7 @@ def _texts_of(table: pa.Table) -> list[tuple[str | None, ...]]:
 
 def describe_program(classifier: TextClassifier) -> dict:
     """What gives the answers: a digest of the model and of our code, and the versions of what computes."""
-    packages = ("torch", "transformers", "tokenizers", *(["onnxruntime"] * isinstance(classifier.model, OnnxModel)))
+    packages = ["torch", "transformers", "tokenizers"] + ["onnxruntime"] * isinstance(classifier.model, OnnxModel)
     code = [Path(__file__).parents[1].joinpath(f"{name}.py").read_bytes() for name in _CODE]
     return {
         "model": digest_of(classifier),
@@ -210,12 +210,11 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False) ->
             f"Found the folder {folder} without {_MANIFEST}; expected none, or one that a run of predict.py left. "
             "Remove it, or name another --output_file."
         )
-    if overwrite:
-        if folder.is_dir():
-            lock_folder(folder, "--output_file").release()
-        output_file.unlink(missing_ok=True)
-    if overwrite or not folder.is_dir():
+    if overwrite and folder.is_dir():
+        lock_folder(folder, "--output_file").release()
         _remove_folder(folder)
+    if overwrite:
+        output_file.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder, "--output_file")
     try:

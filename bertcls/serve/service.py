@@ -32,8 +32,7 @@ class RequestCounts:
     """Counts for Prometheus, in a registry of their own. Requests of other paths are counted as `other`."""
 
     def __init__(self, paths: set[str]):
-        self.paths = paths
-        self.registry = CollectorRegistry()
+        self.paths, self.registry = paths, CollectorRegistry()
         ProcessCollector(registry=self.registry)
         given = {"registry": self.registry}
         self.requests = Counter("bertcls_requests", "Requests answered", ["path", "status"], **given)
