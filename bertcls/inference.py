@@ -56,7 +56,7 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowPrediction(Prediction):
-    """The answer for a window, from `start` to `end` in the cleaned text (of a pair, the second one), read alone."""
+    """The answer for a window read alone, from `start` to `end` in the cleaned text (of a pair, the second one)."""
 
     start: int
     end: int
@@ -86,7 +86,9 @@ class Encoded:
         return sum(map(len, self.columns["input_ids"]))
 
     def parts(self, windows: int) -> list["Encoded"]:
-        """The windows by so many, for `TextClassifier.window_vectors`."""
+        """The windows by so many, for `TextClassifier.window_vectors`; the text itself where it has no more."""
+        if self.size[0] <= windows:
+            return [self]
         return [
             Encoded(self.text, {name: rows[at : at + windows] for name, rows in self.columns.items()}, start=at)
             for at in range(0, self.size[0], windows)

@@ -1,5 +1,4 @@
-"""What a command does as a process: it ends with one line where its input is wrong, uses the cores it has, and leaves
-whole files."""
+"""What a command does as a process: errors of one line, the cores that it has, locks and whole files."""
 
 import contextlib
 import ctypes

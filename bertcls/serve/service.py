@@ -117,13 +117,10 @@ class Service:
 
     async def _answers(self, texts: list[Text], windows: bool) -> list[Prediction]:
         encoded = await self._encode(texts, windows)
-        most, parts = self._batcher.max_cost, []
-        for row, one in enumerate(encoded):
-            count, width = self._size(one)
-            fitting = max(most // width, 1)
-            parts += [(row, part) for part in ([one] if count <= fitting else one.parts(fitting))]
+        most, found = self._batcher.max_cost, [{} for _ in texts]  # results by the first window of a part
+        fitting = [max(most // self._size(one)[1], 1) for one in encoded]  # windows of a batch
+        parts = [(row, part) for row, one in enumerate(encoded) for part in one.parts(fitting[row])]
         parts.sort(key=lambda part: self._size(part[1])[1])  # like widths share a batch
-        found: list[dict] = [{} for _ in texts]
         for portion in portions(parts, [math.prod(self._size(part)) for _, part in parts], BATCHES_AT_A_TIME * most):
             results = await self._batcher.submit([part for _, part in portion])
             for (row, part), result in zip(portion, results):
