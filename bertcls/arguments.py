@@ -428,5 +428,9 @@ class RecipeArguments(TextArguments):
 class NewsgroupsArguments(RecipeArguments):
     """The options of recipes that take `--dataset_name 20newsgroups`, besides."""
 
-    categories: list[str] = _option([], "Newsgroups, or all.")
-    remove: list[str] = _option([], "What scikit-learn takes out: headers, footers, quotes; or none.")
+    categories: list[str] = _option(
+        ["alt.atheism", "soc.religion.christian", "comp.graphics", "sci.med"], "Newsgroups, or all."
+    )
+    remove: list[str] = _option(
+        ["headers", "footers", "quotes"], "What scikit-learn takes out: headers, footers, quotes; or none."
+    )

@@ -1,7 +1,8 @@
 """The one way from raw text to labels, used by the recipes, batch prediction and the service."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from bertcls.modeling import (
     MULTI_LABEL,
     REGRESSION,
     BertClsForSequenceClassification,
+    WindowClassifierOutput,
     load_config,
     readable_weights,
 )
@@ -30,18 +32,7 @@ TOKENS_PER_BATCH_CPU = 2048  # whose caches more does not fit: on a core 1.2 tim
 TEXTS_AT_A_TIME = 4096  # tokenized together
 CHARACTERS_AT_A_TIME = 4_000_000  # of them, which bounds memory: their tokens take some 0.16 KiB a character
 Text = str | tuple[str, str]  # a text, or a pair for a model of pairs
-
-
-@dataclass(frozen=True)
-class WindowPrediction:
-    """The answer for a window, from `start` to `end` in the cleaned text (of a pair, the second one), read alone."""
-
-    start: int
-    end: int
-    text: str
-    label: str | tuple[str, ...] | float
-    score: float | None
-    probabilities: dict[str, float]
+Texts = Text | list[Text]
 
 
 @dataclass(frozen=True)
@@ -60,16 +51,29 @@ class Prediction:
     label: str | tuple[str, ...] | float | None
     score: float | None
     probabilities: dict[str, float]
-    windows: tuple[WindowPrediction, ...] | None = None
+    windows: tuple["WindowPrediction", ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowPrediction(Prediction):
+    """The answer for a window read alone, from `start` to `end` in the cleaned text (of a pair, the second one)."""
+
+    start: int
+    end: int
+    text: str
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenized text: its lists of windows by column, and their `spans` where their answers are wanted, too."""
+    """A tokenized text: its lists of windows by column, and their `spans` where their answers are wanted, too.
+
+    Of a part of a text `start` is the number of its first window.
+    """
 
     text: Text
     columns: dict[str, list[list[int]]]
-    spans: list[tuple[int, int]] | None
+    spans: list[tuple[int, int]] | None = None
+    start: int | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -81,18 +85,14 @@ class Encoded:
         """Of all windows."""
         return sum(map(len, self.columns["input_ids"]))
 
-    def parts(self, windows: int) -> list["EncodedPart"]:
-        """The windows by so many, for `TextClassifier.window_vectors`."""
-        starts = range(0, self.size[0], windows)
-        columns = ({name: rows[at : at + windows] for name, rows in self.columns.items()} for at in starts)
-        return [EncodedPart(self.text, some, None, at) for at, some in zip(starts, columns)]
-
-
-@dataclass(frozen=True)
-class EncodedPart(Encoded):
-    """Some windows of a text, from number `start` on."""
-
-    start: int
+    def parts(self, windows: int) -> list["Encoded"]:
+        """The windows by so many, for `TextClassifier.window_vectors`; the text itself where it has no more."""
+        if self.size[0] <= windows:
+            return [self]
+        return [
+            Encoded(self.text, {name: rows[at : at + windows] for name, rows in self.columns.items()}, start=at)
+            for at in range(0, self.size[0], windows)
+        ]
 
 
 class TextClassifier:
@@ -199,12 +199,7 @@ class TextClassifier:
         self.tokenizer.save_pretrained(folder)
 
     def predict(
-        self,
-        texts: Text | list[Text],
-        *,
-        windows: bool = False,
-        abstain_below: float | None = None,
-        progress: bool = False,
+        self, texts: Texts, *, windows: bool = False, abstain_below: float | None = None, progress: bool = False
     ) -> list[Prediction]:
         """Labels texts.
 
@@ -228,70 +223,95 @@ class TextClassifier:
                 f"Found abstain_below={abstain_below}; expected a probability, from 0 to 1, for a model of one label "
                 f"a text (this one: {kind}). Leave it out, or correct it."
             )
-        answers = []
-        for part in _parts(self._checked(texts), progress):
-            answers += self.predict_encoded(self.encode(part, windows=windows))
+        parts = self._encoded(texts, windows=windows, progress=progress)
+        answers = [answer for part in parts for answer in self.predict_encoded(part)]
         if abstain_below is None:
             return answers
         return [answer if answer.score >= abstain_below else replace(answer, label=None) for answer in answers]
 
-    def encode(self, texts: Text | list[Text], *, windows: bool = False) -> list[Encoded]:
+    def encode(self, texts: Texts, *, windows: bool = False) -> list[Encoded]:
         """The first half of `predict`; not from two threads at once, since the tokenizer keeps state."""
         texts = self._checked(texts)
         tokenized = self.tokenize(texts, spans=windows) if texts else {}
-        columns = {name: tokenized[name] for name in self.collator.padding if name in tokenized}
+        names = [name for name in self.collator.padding if name in tokenized]
         spans = tokenized.get("spans", [None] * len(texts))
         return [
-            Encoded(text, {name: columns[name][row] for name in columns}, spans[row]) for row, text in enumerate(texts)
+            Encoded(text, {name: tokenized[name][row] for name in names}, spans[row]) for row, text in enumerate(texts)
         ]
+
+    def tokenize(self, texts: list[Text], *, spans: bool = False) -> dict[str, list]:
+        """`tokenize_windows` as the model's contract has it."""
+        config = self.model.config
+        columns = [texts] if config.pair_truncation is None else map(list, zip(*texts))
+        return tokenize_windows(
+            dict(zip(("text", "text_pair"), columns)),
+            tokenizer=self.tokenizer,
+            max_length=config.max_length or self.tokenizer.model_max_length,
+            overlap=config.overlap,
+            truncation=config.truncation,
+            pair_truncation=config.pair_truncation,
+            cleaning=config.cleaning,
+            spans=spans,
+        )
+
+    def _encoded(self, texts: Texts, *, windows: bool = False, progress: bool = False) -> Iterator[list[Encoded]]:
+        """`encode`, of so many texts at a time that memory is bounded."""
+        texts = self._checked(texts)
+        sizes = [max(count_characters(text), CHARACTERS_AT_A_TIME // TEXTS_AT_A_TIME) for text in texts]
+        with tqdm(total=len(texts), desc="Predicting", disable=not progress, delay=5) as bar:
+            for part in portions(texts, sizes, CHARACTERS_AT_A_TIME):
+                yield self.encode(part, windows=windows)
+                bar.update(len(part))
 
     def predict_encoded(self, encoded: list[Encoded]) -> list[Prediction]:
         """The second half of `predict`: one `Prediction` for each that `encode` gave, whatever stands beside it."""
-        logits, window_logits = self._forward(encoded)
-        return list(map(self._prediction, encoded, self.to_probabilities(logits), window_logits))
+        logits, windows_of = self._logits(encoded)
+        return list(map(self._prediction, encoded, self.to_probabilities(logits), windows_of))
 
-    @torch.inference_mode()
     def window_vectors(self, encoded: Encoded) -> torch.Tensor:
         """`[windows, hidden]`, for `predict_vectors`: a long text need not be read at once (`Encoded.parts`)."""
-        inputs = {name: tensor.to(self.device) for name, tensor in self.collator([encoded.columns]).items()}
-        return self.model(**inputs, return_window_logits=True).vectors
+        return self._forward([encoded]).vectors
 
     @torch.inference_mode()
     def predict_vectors(self, encoded: Encoded, vectors: torch.Tensor) -> Prediction:
         """What `predict_encoded` gives for one text, from the `window_vectors` of its windows."""
-        logits, window_logits = self.model.from_vectors(vectors)
-        probabilities = self.to_probabilities(logits[0].float().cpu().numpy())
-        return self._prediction(encoded, probabilities, window_logits.float().cpu().numpy())
+        logits, window_logits = map(_to_numpy, self.model.from_vectors(vectors))
+        return self._prediction(encoded, self.to_probabilities(logits[0]), window_logits)
 
     def _prediction(self, encoded: Encoded, probabilities: np.ndarray, window_logits: np.ndarray) -> Prediction:
-        """`answer`, with those of the windows by their logits `[windows, num_labels]` where they are asked for."""
-        answer = self.answer(probabilities)
+        """The answer to `[num_labels]`, with those of the windows by `[windows, num_labels]` where they are wanted."""
+        answer = self._answer(probabilities)
         if encoded.spans is None:
             return answer
         text = encoded.text if isinstance(encoded.text, str) else encoded.text[1]
         cleaned = clean(text, self.model.config.cleaning)
-        found = [self.answer(window) for window in self.to_probabilities(window_logits)]
         windows = (
-            WindowPrediction(start, end, cleaned[start:end], each.label, each.score, each.probabilities)
-            for (start, end), each in zip(encoded.spans, found)
+            WindowPrediction(**vars(self._answer(row)), start=start, end=end, text=cleaned[start:end])
+            for (start, end), row in zip(encoded.spans, self.to_probabilities(window_logits))
         )
         return replace(answer, windows=tuple(windows))
 
-    def answer(self, probabilities: np.ndarray) -> Prediction:
-        """The `Prediction` for one row `[num_labels]` of `probabilities`."""
-        by_name = dict(zip(self.label_names, probabilities.tolist()))
-        if self.model.config.problem_type == REGRESSION:
+    def _answer(self, probabilities: np.ndarray) -> Prediction:
+        by_name, kind = dict(zip(self.label_names, probabilities.tolist())), self.model.config.problem_type
+        if kind == REGRESSION:
             return Prediction(float(probabilities[0]), None, by_name)
-        if self.model.config.problem_type == MULTI_LABEL:
-            given = np.flatnonzero(reaches(probabilities, self.model.config.thresholds))
+        if kind == MULTI_LABEL:
+            given = np.flatnonzero(reaches(probabilities, self.thresholds))
             score = probabilities[given].min() if len(given) else 1 - probabilities.max()
             return Prediction(tuple(self.label_names[i] for i in given), float(score), by_name)
         best = int(probabilities.argmax())
         return Prediction(self.label_names[best], float(probabilities[best]), by_name)
 
-    def probabilities(self, texts: Text | list[Text], *, progress: bool = False) -> np.ndarray:
+    def probabilities(self, texts: Texts, *, progress: bool = False) -> np.ndarray:
         """Probabilities `[texts, num_labels]` (float64) after the temperature; of a regression the values."""
-        return self.to_probabilities(self.logits(texts, progress=progress))
+        return self.probabilities_with_windows(texts, progress=progress)[0]
+
+    def probabilities_with_windows(
+        self, texts: Texts, *, progress: bool = False
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """`probabilities`, and for each text those of its windows `[windows, num_labels]`, of each alone."""
+        logits, windows_of = self.logits_with_windows(texts, progress=progress)
+        return self.to_probabilities(logits), [*map(self.to_probabilities, windows_of)]
 
     def to_probabilities(self, logits: np.ndarray) -> np.ndarray:
         """What `probabilities` gives, from `logits` `[..., num_labels]`."""
@@ -304,50 +324,41 @@ class TextClassifier:
         exponentials = np.exp(logits - logits.max(-1, keepdims=True))
         return exponentials / exponentials.sum(-1, keepdims=True)
 
-    def logits(self, texts: Text | list[Text], *, progress: bool = False) -> np.ndarray:
+    def logits(self, texts: Texts, *, progress: bool = False) -> np.ndarray:
         """Raw logits `[texts, num_labels]` (float32), in the order given."""
-        return self.logits_with_windows(self._checked(texts), progress=progress)[0]
+        return self.logits_with_windows(texts, progress=progress)[0]
 
-    def probabilities_with_windows(
-        self, texts: Text | list[Text], *, progress: bool = False
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """`probabilities`, and for each text those of its windows `[windows, num_labels]`, of each alone."""
-        logits, windows_of = self.logits_with_windows(self._checked(texts), windows=True, progress=progress)
-        return self.to_probabilities(logits), [self.to_probabilities(rows) for rows, _ in windows_of]
-
-    def logits_with_windows(
-        self, texts: list[Text], *, windows: bool = False, progress: bool = False
-    ) -> tuple[np.ndarray, list[tuple[np.ndarray, list[tuple[int, int]]]]]:
-        """Logits `[texts, num_labels]`; with `windows` also, for each text, those of its windows and their spans."""
+    def logits_with_windows(self, texts: Texts, *, progress: bool = False) -> tuple[np.ndarray, list[np.ndarray]]:
+        """`logits`, and for each text those of its windows `[windows, num_labels]`, of each alone."""
         logits, windows_of = [np.zeros((0, self.model.config.num_labels), np.float32)], []
-        for part in _parts(texts, progress):
-            encoded = self.encode(part, windows=windows)
-            rows, window_rows = self._forward(encoded)
+        for part in self._encoded(texts, progress=progress):
+            rows, of_windows = self._logits(part)
             logits.append(rows)
-            windows_of += [(found, one.spans) for found, one in zip(window_rows, encoded)]
+            windows_of += of_windows
         return np.concatenate(logits), windows_of
 
-    @torch.inference_mode()
-    def _forward(self, encoded: list[Encoded]) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Logits `[texts, num_labels]`, and where spans were asked for those of each text's windows."""
-        windows = any(one.spans is not None for one in encoded)
-        logits = np.zeros((len(encoded), self.model.config.num_labels), dtype=np.float32)
-        window_logits = [np.zeros(0, dtype=np.float32)] * len(encoded)
+    def _logits(self, encoded: list[Encoded]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Logits `[texts, num_labels]`, and those of each text's windows."""
+        logits = np.zeros((len(encoded), self.model.config.num_labels), np.float32)
+        windows_of = [logits] * len(encoded)  # each is replaced
         tokens = TOKENS_PER_BATCH_CPU if self.device.type == "cpu" else TOKENS_PER_BATCH
         for rows in _batches([one.size for one in encoded], tokens):
-            inputs = self.collator([encoded[row].columns for row in rows])
-            inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-            output = self.model(**inputs, return_window_logits=windows)
-            logits[rows] = output.logits.float().cpu().numpy()
-            if windows:
-                ends = np.cumsum([encoded[row].size[0] for row in rows])
-                for row, part in zip(rows, np.split(output.window_logits.float().cpu().numpy(), ends[:-1])):
-                    window_logits[row] = part
+            output = self._forward([encoded[row] for row in rows])
+            logits[rows] = _to_numpy(output.logits)
+            ends = np.cumsum([encoded[row].size[0] for row in rows])
+            for row, part in zip(rows, np.split(_to_numpy(output.window_logits), ends[:-1])):
+                windows_of[row] = part
         if not np.isfinite(logits).all():
             raise ValueError("The model gives logits that are not finite; expected numbers. Its weights are broken.")
-        return logits, window_logits
+        return logits, windows_of
 
-    def _checked(self, texts: Text | list[Text]) -> list[Text]:
+    @torch.inference_mode()
+    def _forward(self, encoded: list[Encoded]) -> WindowClassifierOutput:
+        inputs = self.collator([one.columns for one in encoded])
+        inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+        return self.model(**inputs, return_window_logits=True)
+
+    def _checked(self, texts: Texts) -> list[Text]:
         """A list of texts, or of pairs, of whole characters."""
         texts = [texts] if isinstance(texts, str | tuple) else list(texts)
         pairs = self.model.config.pair_truncation is not None
@@ -360,21 +371,6 @@ class TextClassifier:
                 found = f"Text {row} holds half of a character (a lone surrogate)"
                 raise ValueError(f"{found}; expected whole characters. Decode it with the encoding that it is in.")
         return texts
-
-    def tokenize(self, texts: list[Text], *, spans: bool) -> dict[str, list]:
-        """`tokenize_windows` as the model's contract has it."""
-        config = self.model.config
-        columns = map(list, zip(*texts)) if config.pair_truncation is not None else [texts]
-        return tokenize_windows(
-            dict(zip(("text", "text_pair"), columns)),
-            tokenizer=self.tokenizer,
-            max_length=config.max_length or self.tokenizer.model_max_length,
-            overlap=config.overlap,
-            truncation=config.truncation,
-            pair_truncation=config.pair_truncation,
-            cleaning=config.cleaning,
-            spans=spans,
-        )
 
 
 def texts_of(dataset: "Dataset") -> list[Text]:
@@ -389,17 +385,23 @@ def reaches(probabilities: np.ndarray, thresholds: list[float] | None) -> np.nda
     return probabilities >= np.array(0.5 if thresholds is None else thresholds)
 
 
-def _parts(texts: list[Text], progress: bool) -> Iterator[list[Text]]:
-    """Texts to be tokenized together, which bounds memory."""
-    with tqdm(total=len(texts), desc="Predicting", disable=not progress, delay=5) as bar:
-        part, size = [], 0
-        for number, text in enumerate(texts, start=1):
-            part.append(text)
-            size += len(text) if isinstance(text, str) else sum(map(len, text))
-            if len(part) == TEXTS_AT_A_TIME or size > CHARACTERS_AT_A_TIME or number == len(texts):
-                yield part
-                bar.update(len(part))
-                part, size = [], 0
+def count_characters(text: Text) -> int:
+    """Of a text, or of both of a pair."""
+    return len(text) if isinstance(text, str) else sum(map(len, text))
+
+
+def portions(items: list, sizes: Iterable[int], most: int) -> Iterator[list]:
+    """Items in lists of some `most` in size: up to that beside the first one.
+
+    >>> list(portions(["a", "b", "c", "d"], [2, 1, 9, 1], most=4))
+    [['a', 'b'], ['c', 'd']]
+    """
+    for _, group in groupby(zip(accumulate(sizes), items), key=lambda pair: pair[0] // most):
+        yield [item for _, item in group]
+
+
+def _to_numpy(values: torch.Tensor) -> np.ndarray:
+    return values.float().cpu().numpy()
 
 
 def _batches(sizes: list[tuple[int, int]], tokens: int) -> list[list[int]]:

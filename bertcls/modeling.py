@@ -205,19 +205,19 @@ class BertClsForSequenceClassification(PreTrainedModel):
             name_or_path, from_scratch, attention_dropout, attn_implementation=attn_implementation, revision=revision
         )
         kind, has_pooler = type(encoder).__name__, getattr(encoder, "pooler", None) is not None
-        pooler_found = has_pooler and not from_scratch and not any(key.startswith("pooler.") for key in missing)
+        others = [key for key in missing if not key.startswith("pooler.")]
         declared, normalized = (None, False) if from_scratch else declared_pooling(name_or_path, revision=revision)
         if pooling == "auto":
-            pooling = declared or ("pooler" if pooler_found else "cls")
+            found = "pooler" if has_pooler and not from_scratch and others == missing else "cls"
+            pooling = declared or found
         elif pooling == "pooler" and not has_pooler:
             raise ValueError(f"pooling='pooler' found, but {kind} has no pooler; use pooling 'cls' or 'mean'.")
-        elif pooling == "pooler" and not (pooler_found or from_scratch):
+        elif pooling == "pooler" and others != missing:
             raise ValueError(
                 f"pooling='pooler' found, but {name_or_path} holds no pooler weights (it was probably saved from "
                 "masked language modelling), so the pooler would be random; use pooling 'cls' or 'mean'."
             )
-        encoder = _without_unused_pooler(encoder, pooling)
-        missing = [key for key in missing if not key.startswith("pooler.")]
+        encoder, missing = _without_unused_pooler(encoder, pooling), others
         if missing:
             logger.warning(
                 f"{len(missing)} encoder weights were not found in {name_or_path} and start at random values: "
@@ -271,9 +271,8 @@ class BertClsForSequenceClassification(PreTrainedModel):
             `loss` (with labels), `logits` `[batch, num_labels]` and, where asked, `window_logits`.
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if token_type_ids is not None:
-            inputs["token_type_ids"] = token_type_ids
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        inputs = {name: tensor for name, tensor in inputs.items() if tensor is not None}
         if window_example is None:
             window_example = torch.arange(len(input_ids), device=input_ids.device)
         # The batch size is read from a shape where there is one: reading it from a GPU tensor would wait for the GPU.
@@ -293,12 +292,8 @@ class BertClsForSequenceClassification(PreTrainedModel):
         window_logits = self.head(vectors) if return_window_logits else None
         if self.training and len(vectors) > batch:
             vectors = _reduce_windows(vectors, window_example, batch, "mean")
-        return WindowClassifierOutput(
-            loss=loss,
-            logits=logits,
-            window_logits=window_logits,
-            vectors=vectors if self.training or return_window_logits else None,
-        )
+        vectors = vectors if self.training or return_window_logits else None
+        return WindowClassifierOutput(loss=loss, logits=logits, window_logits=window_logits, vectors=vectors)
 
     def encode_windows(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Window vectors `[num_windows, hidden]`."""
@@ -378,13 +373,10 @@ class BertClsForSequenceClassification(PreTrainedModel):
 
 
 def declared_pooling(name_or_path: str, *, revision: str | None = None) -> tuple[str | None, bool]:
-    """How a sentence-embedding checkpoint pools tokens: `cls`, `mean` or `max`; `None` where it says nothing of these.
-
-    And whether it normalizes its vectors. Read from `modules.json` and the configuration of its pooling, as
-    sentence-transformers writes them.
-    """
-    options = {"revision": revision, "_raise_exceptions_for_missing_entries": False}
-    options["_raise_exceptions_for_connection_errors"] = False
+    """How a sentence-embedding checkpoint pools tokens, as sentence-transformers writes it: `cls`, `mean` or `max`;
+    `None` where it says nothing of these. And whether it normalizes its vectors."""
+    quiet = ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
+    options = {"revision": revision} | dict.fromkeys(quiet, False)
     path = cached_file(name_or_path, "modules.json", **options)
     if path is None:
         return None, False
@@ -396,28 +388,19 @@ def declared_pooling(name_or_path: str, *, revision: str | None = None) -> tuple
             settings = json.load(file)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None, False
-    kinds = {
-        "cls_token": "cls",
-        "mean_tokens": "mean",
-        "max_tokens": "max",
-        "cls": "cls",
-        "mean": "mean",
-        "max": "max",
-    }
-    modes = [
-        name.removeprefix("pooling_mode_") for name, on in settings.items() if name[:13] == "pooling_mode_" and on
-    ]
+    modes = [name.removeprefix("pooling_mode_") for name, on in settings.items() if on and "pooling_mode_" in name]
     if isinstance(settings.get("pooling_mode"), str):  # newer versions
         modes = [settings["pooling_mode"]]
-    unknown = [mode for mode in modes if mode not in kinds]
+    kinds = [mode.removesuffix("_token").removesuffix("_tokens") for mode in modes]
+    unknown = [kind for kind in kinds if kind not in ("cls", "mean", "max")]
     unknown += sorted({*modules} - {"Transformer", "Pooling", "Normalize"})
-    if unknown or len(modes) != 1:
+    if unknown or len(kinds) != 1:
         logger.warning(
-            f"{name_or_path} makes its vectors by {', '.join(unknown or modes) or 'nothing that is known here'}; its "
+            f"{name_or_path} makes its vectors by {', '.join(unknown or kinds) or 'nothing that is known here'}; its "
             "pooler or first token is taken in place of it. Choose another with --pooling."
         )
         return None, False
-    return kinds[modes[0]], "Normalize" in modules
+    return kinds[0], "Normalize" in modules
 
 
 def load_config(name_or_path: str, *, revision: str | None = None) -> PreTrainedConfig:
@@ -497,13 +480,11 @@ def readable_weights(name_or_path: str) -> Iterator[None]:
 
 def set_attention_dropout(config: PreTrainedConfig, attention_dropout: float) -> None:
     """Sets the dropout of attention weights under the name that the encoder's family has for it, or refuses."""
-    names = [name for name in ("attention_probs_dropout_prob", "attention_dropout") if hasattr(config, name)]
-    if not names:
-        raise ValueError(
-            f"attention_dropout {attention_dropout} found, but a {config.model_type} encoder has no such setting; "
-            "leave it out."
-        )
-    setattr(config, names[0], attention_dropout)
+    for name in ("attention_probs_dropout_prob", "attention_dropout"):
+        if hasattr(config, name):
+            return setattr(config, name, attention_dropout)
+    found = f"attention_dropout {attention_dropout} found, but a {config.model_type} encoder has no such setting"
+    raise ValueError(f"{found}; leave it out.")
 
 
 def _without_unused_pooler(encoder: nn.Module, pooling: str) -> nn.Module:

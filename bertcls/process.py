@@ -1,5 +1,4 @@
-"""What a command does as a process: it ends with one line where its input is wrong, uses the cores it has, and leaves
-whole files."""
+"""What a command does as a process: errors of one line, the cores that it has, locks and whole files."""
 
 import contextlib
 import ctypes
@@ -28,13 +27,9 @@ _LONGEST_LINE = 1500  # characters of an error: its data, a name or a type, may 
 LOCK = ".lock"  # file in a folder that a process writes to; it stays
 Result = TypeVar("Result")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_FULL_DISK = (  # what safetensors and torch say, which raise errors of their own; torch does not give the reason
-    "No space left on device",
-    "os error 28",
-    "os error 122",  # the user's quota
-    "iostream error",
-    "inline_container",
-    "PytorchStreamWriter failed",
+_FULL_DISK = (  # what safetensors (122 is the user's quota) and torch say, which raise errors of their own
+    *("No space left on device", "os error 28", "os error 122"),
+    *("iostream error", "inline_container", "PytorchStreamWriter failed"),
 )
 logger = logging.get_logger(__name__)
 
@@ -52,9 +47,8 @@ def cores_per_process() -> int:
 def use_cores(threads: int | None = None) -> None:
     """Sets up this process to compute on the CPU: torch's threads, and an allocator that keeps what is freed.
 
-    By default glibc gives a large tensor back to the system as soon as it is freed, and the system clears the pages of
-    the next one: a tenth of a training step of short texts, and of a prediction. From here on tensors of up to 1 GiB
-    (32 MiB with an older glibc) take freed memory again, and the process stays as large as at its peak.
+    Else glibc gives a large tensor back to the system, which clears the pages of the next one: a tenth of a training
+    step of short texts. Tensors of up to 1 GiB (32 MiB with an older glibc) so take freed memory again.
     """
     if threads is not None and threads < 1:
         raise ValueError(f"Found --cpu_threads {threads}; expected at least 1. Raise it.")
@@ -87,45 +81,34 @@ def one_line_errors(explain: Callable[[BaseException], str | None] | None = None
     """
     try:
         yield
-    except KeyboardInterrupt as error:
-        if os.environ.get("BERTCLS_TRACEBACK") == "1":
-            raise
-        if os.environ.get("RANK", "0") == "0":
-            how = None if explain is None else explain(error)
-            _say_last(f"Stopped by Ctrl+C. {how or ''}".rstrip())
-        sys.exit(130)
-    except Exception as error:
-        explained = None if explain is None else explain(error)
+    except (KeyboardInterrupt, Exception) as error:
+        explained, rank = None if explain is None else explain(error), os.environ.get("RANK", "0")
         if explained is None and is_full_disk(error):
             explained = f"A disk is full ({error}); expected room on it. Free some, and start the command again."
-        expected = isinstance(error, ValueError | OSError | StrictDataclassError) or explained
-        if not expected or os.environ.get("BERTCLS_TRACEBACK") == "1":
+        wrong_input = explained or isinstance(error, ValueError | OSError | StrictDataclassError)
+        stopped = isinstance(error, KeyboardInterrupt)
+        if os.environ.get("BERTCLS_TRACEBACK") == "1" or not (stopped or wrong_input):
             raise
-        where = f" [process {os.environ['RANK']}]" if os.environ.get("RANK", "0") != "0" else ""
         if isinstance(error, StrictDataclassError) and error.__cause__ is not None:
             error = error.__cause__  # what the model's configuration says
         line = " ".join((explained or str(error)).split())
-        line = (
-            line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
-        )
-        _say_last(f"error{where}: {line} (BERTCLS_TRACEBACK=1 shows where)")
-        sys.exit(2)
-
-
-def _say_last(line: str) -> None:
-    """On a line of its own of standard error, below the bars that are shown."""
-    for bar in list(getattr(tqdm, "_instances", ())):
-        bar.close()
-    print(line, file=sys.stderr, flush=True)
+        if len(line) > _LONGEST_LINE:
+            line = f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 2 :]}"
+        for bar in list(getattr(tqdm, "_instances", ())):
+            bar.close()  # the line stands below what they show
+        if not stopped:
+            where = "" if rank == "0" else f" [process {rank}]"
+            print(f"error{where}: {line} (BERTCLS_TRACEBACK=1 shows where)", file=sys.stderr, flush=True)
+        elif rank == "0":
+            print(f"Stopped by Ctrl+C. {line}".rstrip(), file=sys.stderr, flush=True)
+        sys.exit(130 if stopped else 2)
 
 
 def is_full_disk(error: BaseException | None) -> bool:
     """Whether an error, or what led to it, says that a disk has no room."""
-    if error is None:
-        return False
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     named = not isinstance(error, ValueError) and any(words in str(error) for words in _FULL_DISK)
-    return full or named or is_full_disk(error.__cause__)
+    return full or named or (error is not None and is_full_disk(error.__cause__))
 
 
 def say(*words) -> None:
@@ -160,8 +143,8 @@ def refuse_inside(output: str | Path, sources: Iterable[str | None], flag: str) 
     """Refuses an `output`, named by `flag`, that is or lies in one of the `sources` here, which it would harm."""
     output = Path(output).expanduser().resolve()
     for source in filter(None, sources):
-        place = Path(source).expanduser()
-        if place.exists() and output.is_relative_to(place.resolve()):
+        place = Path(source).expanduser().resolve()
+        if place.exists() and output.is_relative_to(place):
             raise ValueError(
                 f"Found {flag} {output} in {source}, which is read; expected a place outside. Name another {flag}."
             )
@@ -184,7 +167,7 @@ def remove_files(folder: str | Path, names: Iterable[str]) -> None:
     """Takes files away by name, and the folder where nothing else is in it."""
     for name in names:
         Path(folder, name).unlink(missing_ok=True)
-    if Path(folder).is_dir() and not any(Path(folder).iterdir()):
+    with contextlib.suppress(OSError):  # there is more in it, or no such folder
         Path(folder).rmdir()
 
 

@@ -1,13 +1,11 @@
 """Fine-tune a BERT encoder on your own files: the template to copy. Classes, several labels a text, or numbers.
 
-Data: csv, tsv, json, jsonl, parquet or txt, compressed or not, or a folder with a folder per class. What is missing of
-validation and test is held out of train. Lists in the label column, or --label_delimiter, make the task multi-label;
-labels with fractions make it a regression.
+Data: any file or folder of recipes/README.md. What is missing of validation and test is held out of train. Lists in
+the label column, or --label_delimiter, make the task multi-label; labels with fractions make it a regression.
 Run:  accelerate launch --quiet recipes/csv_finetune.py --train_file mine.csv --text_column body --label_column topic
       accelerate launch --quiet recipes/csv_finetune.py --train_file mine.csv --label_delimiter ";" (several labels)
       accelerate launch --quiet recipes/csv_finetune.py --sample (no network, a tiny model, 15 s on two cores)
-
-To copy it for a task of yours, edit the four places marked EDIT; every value there is also an option.
+Copy: for a task of yours, copy this file and edit the four places marked EDIT; every value is also an option.
 """
 
 import os
@@ -25,7 +23,6 @@ from bertcls import (
     audit_run,
     augment,
     finish_run,
-    freeze,
     label_config,
     layerwise_optimizer,
     load_splits,
@@ -39,20 +36,15 @@ from bertcls import (
 
 HERE = Path(__file__).parent
 DEFAULTS = dict(
-    # EDIT 1: your data. Columns that are not named are looked for: text, sentence, content, review; label, labels.
-    train_file=None,  # "mine.csv"; or dataset_name="owner/name" of the Hub
-    text_column=None,
+    train_file=None,  # EDIT 1: your data, such as "mine.csv"; or dataset_name="owner/name" of the Hub
+    text_column=None,  # looked for: text, sentence, content, review
     text_pair_column=None,  # for pairs of texts
-    label_column=None,
+    label_column=None,  # looked for: label, labels
     class_weights="none",  # "balanced" where rare classes matter as much as frequent ones
-    # EDIT 2: the encoder, and how much of a text it reads at once; longer texts are read in several windows.
-    model_name_or_path="google-bert/bert-base-uncased",
-    max_length=128,  # tokens; the audit says how many texts are longer
-    max_train_windows=8,
-    # EDIT 3: cleaning steps of bertcls.text, in order; they are stored with the model.
-    cleaning=["strip_tags", "unescape_entities", "collapse_blanks"],
-    # EDIT 4: training.
-    learning_rate=5e-5,  # 2e-5 to 5e-5 for BERT; 1e-4 for small encoders
+    model_name_or_path="google-bert/bert-base-uncased",  # EDIT 2: the encoder, and how much of a text it reads at once
+    max_length=128,  # tokens; the audit says how many texts are longer, which are read in several windows
+    cleaning=["strip_tags", "unescape_entities", "collapse_blanks"],  # EDIT 3: steps of bertcls.text, in order
+    learning_rate=5e-5,  # EDIT 4: training; 2e-5 to 5e-5 for BERT, 1e-4 for small encoders
     per_device_train_batch_size=32,
     warmup_steps=0.06,  # share of all steps
     weight_decay=0.01,
@@ -72,8 +64,6 @@ SAMPLE = dict(
 
 
 def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
-    set_seed(training_args.seed)  # before the head gets its random weights
-
     # 1. Load, split and audit: columns text, [text_pair,] label, example_id; no row is both chosen by and reported
     splits = load_splits(args.dataset_name, **args.of(load_splits))
     splits, reported_split = arrange_splits(splits, **args.of(arrange_splits))
@@ -84,14 +74,14 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     # 2. Clean and tokenize in batched, cached maps; the reported rows stay raw
     tokenized, contract = tokenize_splits(splits, tokenizer, **args.of(tokenize_splits))
 
-    # 3. Encoder and head
+    # 3. Encoder and head, which gets its random weights by the seed
+    set_seed(training_args.seed)
     model = BertClsForSequenceClassification.from_encoder(
         args.model_name_or_path,
         **label_config(splits["train"], class_weights=args.class_weights),
         **args.of(BertClsForSequenceClassification.from_encoder),
         **contract,
     )
-    freeze(model, **args.of(freeze))
     collator = WindowCollator(tokenizer, model.config)
     prepare_training(model, tokenized, collator, training_args, **args.of(prepare_training))
 
@@ -110,8 +100,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
 
     # 5. Train and evaluate
     results = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
-    if "validation" in tokenized:
-        results |= trainer.evaluate()
+    results |= trainer.evaluate() if "validation" in tokenized else {}
 
     # 6. Calibrate, save, load afresh, score the reported rows once from raw text in fp32, report
     return finish_run(trainer, splits, results, reported_split=reported_split, **args.of(finish_run))

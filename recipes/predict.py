@@ -56,9 +56,7 @@ class Arguments:
     output_file: str | None = field(default=None, metadata={"help": "A .parquet, .jsonl or .csv file."})
     keep_columns: bool = field(default=True, metadata={"help": "Write the columns of the data, too."})
     overwrite_output: bool = field(default=False, metadata={"help": "Remove what is there, and start anew."})
-    abstain_below: float | None = field(
-        default=None, metadata={"help": "No label, null, where the most probable one has a lower probability."}
-    )
+    abstain_below: float | None = field(default=None, metadata={"help": "Null where no label is so probable."})
     rows_per_part: int = field(
         default=4096, metadata={"help": "Rows that are labelled and written at once, and lost at most when killed."}
     )
@@ -105,9 +103,8 @@ def main(args: Arguments) -> None:
 
         # 3. The parts that a killed run left are gone on with, if they are of this model, data and options
         names = ("abstain_below", "rows_per_part", "streaming", "keep_columns", *engine)
-        manifest = (
-            describe_program(classifier) | {"data": survey.digest} | {name: getattr(args, name) for name in names}
-        )
+        manifest = describe_program(classifier) | {"data": survey.digest}
+        manifest |= {name: getattr(args, name) for name in names}
         locks.append(open_parts(output_file, manifest, overwrite=args.overwrite_output))
         return (None, None) if args.streaming else (survey.counts["rows"], survey.digest)
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 from transformers import TrainingArguments
 
-from bertcls import arrange_splits, audit_run, load_newsgroups, load_splits, run_recipe
+from bertcls import arrange_splits, audit_run, load_splits, run_recipe
 from bertcls.arguments import NewsgroupsArguments
 from bertcls.data.labels import label_array, label_names_of, problem_type_of
 from bertcls.inference import texts_of
@@ -26,8 +26,6 @@ from bertcls.report.write import write_metrics
 from bertcls.training.checkpoints import clear_output
 
 DEFAULTS = dict(
-    categories=["alt.atheism", "soc.religion.christian", "comp.graphics", "sci.med"],
-    remove=["headers", "footers", "quotes"],
     eval_strategy="no",
     early_stopping_patience=0,
 )
@@ -46,9 +44,7 @@ class Arguments(NewsgroupsArguments):
 
 def main(args: Arguments, training_args: TrainingArguments) -> dict:
     # 1. The same splits as in a recipe
-    own = args.dataset_name == "20newsgroups"
-    source = load_newsgroups(**args.of(load_newsgroups)) if own else args.dataset_name
-    splits = load_splits(source, **args.of(load_splits))
+    splits = load_splits(args.dataset_name, **args.of(load_splits))
     kind = problem_type_of(splits["train"])
     splits, reported_split = arrange_splits(splits, **args.of(arrange_splits))
     splits = audit_run(splits, seed=training_args.seed, **args.of(audit_run))

@@ -38,12 +38,14 @@ def load_splits(
     labelled: bool = True,
     keep_missing: bool = False,
     drop_empty: bool = False,
+    categories: list[str] | None = None,
+    remove: list[str] | None = None,
 ) -> DatasetDict:
     """Loads a data set and brings it into the form that everything else expects.
 
     Args:
         source: Hub id; a file; a folder in the Hub's layout, with the files train, validation and test, with a folder
-            of txt files per class, or of `save_to_disk`; or a DataFrame or data set in memory.
+            of txt files per class, or of `save_to_disk`; `20newsgroups`; or a DataFrame or data set in memory.
         train_file, validation_file, test_file: files or folders of classes, in place of the splits of `source`.
         text_column, text_pair_column, label_column: `None` takes the first of the usual names, and no pairs. Several
             label columns of 0 and 1 make the task multi-label, each a label.
@@ -54,6 +56,7 @@ def load_splits(
         labelled: `False` for texts alone; no column `label` is made then.
         keep_missing: leave missing texts in, for an audit.
         drop_empty: leave out the rows with an empty text or without a label; the others keep their ids.
+        categories, remove: as in `load_newsgroups`; `None` loads all groups and removes nothing.
 
     Returns:
         train, validation and test, as far as they exist, each with `text` and, for pairs, `text_pair` (strings),
@@ -64,6 +67,8 @@ def load_splits(
         FileNotFoundError: no such data set.
         ValueError: what cannot be read as asked; with what was found and expected.
     """
+    if isinstance(source, str) and source == "20newsgroups":
+        source = load_newsgroups(categories or ["all"], remove or ["none"])
     files = {"train": train_file, "validation": validation_file, "test": test_file}
     files = {name: Files([Path(path).expanduser()]) for name, path in files.items() if path}
     if source is None and not files:

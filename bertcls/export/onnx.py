@@ -156,10 +156,10 @@ def _difference(classifier: TextClassifier, folder: Path, dtype: str) -> float:
     exported, found = TextClassifier.from_pretrained(str(folder), backend="onnx", dtype=dtype), []
     for batch, at_a_time in [*(([text], 64) for text in texts), (texts, 64), (texts, 2)]:
         exported.model.config.windows_per_forward = at_a_time
-        logits, windows = classifier.logits_with_windows(batch, windows=True)
-        other_logits, other_windows = exported.logits_with_windows(batch, windows=True)
+        logits, windows = classifier.logits_with_windows(batch)
+        other_logits, other_windows = exported.logits_with_windows(batch)
         found.append(np.abs(logits - other_logits).max())
-        found += [np.abs(rows - others).max() for (rows, _), (others, _) in zip(windows, other_windows)]
+        found += [np.abs(rows - others).max() for rows, others in zip(windows, other_windows)]
     return float(np.max(found)) / config.label_scale  # which is of a regression
 
 

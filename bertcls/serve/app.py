@@ -7,9 +7,9 @@ import math
 import os
 import platform
 import re
+import time
 from collections.abc import Collection
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,7 @@ from bertcls.serve.middleware import RequestMiddleware, log
 from bertcls.serve.schemas import OPEN_PATHS, ApiError, Limits, as_json, describe_interface, read_body
 from bertcls.serve.service import RequestCounts, Service
 
-PAGE = Path(__file__).with_name("page.html")
 HEAD_SECONDS = 10.0  # for the head of a request, at most
-_DOCS = "docs.html.jinja"
 _POSTS = {"/query", "/predict"}
 
 
@@ -84,10 +82,7 @@ def make_app(
         return await service.predict(texts, windows=options.get("windows", False), request=request), options
 
     async def query(request: Request) -> Response:
-        """Numbers of the labels.
-
-        One for each sentence, in the order given; a list of numbers for several labels, the value for a regression.
-        """
+        """Numbers of the labels: one for each sentence; lists of them for several labels, values for a regression."""
         found = [answer.label for answer in (await answers(request, "sentences"))[0]]
         if reads["kind"] == MULTI_LABEL:
             found = [[numbers[label] for label in labels] for labels in found]
@@ -96,20 +91,14 @@ def make_app(
         return JSONResponse({"results": found})
 
     async def predict(request: Request) -> Response:
-        """Labels with scores.
-
-        For each text, in the order given: the label, its score, the probabilities of all labels and, where they are
-        asked for, the answer for each window that a long text is read in.
-        """
+        """Labels with scores: for each text the label, its score, the probabilities of all labels and, where they are
+        asked for, the answer for each window that a long text is read in."""
         found, options = await answers(request, "texts")
         return JSONResponse({"predictions": [as_json(answer, options.get("abstain_below")) for answer in found]})
 
     async def health(request: Request) -> Response:
-        """Whether it answers.
-
-        200 while texts are answered, with the seconds that the call at work has taken so far; 503 where it hangs, and
-        when the service is shutting down.
-        """
+        """Whether it answers: 200 while it does, with the seconds that the call at work has taken so far; 503 where
+        it hangs, and when the service is shutting down."""
         if not service.running:
             raise ApiError(500, "internal", "Texts are not answered any more; start the service again.")
         if (seconds := service.busy_seconds) > limits.seconds:
@@ -118,33 +107,34 @@ def make_app(
         return JSONResponse({"status": "ok", "busy_seconds": round(seconds, 3)})
 
     async def info(request: Request) -> Response:
-        """The model and the limits.
-
-        What the model is, what it does to a text before it reads it, and what the service refuses.
-        """
+        """The model and the limits: what it does to a text before it reads it, and what the service refuses."""
         return JSONResponse(facts)
 
     async def metrics(request: Request) -> Response:
-        """Counts for Prometheus.
-
-        Requests, seconds, texts, and how full the forward passes are.
-        """
+        """Counts for Prometheus: requests, seconds, texts, and how full the forward passes are."""
         return Response(generate_latest(counts.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def refuse(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 405:
+            raise ApiError(405, "method_not_allowed", "The path knows other methods.", headers=error.headers)
+        raise ApiError(404, "not_found", "No such path.")
 
     endpoints = {"/query": query, "/predict": predict, "/health": health, "/info": info, "/metrics": metrics}
     interface = describe_interface(
         endpoints, name=name, version=__version__, limits=limits, key=api_key is not None, **reads
     )
-    page = PAGE.read_text(encoding="utf-8")
-    docs = load_template(_DOCS).render(document=interface, limits=asdict(limits))
-    fixed = {"/": _page(page), "/docs": _page(docs), "/openapi.json": JSONResponse(interface)}
+    fixed = {
+        "/": _page(Path(__file__).with_name("page.html").read_text(encoding="utf-8")),
+        "/docs": _page(load_template("docs.html.jinja").render(document=interface, limits=asdict(limits))),
+        "/openapi.json": JSONResponse(interface),
+    }
     app = Starlette(
         routes=[
             *(Route(path, call, methods=["POST" if path in _POSTS else "GET"]) for path, call in endpoints.items()),
             *(Route(path, lambda request, response=response: response) for path, response in fixed.items()),
         ],
         middleware=[Middleware(RequestMiddleware, service=service, posts=_POSTS, api_key=api_key, hosts=hosts)],
-        exception_handlers={HTTPException: _no_such_path},
+        exception_handlers={HTTPException: refuse},
         lifespan=service.lifespan,
     )
     app.router.redirect_slashes = False
@@ -152,19 +142,12 @@ def make_app(
     return app
 
 
-async def _no_such_path(request: Request, error: HTTPException) -> Response:
-    """Starlette's own refusals as bodies of `ApiError`."""
-    if error.status_code == 405:
-        raise ApiError(405, "method_not_allowed", "The path knows other methods.", headers=error.headers)
-    raise ApiError(404, "not_found", "No such path.")
-
-
 def _page(content: str) -> Response:
     """A page that may run its own scripts and styles, and nothing else."""
 
     def hashes(tag: str) -> str:
         found = re.findall(rf"<{tag}>(.*?)</{tag}>", content, re.DOTALL)
-        digests = [base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in found]
+        digests = (base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in found)
         return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
 
     policy = (
@@ -175,48 +158,15 @@ def _page(content: str) -> Response:
 
 
 class _Connection(HttpToolsProtocol):
-    """uvicorn's, with a limit of seconds for the head of each request, and refusals as bodies of `ApiError`."""
-
-    def __init__(self, *args: Any, seconds: float, **options: Any):
-        super().__init__(*args, **options)
-        self.seconds, self.timer = seconds, None
-
-    def connection_made(self, transport: Any) -> None:
-        """Called once."""
-        super().connection_made(transport)
-        self._expect_head()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Called once."""
-        self.timer.cancel()
-        super().connection_lost(error)
-
-    def on_headers_complete(self) -> None:
-        """Called when the head of a request was read."""
-        self.timer.cancel()
-        super().on_headers_complete()
-
-    def on_response_complete(self) -> None:
-        """Called when an answer was written."""
-        super().on_response_complete()
-        if self.cycle.response_complete:  # else the next request is there already
-            self._expect_head()
+    """uvicorn's, with refusals as bodies of `ApiError`."""
 
     def send_400_response(self, message: str) -> None:
-        """Called where something else than HTTP came."""
-        self._refuse(400, "malformed_http", message)
+        self.refuse(400, "malformed_http", message)
 
-    def _expect_head(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-        self.timer = self.loop.call_later(self.seconds, self._give_up)
-
-    def _give_up(self) -> None:
-        log(logging.WARNING, "head_too_slow", client=self.client and self.client[0], seconds=self.seconds)
-        self._refuse(408, "head_too_slow", f"The head of a request did not arrive within {self.seconds:g} seconds.")
-
-    def _refuse(self, status: int, code: str, message: str) -> None:
+    def refuse(self, status: int, code: str, message: str) -> None:
+        """Answers what is no request yet, and closes the connection."""
         if not self.transport.is_closing():
+            log(logging.WARNING, code, client=self.client and self.client[0])
             answer = JSONResponse(ApiError(status, code, message).body, headers={"connection": "close"})
             lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in answer.raw_headers), b"\r\n"]
             self.transport.write(b"".join(lines) + answer.body)
@@ -224,30 +174,36 @@ class _Connection(HttpToolsProtocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which at the first signal lets the service finish: what was accepted is answered, what comes after is
-    told that it is stopping. A second signal ends it as uvicorn does."""
+    """uvicorn, with a limit of seconds for the head of each request, which at the first signal lets the service
+    finish: what was accepted is answered, what comes after is told that it is stopping. A second signal ends it as
+    uvicorn does."""
 
     def __init__(self, app: Starlette, **options: Any):
         self.service: Service = app.state.service
-        seconds = self.service.limits.seconds
-        options["timeout_graceful_shutdown"] = math.ceil(seconds) + 5  # for who does not read
-        options["http"] = partial(_Connection, seconds=min(seconds, HEAD_SECONDS))
-        super().__init__(uvicorn.Config(app, access_log=False, server_header=False, lifespan="on", **options))
+        self.expecting: dict[tuple, float] = {}  # since when connections, after which request, expect a head
+        options["timeout_graceful_shutdown"] = math.ceil(self.service.limits.seconds) + 5  # for who does not read
+        options |= {"http": _Connection, "access_log": False, "server_header": False, "lifespan": "on"}
+        super().__init__(uvicorn.Config(app, **options))
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Called at a signal."""
         if self.service.stopping:
             super().handle_exit(sig, frame)
         self.service.stopping = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second; `True` ends the server."""
-        if self.service.stopping and self.service.open_requests == 0:
-            self.should_exit = True
+        """Called ten times a second."""
+        self.should_exit |= self.service.stopping and self.service.open_texts == 0
+        now, seconds = time.monotonic(), min(self.service.limits.seconds, HEAD_SECONDS)
+        connections = ((one, one.cycle) for one in self.server_state.connections)
+        idle = [pair for pair in connections if pair[1] is None or pair[1].response_complete]
+        self.expecting = {pair: self.expecting.get(pair, now) for pair in idle}
+        for (connection, _), since in self.expecting.items():
+            if now - since > seconds:
+                message = f"The head of a request did not arrive within {seconds:g} seconds."
+                connection.refuse(408, "head_too_slow", message)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list | None = None) -> None:
-        """Called at the end."""
         await super().shutdown(sockets)
         if seconds := self.service.busy_seconds:  # else Python would wait for the thread
             log(logging.ERROR, "hung", seconds=round(seconds, 1))

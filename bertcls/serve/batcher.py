@@ -72,32 +72,26 @@ class Batcher:
         self._thread.shutdown()
 
     async def _work(self) -> None:
-        while True:
-            while not self._waiting and not self._closing:
+        """Runs a batch when there is enough for one, or the oldest item has waited long enough, until it is closed."""
+        loop = asyncio.get_running_loop()
+        while self._waiting or not self._closing:
+            patience = self._waiting[0].since + self.max_wait - loop.time() if self._waiting else None
+            full = sum(job.rows * job.width for job in self._waiting) >= self.max_cost
+            if not (self._closing or full) and (patience is None or patience > 0):
                 self._arrived.clear()
-                await self._arrived.wait()
-            if not self._waiting:
-                return
-            await self._linger()
-            if batch := self._take():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._arrived.wait(), patience)
+            elif batch := self._take():
                 await self._run_batch(batch)
-
-    async def _linger(self) -> None:
-        """Returns when there is enough for a batch, or the oldest item has waited long enough."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(self._waiting[0].since + self.max_wait):
-                while not self._closing and sum(job.rows * job.width for job in self._waiting) < self.max_cost:
-                    self._arrived.clear()
-                    await self._arrived.wait()
 
     def _take(self) -> list[_Job]:
         """The next batch, which waits no longer. What nobody waits for is dropped."""
         self._waiting = [job for job in self._waiting if not job.future.done()]
         if not self._waiting:
             return []
-        oldest, *others = self._waiting
+        oldest = self._waiting.pop(0)
         batch, rows, width = [oldest], oldest.rows, oldest.width
-        for job in sorted(others, key=lambda job: abs(job.width - oldest.width)):
+        for job in sorted(self._waiting, key=lambda job: abs(job.width - oldest.width)):
             if (rows + 1) * width > self.max_cost:
                 break
             if (rows + job.rows) * max(width, job.width) <= self.max_cost:

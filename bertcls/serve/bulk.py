@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TextIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 import xxhash
 from accelerate import PartialState
-from accelerate.utils import str_to_bool
+from accelerate.utils import parse_flag_from_env
 from filelock import FileLock
 from tqdm.auto import tqdm
 
@@ -38,8 +37,7 @@ _CODE = ("text", "tokenization", "modeling", "backends", "inference", "serve/bul
 
 def start_processes(cpu_threads: int | None = None, *, cpu: bool = False) -> PartialState:
     """This process among those of the launcher, on its accelerator, or on a CPU with its share of the cores."""
-    told = str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "false")) == 1
-    on_cpu = cpu or told or not torch.accelerator.is_available()
+    on_cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state = PartialState(cpu=on_cpu, timeout=timedelta(days=30))  # the fastest process waits for the slowest
     if state.device.type == "cpu":
         use_cores(cpu_threads)
@@ -66,24 +64,22 @@ class Survey:
         schema = pa.schema([])
         for table in tables:
             schema = join_tables([schema.empty_table(), table.slice(0, 0)], "the data").schema
-            missing = empty = pa.array([False] * len(table))
-            part = xxhash.xxh3_128()
-            for name in table.column_names:
-                part.update(repr((name, table[name].to_pylist())).encode())
-                if name in ("text", "text_pair"):
-                    missing = pc.or_(missing, pc.is_null(table[name]))
-                    blank = pc.equal(pc.utf8_trim_whitespace(table[name]), "")
-                    empty = pc.or_(empty, pc.fill_null(blank, False))
-            empty = pc.and_not(empty, missing)
-            self.part = part.hexdigest()
+            self.part = xxhash.xxh3_128_hexdigest(repr(table.to_pydict()).encode())
             self.digest = xxhash.xxh3_128_hexdigest(f"{self.digest} {self.part}".encode())
-            self.counts.update(rows=len(table), missing=pc.sum(missing).as_py(), empty=pc.sum(empty).as_py())
+            whole = [texts for texts in _texts_of(table) if None not in texts]
+            empty = sum(not all(map(str.strip, texts)) for texts in whole)
+            self.counts.update(rows=len(table), missing=len(table) - len(whole), empty=empty)
             yield table
+
+
+def _texts_of(table: pa.Table) -> list[tuple[str | None, ...]]:
+    """The text of each row, or both of a pair."""
+    return list(zip(*(table[name].to_pylist() for name in ("text", "text_pair") if name in table.column_names)))
 
 
 def describe_program(classifier: TextClassifier) -> dict:
     """What gives the answers: a digest of the model and of our code, and the versions of what computes."""
-    packages = ("torch", "transformers", "tokenizers", *(["onnxruntime"] * isinstance(classifier.model, OnnxModel)))
+    packages = ["torch", "transformers", "tokenizers"] + ["onnxruntime"] * isinstance(classifier.model, OnnxModel)
     code = [Path(__file__).parents[1].joinpath(f"{name}.py").read_bytes() for name in _CODE]
     return {
         "model": digest_of(classifier),
@@ -96,14 +92,10 @@ def digest_of(classifier: TextClassifier) -> str:
     """Of all that decides a model's answers: weights, contract and tokenizer, wherever its folder lies."""
     model, digest = classifier.model, hashlib.sha256()
     for path in sorted(model.path.parent.glob("*.onnx*")) if isinstance(model, OnnxModel) else ():
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    for name, value in sorted(model.state_dict().items()):
-        parts = value if isinstance(value, tuple) else (value,)  # int8 packs weight and bias
-        for tensor in (part for part in parts if isinstance(part, torch.Tensor)):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            tensor = tensor.int_repr() if tensor.is_quantized else tensor.detach().float()
-            digest.update(tensor.cpu().contiguous().view(-1).numpy().data)
+        digest.update(file_digest(path).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().view(-1).numpy().data)
     config = {name: value for name, value in model.config.to_diff_dict().items() if name != "transformers_version"}
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     digest.update(classifier.tokenizer.backend_tokenizer.to_str().encode())
@@ -114,12 +106,10 @@ def label_table(classifier: TextClassifier, table: pa.Table, *, abstain_below: f
     """The answers for a table of `stream_rows`, in columns named as in a run's `predictions.parquet`: `id`, those that
     were kept (`input_<name>` where the name is taken), `label` (a name, a list of names, or a value) and, but for a
     regression, `score` and `probability_<name>` of every class. A row with a missing text has nulls."""
-    texts = list(zip(*(table[name].to_pylist() for name in ("text", "text_pair") if name in table.column_names)))
-    given = [row for row, text in enumerate(texts) if None not in text]
-    asked = [texts[row] if "text_pair" in table.column_names else texts[row][0] for row in given]
-    answers: list[Prediction | None] = [None] * len(texts)
-    for row, answer in zip(given, classifier.predict(asked, abstain_below=abstain_below)):
-        answers[row] = answer
+    texts = _texts_of(table)
+    asked = [text if len(text) == 2 else text[0] for text in texts if None not in text]
+    found = iter(classifier.predict(asked, abstain_below=abstain_below))
+    answers = [None if None in text else next(found) for text in texts]
     kind = classifier.model.config.problem_type
     label_type = {REGRESSION: pa.float64(), MULTI_LABEL: pa.list_(pa.string())}.get(kind, pa.string())
     columns = {"label": pa.array([answer and answer.label for answer in answers], label_type)}
@@ -220,13 +210,11 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False) ->
             f"Found the folder {folder} without {_MANIFEST}; expected none, or one that a run of predict.py left. "
             "Remove it, or name another --output_file."
         )
-    if overwrite:
-        if folder.is_dir():
-            lock_folder(folder, "--output_file").release()
-        output_file.unlink(missing_ok=True)
-    if overwrite or not folder.is_dir():
+    if overwrite and folder.is_dir():
+        lock_folder(folder, "--output_file").release()
         _remove_folder(folder)
-    check_output(output_file)
+    if overwrite:
+        output_file.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder, "--output_file")
     try:
@@ -243,8 +231,6 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False) ->
             f"Found parts of a run with another {' and '.join(other)} in {folder}; expected those of this run. "
             "Name another --output_file, or give --overwrite_output to start anew."
         )
-    for unfinished in folder.glob("*.tmp"):
-        unfinished.unlink(missing_ok=True)
     with whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return lock
@@ -259,7 +245,12 @@ def merge_parts(parts: list[Path], output_file: Path) -> None:
             "expected all of them. Start the command again; on several machines the folder must be one that all see."
         )
     schema = join_tables([pq.read_schema(part).empty_table() for part in parts], "the parts").schema
-    with whole_file(output_file) as path, _writer(path, output_file.suffix) as write:
+    with whole_file(output_file) as path, contextlib.ExitStack() as stack:
+        if output_file.suffix == ".parquet":
+            write = stack.enter_context(pq.ParquetWriter(path, schema)).write_table
+        else:
+            file = stack.enter_context(open(path, "w", encoding="utf-8", newline=""))
+            write = partial(_write_lines if output_file.suffix == ".jsonl" else _write_cells, file)
         for part in parts:
             write(join_tables([schema.empty_table(), pq.read_table(part)], "the parts"))
     _remove_folder(parts_folder(output_file))
@@ -286,38 +277,20 @@ def describe_prediction(prediction: Prediction) -> str:
     return f"{label or 'abstains'}\t{prediction.score:.4f}"
 
 
-@contextlib.contextmanager
-def _writer(path: Path, suffix: str) -> Iterator[Callable[[pa.Table], None]]:
-    """A function that appends a table to a file, whose kind is one of `FORMATS`."""
-    if suffix != ".parquet":
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            yield partial(_write_lines, file) if suffix == ".jsonl" else partial(_write_cells, csv.writer(file), file)
-        return
-    with contextlib.ExitStack() as stack:
-        writers: list[pq.ParquetWriter] = []
-
-        def write(table: pa.Table) -> None:
-            if not writers:
-                writers.append(stack.enter_context(pq.ParquetWriter(path, table.schema)))
-            writers[0].write_table(table)
-
-        yield write
-
-
 def _write_lines(file: TextIO, table: pa.Table) -> None:
     file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist())
 
 
-def _write_cells(writer, file: TextIO, table: pa.Table) -> None:
+def _write_cells(file: TextIO, table: pa.Table) -> None:
     """Rows of a csv, a header before the first one; no label becomes a formula in a spreadsheet."""
+    writer = csv.writer(file)
     if not file.tell():
         writer.writerow(table.column_names)
     for row in table.to_pylist():
         label = ";".join(row["label"]) if isinstance(row["label"], list) else row["label"]
         row["label"] = f"'{label}" if isinstance(label, str) and label.startswith(tuple("=+-@\t\r")) else label
-        nested = (list, dict)
-        cells = (json.dumps(cell, default=str) if isinstance(cell, nested) else cell for cell in row.values())
-        writer.writerow(cells)
+        cells = row.values()
+        writer.writerow(json.dumps(cell, default=str) if isinstance(cell, list | dict) else cell for cell in cells)
 
 
 def _remove_folder(folder: Path) -> None:

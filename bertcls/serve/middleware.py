@@ -10,10 +10,12 @@ import traceback
 import uuid
 from collections.abc import Callable, Collection
 
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from bertcls.serve.schemas import OPEN_PATHS, ApiError
-from bertcls.serve.service import ClientGone, Service
+from bertcls.serve.service import Service
 
 logger = logging.getLogger("bertcls.service")
 
@@ -27,21 +29,14 @@ class RequestMiddleware:
     and gives each an id (`X-Request-ID`)."""
 
     def __init__(
-        self,
-        app: Callable,
-        *,
-        service: Service,
-        posts: set[str],
-        api_key: str | None,
-        hosts: Collection[str] | None,
+        self, app: Callable, *, service: Service, posts: set[str], api_key: str | None, hosts: Collection[str] | None
     ):
         self.app, self.service, self.posts, self.api_key, self.hosts = app, service, posts, api_key, hosts
         self.held: dict[str, int] = {}  # bytes of the bodies of open requests, by id
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return await self.app(scope, receive, send)
         started, request_id, status = time.perf_counter(), uuid.uuid4().hex, None
         details = {"request_id": request_id, "method": scope["method"], "path": scope["path"]}
         state = scope.setdefault("state", {})
@@ -50,11 +45,10 @@ class RequestMiddleware:
         async def answer(message: dict) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
-                added = [(b"x-request-id", request_id.encode()), (b"x-content-type-options", b"nosniff")]
+                status, headers = message["status"], MutableHeaders(scope=message)
+                headers.update({"x-request-id": request_id, "x-content-type-options": "nosniff"})
                 if self.service.stopping:
-                    added.append((b"connection", b"close"))
-                message = message | {"headers": [*message.get("headers", []), *added]}
+                    headers["connection"] = "close"
             await send(message)
 
         async def refuse(error: ApiError) -> None:
@@ -63,13 +57,14 @@ class RequestMiddleware:
                 await JSONResponse(error.body, error.status, error.headers)(scope, receive, answer)
 
         try:
-            self._check(scope)
-            if scope["method"] == "POST" and scope["path"] in self.posts:
+            posted = scope["method"] == "POST" and scope["path"] in self.posts
+            self._check(scope["path"], Headers(scope=scope), posted)
+            if posted:
                 async with asyncio.timeout(seconds := self.service.limits.seconds):
-                    state["body"] = await self._read(receive, request_id)
+                    state["body"] = await self._read(Request(scope, receive), request_id)
             await self.app(scope, receive, answer)
-        except ClientGone:
-            status = status or GONE
+        except ClientDisconnect:
+            pass
         except TimeoutError:
             await refuse(ApiError(408, "body_too_slow", f"The body did not arrive within {seconds:g} seconds."))
         except ApiError as error:
@@ -83,39 +78,33 @@ class RequestMiddleware:
             self.service.counts.answered(scope["path"], status, seconds)
             log(logging.INFO, "request", **details, status=status, milliseconds=round(1000 * seconds, 2))
 
-    def _check(self, scope: dict) -> None:
+    def _check(self, path: str, headers: Headers, posted: bool) -> None:
         """Refuses by the head of a request alone."""
         if self.service.stopping:
             raise ApiError(503, "stopping", "The service is shutting down.")
-        headers = dict(scope["headers"])
-        host = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1").lower())
+        host = re.sub(r":\d*$", "", headers.get("host", "").lower())
         if self.hosts is not None and host not in self.hosts:  # a page elsewhere whose name leads here, for one
             raise ApiError(421, "unknown_host", "Expected a Host that the service was told of (--allowed_hosts).")
-        if self.api_key is not None and scope["path"] not in OPEN_PATHS:
-            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-            if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.api_key.encode()):
+        if self.api_key is not None and path not in OPEN_PATHS:
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.api_key.encode()):
                 message = "Expected the header Authorization: Bearer, followed by the service's key."
                 raise ApiError(401, "unauthorized", message, headers={"www-authenticate": "Bearer"})
-        if scope["method"] != "POST" or scope["path"] not in self.posts:
-            return
-        if headers.get(b"content-type", b"").split(b";")[0].strip().lower() != b"application/json":
+        if posted and headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             raise ApiError(415, "unsupported_content_type", "Expected the content type application/json.")
-        self._check_size(int(length) if (length := headers.get(b"content-length", b"")).isdigit() else 0)
+        if posted:
+            self._check_size(int(headers.get("content-length", 0)))
 
-    async def _read(self, receive: Callable, request_id: str) -> bytes:
+    async def _read(self, request: Request, request_id: str) -> bytes:
         """The body, given up as soon as it is too large."""
         body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            body += message.get("body", b"")
+        async for chunk in request.stream():
+            body += chunk
             self.held[request_id] = len(body)
             self._check_size(len(body))
             if sum(self.held.values()) > max(HELD_BYTES, self.service.limits.body):
                 raise ApiError(503, "queue_full", "Too many large requests are open.")
-            if not message.get("more_body"):
-                return bytes(body)
+        return bytes(body)
 
     def _check_size(self, size: int) -> None:
         if size > (most := self.service.limits.body):

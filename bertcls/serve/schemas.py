@@ -129,17 +129,16 @@ def read_body(content: bytes, field: str, *, kind: str, pairs: bool, limits: Lim
 def _read_text(text: object, field: str, pairs: bool, limits: Limits) -> Text:
     if pairs and not (isinstance(text, list) and len(text) == 2):
         raise _invalid(field, "is not a list of two strings")
-    parts = text if pairs else [text]
-    for number, part in enumerate(parts):
-        where = f"{field}[{number}]" if pairs else field
+    parts = {f"{field}[{number}]": part for number, part in enumerate(text)} if pairs else {field: text}
+    for where, part in parts.items():
         if not isinstance(part, str):
             raise _invalid(where, "is not a string")
         if not is_whole(part):
             raise _invalid(where, "holds half of a character (a lone surrogate)")
-    if (length := sum(map(len, parts))) > limits.characters:
+    if (length := sum(map(len, parts.values()))) > limits.characters:
         message = f"Found {length} characters in a text; expected at most {limits.characters}."
         raise ApiError(413, "text_too_long", message, field=field)
-    return tuple(parts) if pairs else text
+    return tuple(text) if pairs else text
 
 
 def _without_twins(pairs: list[tuple[str, object]]) -> dict:
@@ -153,12 +152,15 @@ def _invalid(field: str, what: str) -> ApiError:
     return ApiError(422, "invalid_field", f"The field {field} {what}.", field=field)
 
 
-def as_json(answer: Prediction, abstain_below: float | None) -> dict:
+def as_json(answer: Prediction, abstain_below: float | None = None) -> dict:
     """A `Prediction` as the service gives it."""
     fields = {name: getattr(answer, name) for name in ("label", "score", "probabilities")}
     if abstain_below is not None and answer.score < abstain_below:
         fields["label"] = None
-    return fields if answer.windows is None else fields | {"windows": [asdict(window) for window in answer.windows]}
+    if answer.windows is not None:
+        places = ({"start": window.start, "end": window.end, "text": window.text} for window in answer.windows)
+        fields["windows"] = [place | as_json(window) for place, window in zip(places, answer.windows)]
+    return fields
 
 
 def describe_interface(
@@ -193,24 +195,25 @@ def describe_interface(
         "/health": _object({"status": {"const": "ok"}, "busy_seconds": _NUMBER}),
         "/info": _object(facts),
     }
+    error = _object({"error": _object({"code": _STRING, "message": _STRING}, field=_STRING)})
     paths: dict = {}
     for path, endpoint in endpoints.items():
+        summary, _, about = cleandoc(endpoint.__doc__).replace("\n", " ").partition(": ")
         content = _json(answers[path]) if path in answers else {"text/plain": {"schema": _STRING}}
-        found: dict = {"responses": {"200": {"description": "the answer", "content": content}}}
-        found["summary"], _, about = cleandoc(endpoint.__doc__).partition(".\n\n")
-        found["description"] = about.replace("\n", " ")
-        needs_key = key and path not in OPEN_PATHS
-        statuses = {421, 500, 503} | ({400, 408, 413, 415, 422, 504} if path in bodies else set())
-        for status in sorted(statuses | ({401} if needs_key else set())):
+        found: dict = {"summary": summary, "description": about[0].upper() + about[1:]}
+        found["responses"] = {"200": {"description": "the answer", "content": content}}
+        statuses = {421, 500, 503}
+        if path in bodies:
+            statuses |= {400, 408, 413, 415, 422, 504}
+            found["requestBody"] = {"required": True, "content": _json(bodies[path])}
+        if key and path not in OPEN_PATHS:
+            statuses |= {401}
+            found["security"] = [{"key": []}]
+        for status in sorted(statuses):
             meanings = [f"`{code}`: {meaning}" for (number, code), meaning in ERRORS.items() if number == status]
             content = _json({"$ref": "#/components/schemas/Error"})
             found["responses"][str(status)] = {"description": "; ".join(meanings), "content": content}
-        if needs_key:
-            found["security"] = [{"key": []}]
-        if path in bodies:
-            found["requestBody"] = {"required": True, "content": _json(bodies[path])}
         paths[path] = {"post" if path in bodies else "get": found}
-    error = _object({"error": _object({"code": _STRING, "message": _STRING}, field=_STRING)})
     schemes = {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if key else {}
     return {
         "openapi": "3.1.0",

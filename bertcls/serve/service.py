@@ -5,17 +5,16 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import accumulate, groupby
 from typing import Any
 
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
-from bertcls.inference import Encoded, EncodedPart, Prediction, Text, TextClassifier
+from bertcls.inference import Encoded, Prediction, Text, TextClassifier, count_characters, portions
 from bertcls.serve.batcher import Batcher
 from bertcls.serve.schemas import ApiError, Limits
 
@@ -29,16 +28,11 @@ CHARACTERS_AT_A_TIME = 20_000  # of a request that are tokenized before others h
 CLOSING_SECONDS = 5  # for what is still at work when nobody waits for an answer any more
 
 
-class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
-
-
 class RequestCounts:
     """Counts for Prometheus, in a registry of their own. Requests of other paths are counted as `other`."""
 
     def __init__(self, paths: set[str]):
-        self.paths = paths
-        self.registry = CollectorRegistry()
+        self.paths, self.registry = paths, CollectorRegistry()
         ProcessCollector(registry=self.registry)
         given = {"registry": self.registry}
         self.requests = Counter("bertcls_requests", "Requests answered", ["path", "status"], **given)
@@ -66,12 +60,10 @@ class Service:
     def __init__(self, classifier: TextClassifier, limits: Limits, counts: RequestCounts):
         self.classifier, self.limits, self.counts = classifier, limits, counts
         self.stopping = False  # new requests are refused
-        self.open_requests = self.open_texts = self.open_characters = 0
+        self.open_texts = self.open_characters = 0
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")  # fast tokenizers keep state
-        default = CPU_BATCH_TOKENS if classifier.device.type == "cpu" else GPU_BATCH_TOKENS
         self._begun: dict[str, float] = {}  # when the calls that are at work on the threads began
-        self._window_bytes = 150 + sum(2 * len(json.dumps(name)) + 30 for name in classifier.label_names)
-        self._multiple = classifier.collator.pad_to_multiple_of
+        default = CPU_BATCH_TOKENS if classifier.device.type == "cpu" else GPU_BATCH_TOKENS
         self._batcher = Batcher(
             partial(self._timed, "model", self._forward),
             size=self._size,
@@ -102,30 +94,40 @@ class Service:
         self._tokenizing.shutdown(wait=False)
 
     async def predict(self, texts: list[Text], *, windows: bool, request: Request) -> list[Prediction]:
-        """Answers for the texts of a request, in their order; `ClientGone` where nobody waits for them any more."""
-        with self._admitted(len(texts), sum(map(_length, texts))):
-            try:
-                async with asyncio.timeout(self.limits.seconds):
-                    return await _unless_gone(request, self._answers(texts, windows))
-            except TimeoutError as error:
-                raise ApiError(504, "too_slow", f"No answer within {self.limits.seconds:g} seconds.") from error
+        """Answers for the texts of a request, in their order.
+
+        Raises:
+            ApiError: there is no room for them, they are too long, or it takes too long.
+            ClientDisconnect: nobody waits for them any more.
+        """
+        characters = sum(map(count_characters, texts))
+        room = max(QUEUE_CHARACTERS, self.limits.body) - self.open_characters
+        if self.open_texts + len(texts) > self.limits.queue or characters > room:
+            raise ApiError(503, "queue_full", f"{self.open_texts} texts are waiting; ask again later.")
+        self.open_texts += len(texts)
+        self.open_characters += characters
+        try:
+            async with asyncio.timeout(self.limits.seconds):
+                return await _unless_gone(request, self._answers(texts, windows))
+        except TimeoutError as error:
+            raise ApiError(504, "too_slow", f"No answer within {self.limits.seconds:g} seconds.") from error
+        finally:
+            self.open_texts -= len(texts)
+            self.open_characters -= characters
 
     async def _answers(self, texts: list[Text], windows: bool) -> list[Prediction]:
         encoded = await self._encode(texts, windows)
-        most, parts = self._batcher.max_cost, []
-        for row, one in enumerate(encoded):
-            count, width = self._size(one)
-            fitting = max(most // width, 1)
-            parts += [(row, part) for part in ([one] if count <= fitting else one.parts(fitting))]
+        most, found = self._batcher.max_cost, [{} for _ in texts]  # results by the first window of a part
+        fitting = [max(most // self._size(one)[1], 1) for one in encoded]  # windows of a batch
+        parts = [(row, part) for row, one in enumerate(encoded) for part in one.parts(fitting[row])]
         parts.sort(key=lambda part: self._size(part[1])[1])  # like widths share a batch
-        found: list[dict] = [{} for _ in texts]
-        for portion in _portions(parts, [math.prod(self._size(part)) for _, part in parts], BATCHES_AT_A_TIME * most):
+        for portion in portions(parts, [math.prod(self._size(part)) for _, part in parts], BATCHES_AT_A_TIME * most):
             results = await self._batcher.submit([part for _, part in portion])
             for (row, part), result in zip(portion, results):
-                found[row][getattr(part, "start", None)] = result
+                found[row][part.start] = result
         answers = []
         for one, results in zip(encoded, found):
-            if None not in results:
+            if None not in results:  # the text was read in parts
                 vectors = torch.cat([results[start] for start in sorted(results)])
                 results[None] = await self._tokenizer(self.classifier.predict_vectors, one, vectors)
             answers.append(results[None])
@@ -135,19 +137,16 @@ class Service:
     async def _encode(self, texts: list[Text], windows: bool) -> list[Encoded]:
         """Tokenizes, and refuses what would take or give too much."""
         encoded, limits = [], self.limits
-        for portion in _portions(texts, [*map(_length, texts)], CHARACTERS_AT_A_TIME):
+        window_bytes = 150 + sum(2 * len(json.dumps(name)) + 30 for name in self.classifier.label_names)
+        for portion in portions(texts, map(count_characters, texts), CHARACTERS_AT_A_TIME):
             encoded += await self._tokenizer(self.classifier.encode, portion, windows=windows)
             if (tokens := sum(one.tokens for one in encoded)) > limits.tokens:
-                message = (
-                    f"Found {tokens} tokens or more in the windows of a request; expected at most {limits.tokens}."
-                )
+                message = f"Found {tokens} tokens or more in the windows; expected at most {limits.tokens} a request."
                 raise ApiError(413, "too_many_tokens", message)
             spans = [span for one in encoded for span in one.spans or ()]
-            size = len(spans) * self._window_bytes + sum(6 * (end - start) for start, end in spans)  # \uffff has six
+            size = len(spans) * window_bytes + sum(6 * (end - start) for start, end in spans)  # \uffff has six
             if size > limits.answer:
-                message = (
-                    f"The answers of {len(spans)} windows take up to {size} bytes; expected at most {limits.answer}."
-                )
+                message = f"Found windows whose answers take {size} bytes; expected at most {limits.answer}."
                 raise ApiError(413, "answer_too_large", f"{message} Ask without windows.", field="windows")
         return encoded
 
@@ -167,57 +166,23 @@ class Service:
         """Answers for texts, and window vectors for parts of them."""
         self.counts.forward_texts.observe(len(items))
         self.counts.forward_tokens.observe(sum(one.tokens for one in items))
-        texts = [one for one in items if not isinstance(one, EncodedPart)]
-        answers = iter(self.classifier.predict_encoded(texts) if texts else ())
-        return [
-            self.classifier.window_vectors(one) if isinstance(one, EncodedPart) else next(answers) for one in items
-        ]
+        answers = iter(self.classifier.predict_encoded([one for one in items if one.start is None]))
+        return [next(answers) if one.start is None else self.classifier.window_vectors(one) for one in items]
 
     def _size(self, encoded: Encoded) -> tuple[int, int]:
         """Rows and columns in a forward pass, as the collator pads them."""
-        windows, tokens = encoded.size
-        return windows, -(-tokens // self._multiple) * self._multiple
-
-    @contextlib.contextmanager
-    def _admitted(self, texts: int, characters: int) -> Iterator[None]:
-        """Room in the queue, as long as the request is open."""
-        waiting = max(QUEUE_CHARACTERS, self.limits.body)
-        if self.open_texts + texts > self.limits.queue or self.open_characters + characters > waiting:
-            raise ApiError(503, "queue_full", f"{self.open_texts} texts are waiting; ask again later.")
-        self.open_requests += 1
-        self.open_texts += texts
-        self.open_characters += characters
-        try:
-            yield
-        finally:
-            self.open_requests -= 1
-            self.open_texts -= texts
-            self.open_characters -= characters
-
-
-def _length(text: Text) -> int:
-    return len(text) if isinstance(text, str) else sum(map(len, text))
-
-
-def _portions(items: list, sizes: list[int], most: int) -> Iterator[list]:
-    """Items in lists of some `most` in size."""
-    for _, group in groupby(zip(accumulate(sizes), items), key=lambda pair: pair[0] // most):
-        yield [item for _, item in group]
+        (windows, tokens), multiple = encoded.size, self.classifier.collator.pad_to_multiple_of
+        return windows, math.ceil(tokens / multiple) * multiple
 
 
 async def _unless_gone(request: Request, work: Awaitable) -> Any:
-    """The result of `work`, which is cancelled if the client leaves."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(gone())]
+    """The result of `work`, which is cancelled if the client leaves: all that comes after a body tells of it."""
+    working, gone = tasks = [asyncio.ensure_future(one) for one in (work, request.receive())]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
-            raise ClientGone
-        return tasks[0].result()
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
     finally:
-        for task in tasks:
-            task.cancel()
+        working.cancel()
+        gone.cancel()

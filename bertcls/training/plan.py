@@ -6,6 +6,7 @@ from datasets import DatasetDict
 from transformers import PreTrainedModel, TrainingArguments
 
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bertcls.optim import freeze
 from bertcls.process import say
 from bertcls.tokenization import WindowCollator
 from bertcls.training.checkpoints import weights_digest
@@ -28,8 +29,10 @@ def prepare_training(
     head_init: str = "auto",
     contrastive_steps: int | None = None,
     from_scratch: bool = False,
+    freeze_encoder: bool = False,
+    freeze_layers: int = 0,
 ) -> None:
-    """Sets what follows from the number of rows, says it, and gives the head its start.
+    """Freezes what is not to train, sets what follows from the number of rows, and gives the head its start.
 
     With few rows a class the encoder is trained by a contrastive stage, a linear model on its vectors is the head, and
     no epoch follows. Else the head starts as a linear model on the encoder as it is, and epochs follow, never fewer
@@ -43,10 +46,12 @@ def prepare_training(
         head_init: as in `start_head`.
         contrastive_steps: optimizer steps of the contrastive stage; `None` follows from the rows.
         from_scratch: the encoder is random, so its vectors tell nothing.
+        freeze_encoder, freeze_layers: as in `freeze`.
 
     Raises:
         ValueError: a metric or an option that does not go with the task.
     """
+    freeze(model, freeze_encoder=freeze_encoder, freeze_layers=freeze_layers)
     model.start_digest = weights_digest(model.encoder)  # of the encoder as it came, for a run that is gone on with
     rows, kind = len(tokenized["train"]), model.config.problem_type or SINGLE_LABEL
     can_probe = head_init != "random" and not from_scratch and model.dense is None

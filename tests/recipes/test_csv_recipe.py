@@ -241,7 +241,7 @@ def test_augmented_rows_are_trained_on_and_leak_nothing(recipe, tmp_path):
 
 def test_the_newsgroups_recipe_reads_the_file_that_is_given(tmp_path, monkeypatch):
     other = load_recipe("newsgroups_finetune")
-    monkeypatch.setattr(other, "load_newsgroups", lambda *_: pytest.fail("loaded newsgroups"))
+    monkeypatch.setattr("bertcls.data.load.load_newsgroups", lambda *_: pytest.fail("loaded newsgroups"))
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(json.dumps({**row, "topic": row["topic"][0]}) + "\n" for row in headlines(60)))
     words = ["--train_file", str(path), "--text_column", "headline_body", "--label_column", "topic"]
