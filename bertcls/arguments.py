@@ -325,6 +325,7 @@ class RecipeArguments(TextArguments):
     test_file: str | None = _option(None, "Beside --train_file; none: held out of it.")
     text_pair_column: str | None = _option(None, "Column with the second texts of pairs.")
     label_column: list[str] | None = _option(None, "Column with the labels; several columns of 0 and 1: multi-label.")
+    id_column: str | None = _option(None, "Column by which the report names a row; none: rows are counted from 0.")
     label_delimiter: str | None = _option(None, "Between the labels of a cell, which makes the task multi-label.")
     problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = _option(
         None, "None: lists of labels are multi-label, fractions a regression, all else classes."

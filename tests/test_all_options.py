@@ -305,6 +305,7 @@ def rows(tokenizer):
     return rows.map(tokenize_windows, batched=True, remove_columns="text", fn_kwargs=options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", range(len(EFFECTS)))
 def test_options_do_what_they_say(run, rows, tokenizer, tmp_path):
     """Two epochs of three steps."""

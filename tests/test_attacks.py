@@ -157,6 +157,7 @@ def test_training_does_not_remove_what_it_reads(model, tmp_path):
     assert not (data / "checkpoints").exists() and (run_dir / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_share_an_output_folder(tmp_path):
     folder = tmp_path / "run"
     words = ["--output_dir", str(folder), "--dataset_name", str(SAMPLE)]

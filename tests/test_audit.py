@@ -151,6 +151,7 @@ def test_a_run_acts_on_a_leak(splits, tokenizer, tmp_path, on_leak):
     assert any(line.startswith("LEAK, dev in train") for line in shown["lines"])
 
 
+@pytest.mark.slow
 def test_the_command(splits, tmp_path):
     command = [sys.executable, "-W", "error::RuntimeWarning", "-m", "bertcls.audit"]
     words = [str(tmp_path), "--output_dir", str(tmp_path / "out"), "--model_name_or_path", str(TINY)]

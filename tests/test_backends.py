@@ -79,6 +79,7 @@ def plain(exported) -> tuple[str, str]:
     return exported("mean, temperature")
 
 
+@pytest.mark.slow
 def test_an_encoder_of_one_token_type_reads_pairs_of_a_bert_tokenizer(tmp_path):
     sizes = AutoConfig.from_pretrained(TINY).to_dict()
     names = ("hidden_size", "num_attention_heads", "intermediate_size", "vocab_size", "pad_token_id")
@@ -91,6 +92,7 @@ def test_an_encoder_of_one_token_type_reads_pairs_of_a_bert_tokenizer(tmp_path):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_onnx_answers_like_torch(case, exported):
     run, folder = exported(case)
@@ -352,12 +354,14 @@ def test_the_recipe_says_what_it_wrote(plain, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "run" / "onnx" / "model.onnx").exists()
 
 
+@pytest.mark.slow
 def test_the_recipe_ends_with_one_line_and_a_code(tmp_path):
     command = [sys.executable, ROOT / "recipes" / "export_onnx.py", "--model_name_or_path", tmp_path / "nothing"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("error: ")
 
 
+@pytest.mark.slow
 def test_the_benchmark_measures_every_engine(plain, tmp_path):
     output = tmp_path / "engines.json"
     script = [sys.executable, ROOT / "benchmarks" / "inference_engines.py", "--rounds", "1", "--output", output]

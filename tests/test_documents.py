@@ -341,6 +341,7 @@ def extended(place):
     del STEPS["drop_signature"]
 
 
+@pytest.mark.slow
 def test_a_metric_a_loss_a_text_and_a_step_of_ones_own(extended, place):
     results, losses = extended
     assert -1 <= results["eval_mcc"] <= 1 and -1 <= results["test_mcc"] <= 1

@@ -192,6 +192,7 @@ for snippet in re.findall(r"```python\\n(.*?)```", ModelCard.load("someone/model
 """
 
 
+@pytest.mark.slow
 def test_a_push_sends_what_others_can_load_and_nothing_else(hub, folder, tmp_path):
     server, url = hub
     before = content_of(folder)
@@ -237,6 +238,7 @@ def test_a_push_sends_what_others_can_load_and_nothing_else(hub, folder, tmp_pat
     assert eval(stock) == [{"label": answer.label, "score": pytest.approx(answer.score, abs=1e-5)}]
 
 
+@pytest.mark.slow
 def test_a_refused_push_says_how_to_retry_and_the_retry_does_it(hub, folder, tmp_path):
     server, url = hub
     server.files |= {"stock/model.safetensors": b"old", CARD: b"old", "mine.txt": b"kept"}  # of an earlier push
@@ -263,6 +265,7 @@ def test_a_refused_push_says_how_to_retry_and_the_retry_does_it(hub, folder, tmp
     assert created.get("private") is False or created.get("visibility") == "public"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["dropped halfway", "no server"])
 def test_a_lost_connection_leaves_the_folder_whole(how, hub, folder, tmp_path):
     server, url = hub
@@ -301,6 +304,7 @@ print(codes)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files")
 def test_a_full_disk_ends_a_run_before_the_push_and_leaves_the_folder_whole(hub, folder, tmp_path):
     server, url = hub
@@ -368,6 +372,7 @@ def test_a_model_of_another_kind_is_refused(folder, encoder_folder):
         main(["push", str(folder)])
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_compared_in_a_new_process(finished, monkeypatch):
     classifier = TextClassifier.from_pretrained(str(finished), device="cpu")
     assert verify_saved(str(finished), classifier, TEXTS * 5).label_names == ["bad", "good"]
@@ -377,6 +382,7 @@ def test_a_saved_model_is_compared_in_a_new_process(finished, monkeypatch):
         verify_saved(str(finished), classifier, TEXTS)
 
 
+@pytest.mark.slow
 def test_pairs_and_numbers_are_compared_in_a_new_process(encoder_folder, tmp_path):
     model = BertClsForSequenceClassification.from_encoder(
         encoder_folder,
@@ -402,6 +408,7 @@ class OwnModel(BertModel):
     config_class = OwnConfig
 
 
+@pytest.mark.slow
 def test_a_model_that_only_this_process_can_load_is_refused(tmp_path, tokenizer):
     AutoConfig.register("own-bert", OwnConfig, exist_ok=True)
     AutoModel.register(OwnConfig, OwnModel, exist_ok=True)

@@ -140,6 +140,7 @@ def test_missing_head_weights_are_refused(saved, tmp_path):
         TextClassifier.from_pretrained(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_verify_saved_tells_a_changed_model(saved, classifier):
     assert verify_saved(saved, classifier, TEXTS).label_names == ["bad", "good"]
     model = BertClsForSequenceClassification.from_pretrained(saved)
@@ -149,6 +150,7 @@ def test_verify_saved_tells_a_changed_model(saved, classifier):
         verify_saved(saved, TextClassifier(model, classifier.tokenizer, device="cpu"), TEXTS)
 
 
+@pytest.mark.slow
 def test_answering_imports_neither_evaluate_nor_matplotlib():
     code = (
         "import sys, bertcls.inference; print([m for m in ('evaluate', 'matplotlib', 'sklearn') if m in sys.modules])"
@@ -180,6 +182,7 @@ def test_many_texts_are_read_in_slices(classifier, monkeypatch):
     np.testing.assert_allclose(classifier.logits(texts), one_by_one, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_windows_of_many_texts_stay_with_their_texts(classifier):
     texts = [f"film {i} " * (1 + 90 * (i % 3)) for i in range(7)]
     together, (rows, windows_of) = (

@@ -109,6 +109,7 @@ def test_multi_label_window_pooling():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window_pooling", ["mean", "max", "mean_probs", "vote"])
 def test_evaluation_does_not_depend_on_slices_padding_or_company(window_pooling):
     model = build(pooling="mean", window_pooling=window_pooling, windows_per_forward=64)
@@ -315,6 +316,7 @@ print(json.dumps({"logits": logits.tolist(), "labels": model.config.id2label, "m
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["installed", "remote"])
 def test_a_saved_folder_loads_in_a_fresh_process(how, encoder_folder, tmp_path):
     model = BertClsForSequenceClassification.from_encoder(encoder_folder, id2label={0: "bad", 1: "good"}).eval()

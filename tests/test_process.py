@@ -32,6 +32,7 @@ print(faults() - before, torch.get_num_threads())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not NEW, reason="another C library than a new glibc")
 def test_freed_memory_is_taken_again():
     counted = {
@@ -64,6 +65,7 @@ def test_the_allocator_is_set_as_far_as_it_allows(allowed, calls, monkeypatch):
     assert asked == calls
 
 
+@pytest.mark.slow
 def test_the_peak_is_that_of_this_process_alone():
     block = np.ones(100_000_000)  # 800 MB
     code = "from bertcls.process import peak_memory; print(peak_memory())"

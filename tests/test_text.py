@@ -57,6 +57,7 @@ def test_strip_tags(text, expected):
     assert STEPS["strip_tags"](text) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit",
     [

@@ -29,6 +29,7 @@ def load_splits(
     text_column: str | None = None,
     text_pair_column: str | None = None,
     label_column: str | list[str] | None = None,
+    id_column: str | None = None,
     label_delimiter: str | None = None,
     problem_type: str | None = None,
     encoding: str | None = None,
@@ -49,6 +50,7 @@ def load_splits(
         train_file, validation_file, test_file: files or folders of classes, in place of the splits of `source`.
         text_column, text_pair_column, label_column: `None` takes the first of the usual names, and no pairs. Several
             label columns of 0 and 1 make the task multi-label, each a label.
+        id_column: becomes `id`, by which the report names a row; `None`: there is none.
         label_delimiter: character between the labels of a cell, which makes the task multi-label.
         problem_type: `None` reads it from the labels: lists are multi-label, fractions a regression, all else classes.
         encoding, delimiter: of the files; `None` detects them.
@@ -99,7 +101,8 @@ def load_splits(
         for name, split in splits.items():
             if {*several} <= {*split.column_names}:
                 splits[name] = join_columns(split, several, places[name])
-    columns = {"text": text_column} | ({} if text_pair_column is None else {"text_pair": text_pair_column})
+    optional = {"text_pair": text_pair_column, "id": id_column}
+    columns = {"text": text_column} | {new: name for new, name in optional.items() if name is not None}
     if labelled:
         columns["label"] = several[0] if len(several) == 1 else ", ".join(several)
     columns = find_columns(splits["train"].data.schema, columns)
@@ -125,7 +128,7 @@ def load_splits(
             raise ValueError(
                 f"Column {columns['text']} holds nothing but numbers, no text. Name another --text_column."
             )
-        filled = [] if keep_missing else [form[new][:] for new in columns]
+        filled = [] if keep_missing else [form[new][:] for new in columns if new != "id"]
         if drop_empty:
             filled = [[text if text and text.strip() else None for text in cells] for cells in filled]
         if labels is not None:

@@ -286,7 +286,7 @@ def confident_errors(
     joined = ["\n".join(parts) for parts in texts]
     neighbours = baseline.similar(joined) if baseline is not None and texts else [[]] * len(texts)
     for row, parts, text, similar in zip(wrong.to_dict("records"), texts, joined, neighbours):
-        known = [key for key in ("example_id", "label", "prediction", "probability", "decision") if key in row]
+        known = [key for key in ("example_id", "id", "label", "prediction", "probability", "decision") if key in row]
         error = {key: row[key].tolist() if isinstance(row[key], np.ndarray) else row[key] for key in known}
         cleaned = " ".join(clean_all(parts, classifier.model.config.cleaning))
         error |= {"text": text, "pieces": classifier.tokenizer.tokenize(cleaned)[:_SHOWN_PIECES]}

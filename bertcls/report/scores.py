@@ -75,11 +75,11 @@ def answer_table(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Answers to the rows of a data set: a table, and the predictions as `label_array` gives labels.
 
-    Its columns: `example_id`, `text`, for pairs `text_pair`, `label` and `prediction` (names, lists of names, or
-    numbers), and for every class `probability_<name>`.
+    Its columns: `example_id`, where there is one `id`, `text`, for pairs `text_pair`, `label` and `prediction` (names,
+    lists of names, or numbers), and for every class `probability_<name>`.
     """
     names, labels, kind = label_names_of(dataset), label_array(dataset), problem_type_of(dataset)
-    columns = [name for name in ("example_id", "text", "text_pair") if name in dataset.column_names]
+    columns = [name for name in ("example_id", "id", "text", "text_pair") if name in dataset.column_names]
     table = dataset.select_columns(columns).to_pandas()
     if kind == REGRESSION:
         predictions = probabilities[:, 0]

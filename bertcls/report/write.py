@@ -158,6 +158,10 @@ def describe_report(facts: dict, *, run_dir: str, texts: list[Text]) -> str:
     lines += [facts["chosen"]["said"]] if facts["chosen"] else []
     lines += [f"Next: {line}" for line in facts["advice"]]
     lines += [f"The report is in {page}."] if page.is_file() else []
+    if reason := facts["stock"].get("reason"):
+        lines.append(
+            f"No copy for the stock classes of transformers: {reason} recipes/export_onnx.py makes one for others."
+        )
     folder = json.dumps(Path(run_dir).as_posix(), ensure_ascii=False)
     example = _literal(next((text for text in texts if "".join(text).strip()), ""))
     code = f"from bertcls import TextClassifier; print(TextClassifier.from_pretrained({folder}).predict({example}))"

@@ -15,6 +15,7 @@ from bertcls.audit import audit_splits
 from bertcls.data.labels import label_shares
 from bertcls.data.splits import containing_texts, draw_rows, hold_out_whole_texts, split_dataset
 from bertcls.layout import DRAWN
+from bertcls.report.scores import answer_table
 from bertcls.text import comparison_key
 
 
@@ -200,6 +201,16 @@ def test_draw_rows_keeps_the_shares():
     with pytest.raises(ValueError, match="Asked for 1 rows; expected at least 2"):
         draw_rows(rows, 0.001, seed=1)
     assert len(draw_rows(rows, 0.25, seed=1)) == 250 and len(draw_rows(rows, 1, seed=1)) == 1000  # shares
+
+
+def test_rows_keep_the_names_that_their_owner_gave_them(tmp_path):
+    (tmp_path / "a.csv").write_text("ticket,text,label\n007,good,a\n,fine,b\n12,bad,a\n")
+    rows = load_splits(str(tmp_path / "a.csv"), id_column="ticket")["train"]
+    assert rows["id"][:] == ["007", None, "12"] and rows["example_id"][:] == [0, 1, 2]
+    table, _ = answer_table(rows, np.array([[0.9, 0.1]] * 3))
+    assert table["id"].tolist() == ["007", None, "12"]
+    with pytest.raises(ValueError, match="ticket_id"):
+        load_splits(str(tmp_path / "a.csv"), id_column="ticket_id")
 
 
 def test_no_row_is_both_chosen_by_and_reported():

@@ -102,6 +102,7 @@ BEYOND = {  # and texts that it reads otherwise
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CARRIED)
 def test_the_copy_answers_alike_without_bertcls(case, exported):
     (_, texts, missing), (run, result, (answers, max_length, kind)) = CARRIED[case], exported[case]

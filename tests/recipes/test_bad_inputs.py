@@ -363,6 +363,7 @@ def test_bad_input_ends_in_one_line(case, recipe, tmp_path, monkeypatch, capsys)
     assert written <= {"checkpoints", "audit.json", ".lock"}  # nothing was trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

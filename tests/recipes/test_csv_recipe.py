@@ -60,6 +60,7 @@ def test_a_csv_of_ones_own_needs_no_edit(recipe, tmp_path, capsys):
     assert classifier.predict("goal team league match")[0].label == "sport"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["lists", "delimiter"])
 def test_several_labels(recipe, tmp_path, form):
     rows = headlines(600, topics=2)
@@ -102,6 +103,7 @@ def test_several_labels(recipe, tmp_path, form):
         assert error["probabilities"][error["decision"]] == error["probability"] and error["similar"]
 
 
+@pytest.mark.slow
 def test_numbers_far_from_zero(recipe, tmp_path):
     draw = random.Random(1)
     rows = []
@@ -136,6 +138,7 @@ def test_numbers_far_from_zero(recipe, tmp_path):
     assert "calibration" not in facts and "confusions" not in facts
 
 
+@pytest.mark.slow
 def test_pairs(recipe, tmp_path):
     words = ["--dataset_name", str(SAMPLE.parent / "pairs"), "--text_column", "sentence1"]
     results = run(recipe, tmp_path, *words, "--text_pair_column", "sentence2", *QUICK, "--max_length", "64")
@@ -156,6 +159,7 @@ def test_the_sample_and_the_four_places(recipe, tmp_path):
     assert [source.count(f"EDIT {number}:") for number in range(1, 6)] == [1, 1, 1, 1, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rows"),
     [("mrpc_finetune", 50), ("chnsenticorp_finetune", 40), ("imdb_finetune", 9), ("newsgroups_finetune", 9)],
@@ -180,6 +184,7 @@ def test_the_other_samples(name, rows, tmp_path):
         assert min(windows) >= 3
 
 
+@pytest.mark.slow
 def test_windows_as_training_examples_and_truncation(tmp_path):
     recipe = load_recipe("imdb_finetune")
     words = ["--sample", "--num_train_epochs", "1"]
@@ -231,6 +236,7 @@ def test_the_tfidf_baseline_on_newsgroups(tmp_path, monkeypatch):
     assert results["test_accuracy"] == pytest.approx(0.919, abs=0.01)  # on all of train; here a tenth is held out
 
 
+@pytest.mark.slow
 def test_augmented_rows_are_trained_on_and_leak_nothing(recipe, tmp_path):
     words = ["--sample", "--augment", "swap", "sentiment", "--num_train_epochs", "1", "--on_leak", "error"]
     assert run(recipe, tmp_path, *words)["train_samples"] > 1000
@@ -239,6 +245,7 @@ def test_augmented_rows_are_trained_on_and_leak_nothing(recipe, tmp_path):
         assert not audit_splits(augment(splits, list(METHODS), seed=1))["leaked"]
 
 
+@pytest.mark.slow
 def test_the_newsgroups_recipe_reads_the_file_that_is_given(tmp_path, monkeypatch):
     other = load_recipe("newsgroups_finetune")
     monkeypatch.setattr("bertcls.data.load.load_newsgroups", lambda *_: pytest.fail("loaded newsgroups"))

@@ -229,6 +229,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS)
 def test_options_have_their_effect(sst2_recipe, tmp_path, trainers, options):
     results = run_recipe_main(sst2_recipe, tmp_path / "run", *QUICK, *options.split())
@@ -237,6 +238,7 @@ def test_options_have_their_effect(sst2_recipe, tmp_path, trainers, options):
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
 
 
+@pytest.mark.slow
 def test_frozen_weights_stay(sst2_recipe, tmp_path, trainers, encoder_folder):
     words = ["--model_name_or_path", encoder_folder, "--pooling", "mean", "--freeze_layers", "1"]
     words += ["--learning_rate", "1e-3"]
@@ -374,6 +376,7 @@ def test_bad_input_gets_one_line_before_training(case, sst2_recipe, tmp_path, ca
     assert not (folder / "report").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("launcher", "code"), [([sys.executable], 2), (["accelerate", "launch", "--quiet"], 1)])
 def test_a_wrong_command_line_ends_the_process_with_one_line(launcher, code, tmp_path):
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
@@ -386,6 +389,7 @@ def test_a_wrong_command_line_ends_the_process_with_one_line(launcher, code, tmp
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_accelerate_launch_and_loader_workers_change_no_weight(tmp_path, sst2_recipe):
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     options = {"capture_output": True, "text": True, "cwd": tmp_path, "check": True, "env": environment}
@@ -400,6 +404,7 @@ def test_accelerate_launch_and_loader_workers_change_no_weight(tmp_path, sst2_re
     assert all(torch.equal(tensor, launched[name]) for name, tensor in here.items())
 
 
+@pytest.mark.slow
 def test_trackers_get_losses_and_scores_and_the_card_its_language(sst2_recipe, tmp_path):
     words = ["--sample", "--max_train_samples", "64", "--num_train_epochs", "1", "--figures", "false"]
     words += ["--per_device_train_batch_size", "16", "--report_to", "tensorboard", "--license", "mit"]

@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY, load_recipe
 from helpers import arguments_of
 
-from bertcls.report.growth import describe_growth, read_growth
+from bertcls.report.compare import describe_growth, read_growth
 from bertcls.training.launch import parse_runs
 
 RIGHT, WRONG = "river bird rain flower seed winter".split(), "bank market loan profit tax budget".split()
@@ -36,6 +36,7 @@ def test_the_sentence_follows_from_the_last_two_sizes(measure, before, last, sai
     )
 
 
+@pytest.mark.slow
 def test_runs_of_several_sizes_make_a_curve(tmp_path, capsys):
     random = np.random.default_rng(0)
     texts = [" ".join(random.choice((RIGHT, WRONG)[row % 2], 5)) + f" {row}" for row in range(120)]

@@ -518,6 +518,7 @@ FIGURE_CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("case", FIGURE_CASES)
 def test_figures_are_drawn_without_a_warning_and_can_be_read(case, tmp_path, monkeypatch, caplog):

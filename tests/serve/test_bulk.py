@@ -107,6 +107,7 @@ def kill(process: subprocess.Popen, folder: Path, parts: int) -> None:
     process.wait()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(recipe, undisturbed, model, data, tmp_path, capsys):
     output, there = tmp_path / "labels.parquet", []
     for parts in (1, 12):
@@ -126,6 +127,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bytes(recipe, undisturbed, 
     assert [path.name for path in tmp_path.iterdir()] == ["labels.parquet"]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_parts(undisturbed, model, data, tmp_path):
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
@@ -357,6 +359,7 @@ def onnx_folder(model, tmp_path_factory) -> str:
     return folder
 
 
+@pytest.mark.slow
 def test_what_runs_on_the_cpu_alone_does_so_beside_an_accelerator(recipe, onnx_folder, capsys, monkeypatch):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     kinds = {True: "cpu", False: "cuda"}

@@ -422,6 +422,7 @@ def test_at_a_signal_it_finishes_what_it_accepted_and_refuses_the_rest(classifie
         ask(its_port, "/health")
 
 
+@pytest.mark.slow
 def test_sigterm_under_load_loses_no_accepted_request(saved, tmp_path):
     log, answered, enough = tmp_path / "log", [], threading.Event()
 
@@ -482,6 +483,7 @@ def test_the_log_has_texts_only_when_asked(classifier, caplog, log_texts):
 # ------------------------------------------------------------------------------------------------ the start
 
 
+@pytest.mark.slow
 def test_a_bad_start_is_one_line(saved, tmp_path):
     (tmp_path / "empty").write_text("\n")
     taken = socket.create_server(("127.0.0.1", 0))
@@ -500,6 +502,7 @@ def test_a_bad_start_is_one_line(saved, tmp_path):
         assert result.stderr.count("\n") == 1 and message in result.stderr, result.stderr
 
 
+@pytest.mark.slow
 def test_the_service_needs_nothing_of_training():
     code = (
         "import sys\n"

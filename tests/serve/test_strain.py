@@ -225,6 +225,7 @@ Server(make_app(classifier, name="x", limits=Limits(seconds=0.5))).run(sockets=[
 """
 
 
+@pytest.mark.slow
 def test_a_pass_that_hangs_does_not_keep_the_process(saved):  # noqa: F811
     command = [sys.executable, "-c", HANGS, saved]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

@@ -51,6 +51,7 @@ def train(encoder_folder, rows, tokenizer, folder, callbacks, *words, spoil=Fals
     return trainer
 
 
+@pytest.mark.slow
 def test_the_step_on_the_longest_batch_changes_nothing(encoder_folder, rows, tokenizer, tmp_path, capsys):
     with_it = train(encoder_folder, rows, tokenizer, tmp_path / "a", [LongestBatchFirst()])
     line = capsys.readouterr().out
@@ -87,6 +88,7 @@ def test_lengths_are_read_once(encoder_folder, rows, tokenizer, tmp_path):
     assert sampler.lengths == rows["length"][:] and type(sampler.lengths) is list
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_the_share_of_padding_is_logged(encoder_folder, rows, tokenizer, tmp_path, workers):
     words = ["--logging_steps", "1", "--train_sampling_strategy", "random", "--dataloader_num_workers", workers]
@@ -99,6 +101,7 @@ def test_the_share_of_padding_is_logged(encoder_folder, rows, tokenizer, tmp_pat
         assert 1 - np.mean(shares) == pytest.approx(np.mean(batches), abs=0.1)
 
 
+@pytest.mark.slow
 def test_workers_change_no_weight(encoder_folder, tokenizer, tmp_path):
     """Long texts, so that windows are drawn: in the model, from a generator that no worker touches."""
     long = load_splits(str(SAMPLE.parent / "long"))["train"]
@@ -111,6 +114,7 @@ def test_workers_change_no_weight(encoder_folder, tokenizer, tmp_path):
         assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 def test_length_groups_pad_little(encoder_folder, rows, tokenizer, tmp_path):
     words = ["--per_device_train_batch_size", "4"]
     trainer = train(encoder_folder, rows, tokenizer, tmp_path / "a", [LongestBatchFirst()], *words)
@@ -168,6 +172,7 @@ def test_an_infinite_gradient_stops_the_run(encoder_folder, rows, tokenizer, tmp
         train(encoder_folder, rows, tokenizer, tmp_path / "a", callbacks, "--logging_steps", "1")
 
 
+@pytest.mark.slow
 def test_looking_for_nan_changes_nothing(encoder_folder, rows, tokenizer, tmp_path):
     callbacks = training_callbacks(SimpleNamespace(metric_for_best_model=None))
     others = [callback for callback in callbacks if not isinstance(callback, StopAtNonFinite)]
@@ -177,6 +182,7 @@ def test_looking_for_nan_changes_nothing(encoder_folder, rows, tokenizer, tmp_pa
         assert torch.equal(ours, theirs), name
 
 
+@pytest.mark.slow
 def test_out_of_memory_names_the_remedy(encoder_folder, rows, tokenizer, tmp_path, monkeypatch):
     loss_of = BertClsForSequenceClassification._loss
 

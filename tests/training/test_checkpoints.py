@@ -78,6 +78,7 @@ def interrupt(*args, **kwargs):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before an epoch", "by SIGTERM within an epoch", "after training"])
 def test_a_run_that_was_stopped_ends_as_the_undisturbed_one(sst2_recipe, tmp_path, monkeypatch, capsys, whole, moment):
     first, expected = whole
@@ -218,6 +219,7 @@ def train(encoder_folder, rows, tokenizer, folder, *words, more=()):
     return trainer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["1", "2"])
 def test_a_kill_before_the_record_is_written_leaves_an_earlier_checkpoint(
     encoder_folder, rows, tokenizer, tmp_path, monkeypatch, capsys, limit
@@ -443,6 +445,7 @@ def test_a_disk_that_is_really_full(encoder_folder, rows, tokenizer, tmp_path, c
         subprocess.run(["umount", "--lazy", str(disk)], check=True)  # the run's lock may still be open
 
 
+@pytest.mark.slow
 def test_sigterm_stops_all_processes_at_one_step(tmp_path):
     """The launcher passes the signal on, which comes when training begins."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -20,6 +20,7 @@ from bertcls.training.launch import run_recipe
 QUICK = ["--max_train_samples", "64", "--num_train_epochs", "3", "--learning_rate", "0.003"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bars", ["false", "true"])
 def test_a_run_prints_a_line_an_epoch(sst2_recipe, tmp_path, capsys, bars):
     run_recipe_main(sst2_recipe, tmp_path / "run", *QUICK, "--disable_tqdm", bars)
@@ -93,6 +94,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys):
     assert f"--output_dir {tmp_path} --resume" in how_to_go_on(tmp_path / "seed-3" / "checkpoints")
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_recipe_with_one_line(tmp_path):
     command = [sys.executable, str(ROOT / "recipes" / "sst2_finetune.py"), "--sample", "--output_dir", "run"]
     command += ["--num_train_epochs", "500", "--early_stopping_patience", "0"]

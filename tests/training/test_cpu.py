@@ -114,6 +114,7 @@ class Kinds(FastOnCpu):
         self.seen = dropouts, model.config.encoder._attn_implementation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention_dropout, attention", [(None, "attention_with_dropout"), (0.0, "sdpa")])
 def test_a_model_is_fast_while_it_trains_and_as_it_was_afterwards(
     encoder_folder, tmp_path, attention_dropout, attention

@@ -23,6 +23,7 @@ def two_processes(tmp_path_factory) -> dict:
     return torch.load(folder / "result.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("class_weights", [None, [0.75, 1.5]])
 def test_micro_batches_and_processes_give_the_same_step(class_weights, two_processes, tmp_path):
     whole = first_step(str(tmp_path / "16x1"), 16, 1, class_weights)

@@ -218,6 +218,7 @@ def write_rows(folder, rows: Dataset) -> str:
 QUICK = "--from_scratch --pooling mean --max_length 16 --learning_rate 3e-3 --num_train_epochs 3 --figures false"
 
 
+@pytest.mark.slow
 def test_folds_answer_every_row_by_a_model_that_did_not_see_it_and_one_model_is_trained_on_all(tmp_path):
     recipe, data = load_recipe("csv_finetune"), write_rows(tmp_path / "data", topics(60))
     words = ["--dataset_name", data, "--model_name_or_path", str(TINY), *QUICK.split(), "--folds", "3"]

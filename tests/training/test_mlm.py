@@ -178,6 +178,7 @@ def tiny_trainer(model, tmp_path, blocks, collator=None, callbacks=(), **setting
     )
 
 
+@pytest.mark.slow
 def test_validation_scores_are_exact_whatever_the_batches(blocks, tmp_path):
     torch.manual_seed(0)
     model, missing = load_masked_lm(str(TINY), from_scratch=True)
@@ -373,6 +374,7 @@ def pretrain(folder, *words) -> dict:
     return recipe.main(args, training_args)
 
 
+@pytest.mark.slow
 def test_the_sample_learns_and_its_encoder_is_fine_tuned(tmp_path, sst2_recipe, capsys):
     results = pretrain(tmp_path / "mlm")
     assert results["eval_masked_loss"] < results["before_masked_loss"] - 0.5
@@ -397,6 +399,7 @@ def test_the_sample_learns_and_its_encoder_is_fine_tuned(tmp_path, sst2_recipe, 
         run_recipe_main(sst2_recipe, tmp_path / "pooler", *words, "--pooling", "pooler")
 
 
+@pytest.mark.slow
 def test_a_random_head_is_trained_first_and_said(encoder_folder, tmp_path, capsys):
     words = ["--from_scratch", "false", "--model_name_or_path", encoder_folder, "--num_train_epochs", "1"]
     results = pretrain(tmp_path / "mlm", *words, "--head_warmup_steps", "30", "--whole_word_mask")
@@ -408,6 +411,7 @@ def test_a_random_head_is_trained_first_and_said(encoder_folder, tmp_path, capsy
     assert "The head was random and had no warm-up." in said
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_train_its_head_again(encoder_folder, tmp_path, capsys):
     words = ["--from_scratch", "false", "--model_name_or_path", encoder_folder, "--head_warmup_steps", "5"]
     first = pretrain(tmp_path / "run", *words, "--num_train_epochs", "1")
@@ -417,6 +421,7 @@ def test_a_resumed_run_does_not_train_its_head_again(encoder_folder, tmp_path, c
     assert results["before_masked_loss"] == first["before_masked_loss"]
 
 
+@pytest.mark.slow
 def test_a_run_stopped_within_an_epoch_goes_on_with_the_same_masks(encoder_folder, tmp_path, monkeypatch):
     words = ["--from_scratch", "false", "--model_name_or_path", encoder_folder, "--head_warmup_steps", "5"]
     words += ["--num_train_epochs", "2", "--per_device_train_batch_size", "8"]

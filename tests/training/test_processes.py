@@ -120,6 +120,7 @@ def check_same_run(folder: Path, one_process: tuple[Path, dict]) -> None:
     assert ours["temperature"] == pytest.approx(theirs["temperature"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_run_the_recipe_as_one_does(words, one_process, tmp_path):
     folder, said = launch(tmp_path, "cpu_2proc", str(ROOT / "recipes" / "sst2_finetune.py"), "--sample", *words)
     check_same_run(folder, one_process)
@@ -127,6 +128,7 @@ def test_two_processes_run_the_recipe_as_one_does(words, one_process, tmp_path):
     assert len(list((folder / "checkpoints" / "checkpoint-9").glob("rng_state_*.pth"))) == 2
 
 
+@pytest.mark.slow
 def test_fsdp_runs_the_recipe_as_one_process_does(words, one_process, tmp_path):
     script = [str(ROOT / "tests" / "fsdp_on_cpu.py"), str(ROOT / "recipes" / "sst2_finetune.py")]
     folder, _ = launch(tmp_path, "fsdp", "--num_processes", "2", *script, "--sample", *words)
