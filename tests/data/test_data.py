@@ -208,7 +208,7 @@ def test_rows_keep_the_names_that_their_owner_gave_them(tmp_path):
     rows = load_splits(str(tmp_path / "a.csv"), id_column="ticket")["train"]
     assert rows["id"][:] == ["007", None, "12"] and rows["example_id"][:] == [0, 1, 2]
     table, _ = answer_table(rows, np.array([[0.9, 0.1]] * 3))
-    assert table["id"].tolist() == ["007", None, "12"]
+    assert table["id"].fillna("").tolist() == ["007", "", "12"]
     with pytest.raises(ValueError, match="ticket_id"):
         load_splits(str(tmp_path / "a.csv"), id_column="ticket_id")
 
