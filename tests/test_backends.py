@@ -140,6 +140,7 @@ def test_what_is_exported_computes_like_the_model(settings, tokenizer):
     torch.testing.assert_close(found[1], expected.window_logits, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_folder_is_self_contained(plain, tmp_path):
     run, folder = plain
     names = {"config.json", "model.onnx", "model_int8.onnx", "pooling.onnx", "tokenizer.json", "tokenizer_config.json"}
@@ -223,6 +224,7 @@ def test_requests_of_short_texts_can_be_laid_end_to_end(plain):
     np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])
 def test_the_readme_snippet_runs_without_torch_and_bertcls(kind, plain, tmp_path):
     run, folder = plain
@@ -281,6 +283,7 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(plain, tmp_path, mon
     assert (target / "thesis.txt").exists()
 
 
+@pytest.mark.slow
 def test_weights_of_a_large_model_lie_beside_the_graph(exported):
     folder = Path(exported("cls, vote")[1])  # which answers like torch, see above
     assert {"model.onnx.data", "model_int8.onnx.data"} <= {path.name for path in folder.iterdir()}

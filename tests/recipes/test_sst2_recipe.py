@@ -258,6 +258,7 @@ def test_every_schedule_of_trainer_can_be_named(schedule, tmp_path):
     assert parse(RecipeArguments, words, defaults={})[1].lr_scheduler_type == schedule
 
 
+@pytest.mark.slow
 def test_push_to_hub_pushes_the_verified_folder_once(sst2_recipe, tmp_path, monkeypatch):
     pushed = []
     monkeypatch.setattr(
@@ -302,6 +303,7 @@ def test_the_lab_protocol_reports_its_own_test_part(sst2_recipe, tmp_path):
     assert sum(row["support"] for row in results["test_per_class"].values()) == 50
 
 
+@pytest.mark.slow
 def test_without_a_labelled_test_split_validation_is_reported(sst2_recipe, tmp_path, encoder_folder):
     data = tmp_path / "data"
     data.mkdir()

@@ -276,6 +276,7 @@ def pages(tmp_path_factory):
     return written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_page_needs_nothing_else_and_runs_nothing(pages, kind):
     _, content, page, drawn = pages[kind]

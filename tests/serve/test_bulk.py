@@ -370,6 +370,7 @@ def test_what_runs_on_the_cpu_alone_does_so_beside_an_accelerator(recipe, onnx_f
     assert start_processes().device.type == "cuda"
 
 
+@pytest.mark.slow
 def test_other_engines_label_the_same_rows(recipe, model, onnx_folder, data, tmp_path):
     few = pd.read_csv(data, keep_default_na=False).head(30)
     few.to_csv(tmp_path / "few.csv", index=False)

@@ -148,6 +148,7 @@ def inside(classifier, **options):
 # ------------------------------------------------------------------------------------------------ answers
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_the_classifier(port, classifier):
     expected = classifier.predict(TEXTS, windows=True)
     answers = ask(port, "/predict", {"texts": TEXTS, "windows": True}).json["predictions"]

@@ -137,6 +137,7 @@ def bad_label(rows):
 IN_ORDER = ["--max_steps", "9", "--per_device_train_batch_size", "4", "--train_sampling_strategy", "sequential"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words, message",
     [

@@ -315,6 +315,7 @@ def test_folders_that_only_look_like_checkpoints_stay(encoder_folder, rows, toke
     assert "Removed checkpoint-1, which is not whole (no complete.json)." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_copied_run_loads_its_own_best_model_or_none(encoder_folder, rows, tokenizer, tmp_path):
     words = ["--eval_strategy", "epoch", "--greater_is_better", "true"]  # the loss falls: the first epoch is best
     trainer = train(encoder_folder, rows, tokenizer, tmp_path / "run", *words)
@@ -344,6 +345,7 @@ def test_of_several_seeds_those_that_had_not_begun_begin_anew(tmp_path):
     assert found == [str(checkpoint), None, None]
 
 
+@pytest.mark.slow
 def test_going_back_to_an_earlier_checkpoint_drops_the_later_ones(
     encoder_folder, rows, tokenizer, tmp_path, monkeypatch, capsys
 ):
@@ -355,6 +357,7 @@ def test_going_back_to_an_earlier_checkpoint_drops_the_later_ones(
     assert newest_complete(tmp_path / "checkpoints") == (tmp_path / "checkpoints" / "checkpoint-3", [])
 
 
+@pytest.mark.slow
 def test_more_epochs_are_allowed_and_fewer_are_not(encoder_folder, rows, tokenizer, tmp_path, capsys):
     train(encoder_folder, rows, tokenizer, tmp_path)
     export = tmp_path / "onnx" / "pooling.onnx"
@@ -370,6 +373,7 @@ def test_more_epochs_are_allowed_and_fewer_are_not(encoder_folder, rows, tokeniz
         train(encoder_folder, rows, tokenizer, tmp_path, "--resume_from_checkpoint")
 
 
+@pytest.mark.slow
 def test_a_model_saved_alone_ends_a_run_and_does_not_go_on(encoder_folder, rows, tokenizer, tmp_path):
     train(encoder_folder, rows, tokenizer, tmp_path, "--save_only_model")
     again = train(encoder_folder, rows, tokenizer, tmp_path, "--save_only_model", "--resume_from_checkpoint")
@@ -378,6 +382,7 @@ def test_a_model_saved_alone_ends_a_run_and_does_not_go_on(encoder_folder, rows,
         train(encoder_folder, rows, tokenizer, tmp_path, "--num_train_epochs", "3", "--resume_from_checkpoint")
 
 
+@pytest.mark.slow
 def test_a_run_of_steps_that_had_ended_makes_no_further_one(encoder_folder, rows, tokenizer, tmp_path):
     words = ["--max_steps", "4", "--save_strategy", "epoch"]  # within the second epoch of three steps
     first = train(encoder_folder, rows, tokenizer, tmp_path, *words)
@@ -394,6 +399,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whose", FAILURES)
 def test_a_full_disk_leaves_the_last_whole_checkpoint(
     encoder_folder, rows, tokenizer, tmp_path, monkeypatch, capsys, whose
@@ -426,6 +432,7 @@ def test_another_error_is_not_taken_for_a_full_disk(tmp_path):
     assert (tmp_path / "checkpoint-1").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full(encoder_folder, rows, tokenizer, tmp_path, capsys):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -66,6 +66,7 @@ def test_attention_of_a_vanishing_dropout_is_that_of_sdpa(mask, scaling):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_attention_drops_weights_and_keeps_their_mean():
     torch.manual_seed(0)
     query, key, _ = heads(windows=1, tokens=16)

@@ -35,6 +35,7 @@ def test_micro_batches_and_processes_give_the_same_step(class_weights, two_proce
         torch.testing.assert_close(other["update"], whole["update"], atol=1e-5, rtol=0, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["pooler", "cls", "mean", "max"])
 def test_two_processes_train_with_each_pooling(pooling, two_processes):
     assert two_processes[pooling] == 3

@@ -63,6 +63,7 @@ def collator():
     return WindowCollator(AutoTokenizer.from_pretrained(TINY))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["mean", "max", "mean_probs", "vote"])
 def test_vectors_are_those_that_the_head_reads(model, collator, how):
     rows, made = tokenized(topics(20)), model(window_pooling=how, windows_per_forward=3)
@@ -158,6 +159,7 @@ def test_every_batch_has_two_texts_of_each_label_in_it():
     assert (rare == 50).sum() == 20 and len(rare) == 60
 
 
+@pytest.mark.slow
 def test_the_contrastive_stage_brings_texts_of_a_label_together(model, collator, tmp_path):
     rows, made = tokenized(topics(30)), model()
     made.config.class_weights = None

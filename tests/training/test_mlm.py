@@ -127,6 +127,7 @@ def test_validation_masks_are_fixed_and_change_no_random_state(blocks):
 # ------------------------------------------------------------------------------------------------ loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [family for family in ENCODERS if family != "longformer"])
 def test_the_loss_of_masked_positions_alone_is_the_stock_loss(family):
     torch.manual_seed(0)
@@ -195,6 +196,7 @@ def test_validation_scores_are_exact_whatever_the_batches(blocks, tmp_path):
         assert metrics["eval_masked_tokens"] == int((labels != -100).sum())
 
 
+@pytest.mark.slow
 def test_accumulated_steps_weigh_each_masked_position_alike(blocks, tmp_path):
     """8 rows in a step give the update of 4 times 2, though their numbers of masked positions differ."""
     fixed = mask_once(blocks, masking(), seed=1)
@@ -271,6 +273,7 @@ def test_wrong_labels_stop_the_run_before_its_first_step(collator, message, bloc
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_check_changes_nothing_in_a_right_run(blocks, tmp_path):
     weights = []
     for callbacks in ([], [MaskingCheck(0.15)]):

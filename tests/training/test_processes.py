@@ -136,6 +136,7 @@ def test_fsdp_runs_the_recipe_as_one_process_does(words, one_process, tmp_path):
     assert list((folder / "checkpoints").glob("*/pytorch_model_fsdp.bin"))  # it was FSDP
 
 
+@pytest.mark.slow
 def test_deepspeed_runs_the_recipe_as_one_process_does(words, one_process, tmp_path, monkeypatch):
     pytest.importorskip("deepspeed", reason="not among the requirements: pip install deepspeed")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
