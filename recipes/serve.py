@@ -7,7 +7,7 @@ POST /query gives the labels' numbers, POST /predict names, scores, probabilitie
 /metrics and /docs say the rest, and / is the page. It listens on this machine alone unless --host says otherwise.
 SIGTERM and Ctrl+C let it answer what it accepted. The log is JSON, a line a request, without the texts.
 
-Measured: see "Serve it" in README.md.
+Measured: see bertcls/serve/README.md.
 """
 
 import os
