@@ -14,7 +14,6 @@ from bertcls.modeling import BertClsConfig, BertClsForSequenceClassification
 if TYPE_CHECKING:  # for editors; the same names as below, which a test compares
     from bertcls.arguments import RecipeArguments, RunArguments
     from bertcls.audit import audit_run
-    from bertcls.data.augmentation import augment
     from bertcls.data.labels import label_config
     from bertcls.data.load import load_newsgroups, load_splits
     from bertcls.data.splits import arrange_splits
@@ -38,7 +37,6 @@ __version__ = "0.1.0"
 _LAZY = {  # PEP 562: module: its public names
     "arguments": ("RecipeArguments", "RunArguments"),
     "audit": ("audit_run",),
-    "data.augmentation": ("augment",),
     "data.labels": ("label_config",),
     "data.load": ("load_newsgroups", "load_splits"),
     "data.splits": ("arrange_splits",),

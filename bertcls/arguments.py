@@ -13,7 +13,6 @@ from accelerate.utils import str_to_bool
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 
-from bertcls.data.augmentation import check_methods
 from bertcls.text import check_steps
 
 NEWEST = "newest"  # --resume_from_checkpoint without a value
@@ -333,7 +332,6 @@ class RecipeArguments(TextArguments):
     on_leak: Literal["warn", "drop", "error"] = _option(
         "warn", "Where train texts stand in test: go on, drop them from train, or stop."
     )
-    augment: list[str] = _option([], "Altered copies of training rows: swap, delete, typo, contrast, sentiment.")
     overlap: int | None = _option(None, "Tokens that neighbouring windows share; none: 20 %% of max_length.")
     truncation: Literal["none", "head", "tail", "head_tail"] = _option(
         "none", "none: read long texts whole, in windows; else which part is read."
@@ -389,12 +387,36 @@ class RecipeArguments(TextArguments):
         super().check()
         if isinstance(self.label_column, list) and len(self.label_column) == 1:
             self.label_column = self.label_column[0]
-        check_methods(self.augment)
         if self.head_init == "probe" and self.classifier_hidden_size is not None:
             raise ValueError(
                 "Found --head_init probe with --classifier_hidden_size; expected a linear head, which alone can start "
                 "as a linear model. Leave one out."
             )
+        if self.head_init == "probe" and self.from_scratch:
+            raise ValueError(
+                "Found --head_init probe with --from_scratch; expected a pretrained encoder, whose vectors tell "
+                "something. Leave one out."
+            )
+        for name, fits, expected in (
+            ("classifier_dropout", lambda value: 0 <= value < 1, "a share from 0 to below 1"),
+            ("attention_dropout", lambda value: 0 <= value < 1, "a share from 0 to below 1"),
+            ("classifier_hidden_size", lambda value: value >= 1, "at least 1"),
+            ("head_learning_rate", lambda value: value >= 0, "0 or more"),
+        ):
+            if (value := getattr(self, name)) is not None and not fits(value):
+                raise ValueError(f"Found --{name} {value:g}; expected {expected}. Correct it.")
+        if self.fold is not None:
+            for name, found in (
+                ("split", self.split is not None),
+                ("phrases true", self.phrases),
+                ("report false", not self.report),
+                ("max_test_samples", self.max_test_samples is not None),
+            ):
+                if found:
+                    raise ValueError(
+                        f"Found --folds with --{name}; expected one of them: each row is held out once, alone, and "
+                        "reported. Leave one out, or give --phrases false where rows are no parts of one another."
+                    )
         if (self.contrastive_steps or 0) < 0:
             raise ValueError(f"Found --contrastive_steps {self.contrastive_steps}; expected 0 or more. Raise it.")
         if self.probes is not None:

@@ -22,7 +22,6 @@ from bertcls import (
     WindowCollator,
     arrange_splits,
     audit_run,
-    augment,
     finish_run,
     label_config,
     layerwise_optimizer,
@@ -42,7 +41,7 @@ DEFAULTS = dict(
     model_name_or_path="hfl/chinese-bert-wwm-ext",
     max_length=256,  # tokens, about as many characters; the audit says how many texts are longer
     max_train_windows=2,  # of a longer review, in a training step
-    learning_rate=3e-5,  # 2e-5 to 5e-5 for BERT; the head starts at random, so warm up
+    learning_rate=3e-5,  # 2e-5 to 5e-5 for BERT
     per_device_train_batch_size=32,
     warmup_steps=0.06,  # share of all steps
     weight_decay=0.01,
@@ -69,12 +68,11 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     splits, reported_split = arrange_splits(splits, **args.of(arrange_splits))
     tokenizer = load_tokenizer(args.model_name_or_path)
     splits = audit_run(splits, tokenizer=tokenizer, seed=training_args.seed, **args.of(audit_run))
-    splits = augment(splits, args.augment, seed=training_args.seed)
 
     # 2. Clean and tokenize in batched, cached maps; the reported rows stay raw
     tokenized, contract = tokenize_splits(splits, tokenizer, **args.of(tokenize_splits))
 
-    # 3. Encoder and head, which gets its random weights by the seed
+    # 3. Encoder and head; with few rows the encoder is trained here, and no epoch follows
     set_seed(training_args.seed)
     model = BertClsForSequenceClassification.from_encoder(
         args.model_name_or_path,

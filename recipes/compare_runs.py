@@ -136,7 +136,9 @@ def scores_of(arm: Arm, name: str) -> list[float]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("runs", nargs="+", help="folders; the first is what the others are compared with")
     parser.add_argument("--output_dir", help="folder for comparison.json, scores.png and curves.png; none: print only")
     parser.add_argument("--metrics", nargs="+", help="further scores of metrics.json to show, such as f1_macro")

@@ -21,7 +21,6 @@ from bertcls import (
     WindowCollator,
     arrange_splits,
     audit_run,
-    augment,
     finish_run,
     label_config,
     layerwise_optimizer,
@@ -69,12 +68,11 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
     splits, reported_split = arrange_splits(splits, **args.of(arrange_splits))
     tokenizer = load_tokenizer(args.model_name_or_path)
     splits = audit_run(splits, tokenizer=tokenizer, seed=training_args.seed, **args.of(audit_run))
-    splits = augment(splits, args.augment, seed=training_args.seed)
 
     # 2. Clean and tokenize in batched, cached maps; the reported rows stay raw
     tokenized, contract = tokenize_splits(splits, tokenizer, **args.of(tokenize_splits))
 
-    # 3. Encoder and head, which gets its random weights by the seed
+    # 3. Encoder and head; with few rows the encoder is trained here, and no epoch follows
     set_seed(training_args.seed)
     model = BertClsForSequenceClassification.from_encoder(
         args.model_name_or_path,

@@ -31,7 +31,9 @@ def main(run_dir: str, output_dir: str | None = None, int8: bool = False, steps:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model_name_or_path", required=True, help="folder of a run, or its copy on the Hub")
     parser.add_argument("--output_dir", help="for the export, by default the folder onnx in that of the run")
     parser.add_argument("--int8", action="store_true", help="also write model_int8.onnx, with int8 linear layers")

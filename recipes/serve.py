@@ -117,7 +117,9 @@ def read_key(args: argparse.Namespace) -> str | None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     defaults = Limits()
     parser.add_argument("--model_name_or_path", required=True, help="folder that a recipe saved, or its Hub id")
     parser.add_argument("--backend", default="torch", help="or onnx, for a folder that export_onnx.py wrote")

@@ -211,6 +211,11 @@ def _split_groups(
     part_rows = share if share >= 1 else share * sizes.sum()
     frequent = sizes > max(part_rows / 10, 1)  # texts that would fill a tenth of the part stay in the rest
     drawn_from = among[~frequent]
+    if len(drawn_from) < 2:
+        raise ValueError(
+            f"Found {len(among)} different texts to hold some out of; expected more, none of which fills a tenth. Add "
+            "rows, or give --validation_file and --test_file."
+        )
     # of rows as many groups as bring them; a share is left to scikit-learn, whose rounding gives the usual sizes
     wanted = max(round(share / sizes.sum() * len(drawn_from)), 1) if share >= 1 else share
     rest, part = _stratified(dataset, drawn_from, wanted, seed)

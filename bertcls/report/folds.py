@@ -17,14 +17,9 @@ from bertcls.modeling import MULTI_LABEL, REGRESSION
 _LEAST = 1e-12  # of a probability, whose logarithm is taken
 
 
-def fold_folders(folder: Path) -> list[Path]:
-    """The folders of the folds beside a run."""
-    return [path for path in sorted(folder.glob("fold-*")) if path.name.removeprefix("fold-").isdecimal()]
-
-
-def chosen_epochs(folder: Path) -> float:
+def chosen_epochs(folder: Path, folds: int) -> float:
     """The median of the epochs that the finished folds in a folder chose, for the model trained on all rows."""
-    facts = [json.loads((fold / RESULTS).read_text()) for fold in fold_folders(folder)]
+    facts = [json.loads((folder / f"fold-{number}" / RESULTS).read_text()) for number in range(1, folds + 1)]
     return float(np.median([fact["chosen"]["epoch"] for fact in facts]))
 
 
@@ -41,13 +36,13 @@ class FoldAnswers:
 
     thresholds = None
 
-    def __init__(self, folder: Path, dataset: Dataset, *, problem_type: str):
-        folds = fold_folders(folder)
-        if missing := [fold.name for fold in folds if not (fold / PREDICTIONS).is_file()] or not folds:
+    def __init__(self, folder: Path, dataset: Dataset, *, folds: int, problem_type: str):
+        paths = [folder / f"fold-{number}" / PREDICTIONS for number in range(1, folds + 1)]
+        if missing := [str(path) for path in paths if not path.is_file()]:
             raise FileNotFoundError(
-                f"Found no answers of {missing or 'any fold'} in {folder}; expected finished folds."
+                f"Found no {missing[0]}; expected the answers of {folds} finished folds. Run them."
             )
-        tables = [pd.read_parquet(fold / PREDICTIONS).assign(fold=number) for number, fold in enumerate(folds)]
+        tables = [pd.read_parquet(path).assign(fold=number) for number, path in enumerate(paths)]
         table = pd.concat(tables).set_index("example_id").reindex(dataset["example_id"][:])
         if lost := int(table["fold"].isna().sum()):
             raise ValueError(
@@ -62,7 +57,7 @@ class FoldAnswers:
         values = table[columns].to_numpy().clip(_LEAST, 1 - _LEAST)
         to_logits, back = (logit, expit) if problem_type == MULTI_LABEL else (np.log, partial(softmax, axis=-1))
         raw, self.values = to_logits(values), np.empty_like(values)
-        for number in range(len(folds)):
+        for number in range(folds):
             held = self.fold_of == number
             self.values[held] = back(raw[held] / fit_temperature(raw[~held], labels[~held]))
         self.temperature = fit_temperature(raw, labels)

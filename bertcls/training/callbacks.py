@@ -117,9 +117,9 @@ class LongestBatchFirst(TrainerCallback):
     """Runs one step on the longest batch before training, then says what the run will take.
 
     What is said includes the evaluations, once the first one of the run told how long they take. A batch that does not
-    fit in memory fails now and not hours later. The step changes nothing: no optimizer step is
-    made, gradients are cleared, random states are put back. Skipped under FSDP and DeepSpeed, where a backward pass
-    outside Trainer would disturb their own.
+    fit in memory fails now and not hours later. The step changes nothing: no optimizer step is made, gradients are
+    cleared, random states are put back. Skipped under FSDP and DeepSpeed, where a backward pass outside Trainer would
+    disturb their own.
     """
 
     def __init__(self):
@@ -130,7 +130,7 @@ class LongestBatchFirst(TrainerCallback):
         sampler = train_dataloader.get_sampler()
         if hasattr(sampler, "lengths"):
             sampler.lengths = list(sampler.lengths)
-        if control.should_training_stop:  # a finished run, loaded to write its report
+        if control.should_training_stop or state.max_steps == 0:  # a finished run, loaded for its report; few rows
             return
         if AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             return

@@ -7,7 +7,7 @@ import torch
 import torch.distributed.nn
 import torch.nn.functional as F
 from datasets import Dataset
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 from bertcls.data.labels import label_array
 from bertcls.modeling import REGRESSION
@@ -120,19 +120,22 @@ def contrastive_stage(
     args.eval_strategy = args.save_strategy = "no"
     args.eval_on_start = args.load_best_model_at_end = False
     args.report_to = []  # no steps of another kind among those of the run
+    args.logging_strategy, args.disable_tqdm = "no", True
     size = steps * args.per_device_train_batch_size * args.world_size
     order = balanced_order(label_array(dataset), size, seed=args.seed)
     head = [parameter for name, parameter in model.named_parameters() if not name.startswith("encoder.")]
     for parameter in head:
         parameter.requires_grad_(False)  # several processes would wait for its gradient
     say(f"Contrastive stage: {steps} steps of {BATCH} texts.")
-    Trainer(
+    trainer = Trainer(
         model,
         args,
         data_collator=collator,
         train_dataset=dataset.select(order),
         compute_loss_func=gathered_loss,
         callbacks=[FastOnCpu()],
-    ).train()
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
     for parameter in head:
         parameter.requires_grad_(True)

@@ -101,7 +101,8 @@ def finish_run(
     if "validation" in splits:
         calibrate(classifier, splits["validation"])
     elif fold is not None and fold.startswith("final"):
-        answers = FoldAnswers(Path(run_dir).parent, splits["train"], problem_type=kind)
+        count = int(fold.partition("/")[2])
+        answers = FoldAnswers(Path(run_dir).parent, splits["train"], folds=count, problem_type=kind)
         classifier.model.config.temperature = answers.temperature
     classifier.save_pretrained(run_dir)
     texts = texts_of(splits["test" if report else "train"])[:_COMPARED]
@@ -159,7 +160,9 @@ def chosen_epoch(trainer: Trainer) -> dict:
     }
     ended = f"Training stopped after epoch {found['stopped_after']:g} of {found['of']:g}"
     if found["stopped_after"] == 0:
-        said = f"No epoch followed {found['contrastive_steps']} contrastive steps and a linear head."
+        done = [f"{found['contrastive_steps']} contrastive steps"] if found["contrastive_steps"] else []
+        done += ["a linear head"] if hasattr(trainer.model, "linear_start") else []
+        said = f"No epoch was trained: {' and '.join(done) or 'the model is as it started'}."
     elif not kept:
         said = f"{ended}; the last one is taken."
     else:

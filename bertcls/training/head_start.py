@@ -144,10 +144,9 @@ def start_head(
     dataset: Dataset,
     collator: WindowCollator,
     *,
-    head_init: str = "auto",
     rows: int = 2048,
     seed: int = 42,
-) -> LinearHead | None:
+) -> LinearHead:
     """Fits a linear model on the vectors of the encoder as it is, and copies it into the head.
 
     Linear probing before fine-tuning keeps what the encoder knows (Kumar et al., 2022).
@@ -156,14 +155,8 @@ def start_head(
         model: with an untrained linear head.
         dataset: tokenized rows of train.
         collator: of the run.
-        head_init: `probe`, `random`, or `auto`: random where the head has a hidden layer or the encoder is random.
         rows: of train, drawn with `seed`, at most.
-
-    Returns:
-        the linear model; `None` where the head stays random.
     """
-    if head_init == "random" or model.dense is not None:
-        return None
     if len(dataset) > rows:
         drawn = np.random.default_rng(seed).choice(len(dataset), rows, replace=False)
         dataset = dataset.select(np.sort(drawn))

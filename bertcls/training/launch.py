@@ -1,6 +1,7 @@
 """From the command line to runs: their arguments and folders, and one run a seed, a fold or a size."""
 
 import json
+import re
 import shutil
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import TypeVar
 import torch
 
 from bertcls.arguments import NEWEST, RunArguments, TextArguments
-from bertcls.layout import CHECKPOINTS
+from bertcls.layout import CHECKPOINTS, RESULTS
 from bertcls.process import LOCK, from_rank_0, lock_folder, one_line_errors, refuse_inside, use_cores
 from bertcls.report.folds import chosen_epochs
 from bertcls.training.checkpoints import (
@@ -73,6 +74,7 @@ def parse_runs(
         ValueError: as `parse`, or options that contradict one another.
     """
     argv = sys.argv[1:] if argv is None else argv
+    argv = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in argv]
     finder = Parser(allow_abbrev=False, add_help=False)
     finder.add_argument("--seeds", nargs="+", type=int, default=[])
     finder.add_argument("--folds", type=int, default=0)
@@ -81,9 +83,17 @@ def parse_runs(
     finder.add_argument("--resume_from_checkpoint", nargs="?", const=NEWEST, default="no")
     found, rest = finder.parse_known_args(argv)
     given = {word.split("=")[0] for word in argv}
-    for one, other in (("--seeds", "--seed"), ("--seeds", "--folds"), ("--train_sizes", "--max_train_samples")):
+    for one, other in (
+        ("--seeds", "--seed"),
+        ("--seeds", "--folds"),
+        ("--folds", "--fold"),
+        ("--train_sizes", "--max_train_samples"),
+    ):
         if {one, other} <= given:
             raise ValueError(f"Found {one} with {other}; expected one of them. Leave one out.")
+    for name, values in (("seeds", found.seeds), ("train_sizes", found.train_sizes)):
+        if len({*values}) < len(values):
+            raise ValueError(f"Found --{name} with a number twice; expected different ones. Leave one out.")
     if "--folds" in given and found.folds < 2:
         raise ValueError(f"Found --folds {found.folds}; expected at least 2. Raise it.")
     if wrong := [size for size in found.train_sizes if not 0 < size <= 1 and (size < 1 or size % 1)]:
@@ -110,10 +120,16 @@ def parse_runs(
         if folds and size is None:
             runs.append((folder / "final", ["--fold", f"final/{found.folds}"]))
         for path, words in runs or [(folder, [])]:
-            if path.name == "final" and "--max_steps" not in given and (epochs := chosen_epochs(folder)) > 0:
+            if (
+                path.name == "final"
+                and "--max_steps" not in given
+                and (epochs := chosen_epochs(folder, found.folds)) > 0
+            ):
                 words = [*words, "--num_train_epochs", f"{epochs:g}"]
             if resumes:
                 begun = newest_complete(path / CHECKPOINTS)[0] is not None
+                if not begun and (path / RESULTS).is_file():
+                    continue  # few rows: it ended, and had nothing to save on its way
                 words = [*words, "--resume_from_checkpoint" if begun else "--overwrite_output"]
             yield parse(arguments_class, [*rest, *drawn, *words, "--output_dir", str(path)], **options)
 

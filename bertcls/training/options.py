@@ -12,13 +12,13 @@ from transformers.hf_argparser import string_to_bool
 from bertcls.arguments import NEWEST, RunArguments
 
 _OF_THE_DATA = (  # what describes a data set
-    "dataset_name dataset_config_name text_column text_pair_column label_column label_delimiter problem_type phrases "
-    "encoding delimiter split max_samples language probes"
+    "dataset_name dataset_config_name text_column text_pair_column label_column id_column label_delimiter "
+    "problem_type phrases encoding delimiter split max_samples language probes"
 ).split()
 _GROUPS = {  # of --help; what is in none of them is the program's own
     "your data": "train_file validation_file test_file dataset_name dataset_config_name text_column label_column "
-    "text_pair_column label_delimiter problem_type max_train_samples max_test_samples encoding delimiter cleaning "
-    "split max_samples phrases drop_empty on_leak augment",
+    "text_pair_column id_column label_delimiter problem_type max_train_samples max_test_samples encoding delimiter "
+    "cleaning split max_samples phrases drop_empty on_leak",
     "the encoder and its head": "model_name_or_path pooling class_weights freeze_encoder freeze_layers layer_decay "
     "head_learning_rate head_init contrastive_steps classifier_dropout classifier_hidden_size attention_dropout "
     "from_scratch",

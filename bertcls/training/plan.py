@@ -35,11 +35,11 @@ def prepare_training(
     """Freezes what is not to train, sets what follows from the number of rows, and gives the head its start.
 
     With few rows a class the encoder is trained by a contrastive stage, a linear model on its vectors is the head, and
-    no epoch follows. Else the head starts as a linear model on the encoder as it is, and epochs follow, never fewer
-    optimizer steps than are enough (Mosbach et al., 2021). What is given explicitly is left as it is.
+    no epoch follows. Else the head starts as a linear model on the encoder as it is, and 3 to 25 epochs follow, as
+    many as make enough optimizer steps (Mosbach et al., 2021). What is given explicitly is left as it is.
 
     Args:
-        model: with a new head.
+        model: with a new head; it is moved to the device of the run.
         tokenized: train and, where there are rows to choose by, validation.
         collator: of the run.
         training_args: whose `num_train_epochs`, `metric_for_best_model` and evaluation are set.
@@ -55,21 +55,28 @@ def prepare_training(
     model.start_digest = weights_digest(model.encoder)  # of the encoder as it came, for a run that is gone on with
     rows, kind = len(tokenized["train"]), model.config.problem_type or SINGLE_LABEL
     can_probe = head_init != "random" and not from_scratch and model.dense is None
+    trains_encoder = any(parameter.requires_grad for parameter in model.encoder.parameters())
+    model.to(training_args.device)
     explicit = not getattr(training_args, "epochs_by_rows", False)
     if contrastive_steps is None:
         few = kind == SINGLE_LABEL and rows < FEW_ROWS_A_CLASS * model.config.num_labels
         least, most = CONTRASTIVE_STEPS
-        contrastive_steps = min(max(rows, least), most) if few and can_probe and not explicit else 0
+        few = few and can_probe and trains_encoder and not explicit
+        contrastive_steps = min(max(rows, least), most) if few else 0
+    elif contrastive_steps and not trains_encoder:
+        raise ValueError(
+            f"Found --contrastive_steps {contrastive_steps} with a frozen encoder; expected one that trains. Leave "
+            "one of them out."
+        )
     if not explicit:
         steps_an_epoch = math.ceil(rows / (training_args.train_batch_size * training_args.gradient_accumulation_steps))
         steps_an_epoch = math.ceil(steps_an_epoch / training_args.world_size)
         epochs = min(max(math.ceil(ENOUGH_STEPS / steps_an_epoch), FEWEST_EPOCHS), MOST_EPOCHS)
-        training_args.num_train_epochs = 0.0 if contrastive_steps else float(epochs)
-        say(
-            f"{rows:,} rows: {contrastive_steps} contrastive steps, then a linear head"
-            if contrastive_steps
-            else f"{rows:,} rows: {epochs} epochs, {epochs * steps_an_epoch:,} steps"
-        )
+        ready = contrastive_steps > 0 and can_probe  # without an epoch
+        training_args.num_train_epochs = 0.0 if ready else float(epochs)
+        first = f"{contrastive_steps} contrastive steps, then " if contrastive_steps else ""
+        then = "a linear head (--num_train_epochs adds epochs)" if ready else f"{epochs} epochs"
+        say(f"{rows:,} rows: {first}{then}{'' if ready else f', {epochs * steps_an_epoch:,} steps'}")
     _choose_by(training_args, len(tokenized.get("validation", ())), kind)
     model.contrastive_steps = contrastive_steps
     if can_probe:  # then the start is a candidate like every epoch
@@ -95,5 +102,7 @@ def _choose_by(training_args: TrainingArguments, rows: int, kind: str) -> None:
         if rows < CHOOSE_BY_SCORE and kind != REGRESSION:
             best = "calibrated_loss"  # the plain one rises with confidence while the answers still get better
             training_args.greater_is_better = False
+            if training_args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+                training_args.lr_scheduler_kwargs = {**(training_args.lr_scheduler_kwargs or {}), "mode": "min"}
             say(f"{rows} rows of validation: the epoch is chosen by their loss after calibration.")
         training_args.metric_for_best_model = best

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from bertcls import load_splits
-from bertcls.data import augmentation, encoding, folders, labels, load, splits, streams, tables
+from bertcls.data import encoding, folders, labels, load, splits, streams, tables
 from bertcls.data.folders import Files
 from bertcls.data.streams import stream_rows
 from bertcls.data.tables import stream_table
@@ -425,7 +425,7 @@ def test_empty_rows_in_memory_and_texts_of_blanks(caplog):
 
 def test_work_grows_with_the_text_alone():
     """Every pattern of the folder, on what makes a pattern that tries all ways take minutes."""
-    modules = (augmentation, encoding, folders, labels, load, splits, streams, tables)
+    modules = (encoding, folders, labels, load, splits, streams, tables)
     values = {id(value): value for module in modules for value in vars(module).values()}
     patterns = [value for value in values.values() if isinstance(value, re.Pattern)]
     assert len(patterns) >= 6

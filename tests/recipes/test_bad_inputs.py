@@ -277,12 +277,6 @@ CASES = {
         ["--cleaning", "lower"],
         "Found the cleaning step 'lower'; expected one of",
     ),
-    "an unknown augmentation": (
-        "a.csv",
-        CSV,
-        ["--augment", "translate"],
-        "Found the augmentation 'translate'; expected",
-    ),
     "two sources": (
         "a.csv",
         CSV,

@@ -10,9 +10,7 @@ from conftest import ROOT, SAMPLE, TINY, load_recipe, real_path
 from datasets import ClassLabel, Dataset
 from helpers import arguments_of
 
-from bertcls import RecipeArguments, TextClassifier, augment, load_splits
-from bertcls.audit import audit_splits
-from bertcls.data.augmentation import METHODS
+from bertcls import RecipeArguments, TextClassifier, load_splits
 from bertcls.report.formats import format_score
 from bertcls.training.launch import parse
 
@@ -234,15 +232,6 @@ def test_the_tfidf_baseline_on_newsgroups(tmp_path, monkeypatch):
     results = run(load_recipe("tfidf_baseline"), tmp_path, "--dataset_name", "20newsgroups", "--remove", "none")
     assert results["test_samples"] == 1502 and results["train_samples"] == 2257 - 225
     assert results["test_accuracy"] == pytest.approx(0.919, abs=0.01)  # on all of train; here a tenth is held out
-
-
-@pytest.mark.slow
-def test_augmented_rows_are_trained_on_and_leak_nothing(recipe, tmp_path):
-    words = ["--sample", "--augment", "swap", "sentiment", "--num_train_epochs", "1", "--on_leak", "error"]
-    assert run(recipe, tmp_path, *words)["train_samples"] > 1000
-    for sample in (SAMPLE, SAMPLE.parent / "chinese"):
-        splits = load_splits(str(sample))
-        assert not audit_splits(augment(splits, list(METHODS), seed=1))["leaked"]
 
 
 @pytest.mark.slow

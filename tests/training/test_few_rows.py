@@ -108,12 +108,13 @@ def test_several_labels_and_numbers():
     np.testing.assert_allclose(vectors @ head.weight[0] + head.bias[0], numbers, atol=0.05)
 
 
-def test_a_head_with_a_hidden_layer_or_random_keeps_its_weights(model, collator):
+def test_a_head_with_a_hidden_layer_or_random_keeps_its_weights(model, collator, tmp_path):
     rows = tokenized(topics(12))
     for made, how in ((model(classifier_hidden_size=8), "auto"), (model(), "random")):
         before = made.classifier.weight.clone()
-        assert start_head(made, rows, collator, head_init=how) is None and torch.equal(made.classifier.weight, before)
-    assert start_head(model(), rows, collator, rows=9) is not None
+        plan(made, collator, tmp_path, 12, head_init=how)
+        assert not hasattr(made, "linear_start") and torch.equal(made.classifier.weight, before)
+    assert start_head(model(), rows, collator, rows=9).weight.shape == (3, made.config.hidden_size)
 
 
 def test_vectors_are_normalized_where_the_checkpoint_says_so(encoder_folder, tmp_path):
@@ -197,6 +198,22 @@ def test_epochs_follow_from_the_rows(model, collator, tmp_path, capsys):
     assert plan(model(), collator, tmp_path, 30, words=sizes | {"max_steps": 7}).max_steps == 7
 
 
+def test_a_head_that_no_linear_model_starts_is_trained(model, collator, tmp_path, capsys):
+    found = plan(model(), collator, tmp_path, 30, head_init="random", contrastive_steps=2)
+    assert found.num_train_epochs == 25 and "30 rows: 2 contrastive steps, then 25 epochs" in capsys.readouterr().out
+    made = model()
+    assert plan(made, collator, tmp_path, 30, freeze_encoder=True).num_train_epochs == 25  # no encoder to train
+    assert made.contrastive_steps == 0 and made.linear_start is not None
+    with pytest.raises(ValueError, match="Found --contrastive_steps 2 with a frozen encoder"):
+        plan(model(), collator, tmp_path, 30, freeze_encoder=True, contrastive_steps=2)
+
+
+def test_a_schedule_that_follows_the_loss_knows_its_direction(model, collator, tmp_path):
+    words = {"lr_scheduler_type": "reduce_lr_on_plateau"}
+    found = plan(model(), collator, tmp_path, 30, 60, words=words, head_init="random")
+    assert found.metric_for_best_model == "calibrated_loss" and found.lr_scheduler_kwargs["mode"] == "min"
+
+
 def test_what_an_epoch_is_chosen_by(model, collator, tmp_path, capsys):
     found = plan(model(), collator, tmp_path, 30, head_init="random")
     assert found.eval_strategy == "no" and not found.load_best_model_at_end and not found.eval_on_start
@@ -231,7 +248,7 @@ def test_folds_answer_every_row_by_a_model_that_did_not_see_it_and_one_model_is_
         seen.append(args.fold)
     assert seen == ["1/3", "2/3", "3/3", "final/3"]
     rows = topics(60)
-    answers = FoldAnswers(tmp_path / "run", rows, problem_type=SINGLE)
+    answers = FoldAnswers(tmp_path / "run", rows, folds=3, problem_type=SINGLE)
     assert answers.probabilities(texts_of(rows)).shape == (60, 3) and answers.temperature > 0
     np.testing.assert_allclose(answers.values.sum(1), 1, atol=1e-6)
     assert np.bincount(answers.fold_of).tolist() == [20, 20, 20]
@@ -261,6 +278,17 @@ def test_folds_answer_every_row_by_a_model_that_did_not_see_it_and_one_model_is_
         ("--seeds 1 2 --seed 3", "Found --seeds with --seed"),
         ("--train_sizes 0.5 1.5", "Found --train_sizes 1.5; expected shares up to 1"),
         ("--head_init probe --classifier_hidden_size 8", "Found --head_init probe with --classifier_hidden_size"),
+        ("--head_init probe --from_scratch", "Found --head_init probe with --from_scratch"),
+        ("--seeds 1 1", "Found --seeds with a number twice"),
+        ("--folds 3 --fold 1/3", "Found --folds with --fold"),
+        ("--folds 3 --phrases", "Found --folds with --phrases true"),
+        ("--folds 3 --split 8:1:1", "Found --folds with --split"),
+        ("--folds 3 --report false", "Found --folds with --report false"),
+        ("--folds 3 --max-test-samples 9", "Found --folds with --max_test_samples"),
+        ("--train-sizes 0.5 1.5", "Found --train_sizes 1.5"),
+        ("--classifier_dropout 2", "Found --classifier_dropout 2; expected a share"),
+        ("--classifier_hidden_size 0", "Found --classifier_hidden_size 0; expected at least 1"),
+        ("--head_learning_rate -1", "Found --head_learning_rate -1; expected 0 or more"),
         ("--contrastive_steps -1", "Found --contrastive_steps -1; expected 0 or more"),
         ("--num_train_epochs -1", "Found --num_train_epochs -1; expected 0"),
         ("--max_train_samples 1.5", "Found --max_train_samples 1.5; expected at least 1, or a share below it"),
@@ -269,6 +297,13 @@ def test_folds_answer_every_row_by_a_model_that_did_not_see_it_and_one_model_is_
 def test_what_contradicts_itself_gets_one_line(words, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         list(parse_runs(RecipeArguments, [*words.split(), "--output_dir", str(tmp_path / "run")], defaults={}))
+
+
+@pytest.mark.parametrize("texts", [["a", "b"], ["a", "b", "c"], ["a", "b"] * 20])
+def test_too_few_different_texts_to_hold_some_out(texts):
+    rows = Dataset.from_dict({"text": texts, "label": [row % 2 for row in range(len(texts))]})
+    with pytest.raises(ValueError, match="different texts to hold some out of; expected more"):
+        arrange_splits(DatasetDict(train=rows.cast_column("label", ClassLabel(names=["x", "y"]))))
 
 
 def test_more_folds_than_texts_of_a_label_are_refused():
