@@ -9,7 +9,6 @@ from operator import itemgetter
 from pathlib import Path
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader, StrictUndefined, Template
-from matplotlib.ticker import MaxNLocator
 
 from bertcls.layout import DRAWN
 from bertcls.modeling import MULTI_LABEL, REGRESSION
@@ -161,6 +160,8 @@ def _axis(rows: list[dict]) -> tuple[float, float]:
     >>> _axis([{"low": 0.71, "high": 0.8}, {"low": 0.83, "high": 0.87}]), _axis([{"low": 3.0, "high": 16.0}])
     ((0.7, 0.9), (0.0, 20.0))
     """
+    from matplotlib.ticker import MaxNLocator  # the service, which takes a template from here, does without
+
     ends = [row[end] for row in rows for end in ("low", "high") if row[end] is not None] or [0, 1]
     ticks = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(min(ends), max(ends)).round(9)
     return float(ticks[0]), float(ticks[-1])
