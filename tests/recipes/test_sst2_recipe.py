@@ -437,8 +437,10 @@ def test_minilm_learns_from_a_thousand_rows(sst2_recipe, tmp_path):
 
 
 @pytest.mark.real
-def test_a_pretrained_pooler_is_used(sst2_recipe):
+def test_a_sentence_encoder_pools_as_it_says():
     from bertcls import BertClsForSequenceClassification
 
     model = BertClsForSequenceClassification.from_encoder(real_path("BERTCLS_MODEL"), num_labels=2)
-    assert model.config.pooling == "pooler"
+    assert model.config.pooling == "mean" and model.config.normalize
+    model = BertClsForSequenceClassification.from_encoder(real_path("BERTCLS_MODEL"), num_labels=2, pooling="pooler")
+    assert model.config.pooling == "pooler" and not model.config.normalize
