@@ -104,11 +104,11 @@ def load_masked_lm(
     config = load_config(name_or_path)
     if attention_dropout is not None:
         set_attention_dropout(config, attention_dropout)
-    try:
-        if from_scratch:
-            model, missing = AutoModelForMaskedLM.from_config(config, trust_remote_code=False), []
-        else:
-            with readable_weights(name_or_path):
+    with readable_weights(name_or_path):
+        try:
+            if from_scratch:
+                model, missing = AutoModelForMaskedLM.from_config(config, trust_remote_code=False), []
+            else:
                 model, info = AutoModelForMaskedLM.from_pretrained(
                     name_or_path,
                     config=config,
@@ -116,14 +116,12 @@ def load_masked_lm(
                     output_loading_info=True,
                     trust_remote_code=False,
                 )
-            missing = sorted(info["missing_keys"])
-    except ValueError as error:
-        if error.__cause__ is not None:
-            raise
-        raise ValueError(
-            f"{name_or_path} is a {config.model_type} model, for which transformers has no masked language model; "
-            "expected an encoder such as google-bert/bert-base-uncased. Give the encoder the classifier came from."
-        ) from error
+                missing = sorted(info["missing_keys"])
+        except ValueError as error:
+            raise ValueError(
+                f"{name_or_path} is a {config.model_type} model, for which transformers has no masked language model; "
+                "expected an encoder such as google-bert/bert-base-uncased. Give the encoder the classifier came from."
+            ) from error
     lost = [name for name in missing if name.startswith(model.base_model_prefix + ".")]
     if lost:
         raise ValueError(
