@@ -120,6 +120,8 @@ class RunArguments(TrainingArguments):
         self.metric_for_best_model = (self.metric_for_best_model or "auto") if evaluates else None
         if (self.metric_for_best_model or "").removeprefix("eval_") in ("rmse", "mae", "perplexity"):
             self.greater_is_better = self.greater_is_better or False  # Trainer knows names that end in loss only
+        if self.bf16 and self.fp16:
+            raise ValueError("Found --bf16 and --fp16; expected one. Leave one out.")
         if self.bf16 is None:
             other = self.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION") in ("fp16", "fp8")
             self.bf16 = not other and (torch.cpu._is_avx512_bf16_supported() if self.use_cpu else _cuda_bf16())
@@ -145,9 +147,8 @@ class RunArguments(TrainingArguments):
         for (least, most), option in ((span, name) for span, names in _RANGES.items() for name in names.split()):
             value = getattr(self, option, None)
             if value is not None and not (least <= value <= most and value < math.inf):
-                wanted = (
-                    f"{least} to {most}" if most < math.inf else f"{least} or more" if least in (0, 1) else "above 0"
-                )
+                open_end = f"{least} or more" if least in (0, 1) else "above 0"
+                wanted = f"{least} to {most}" if most < math.inf else open_end
                 raise ValueError(f"Found --{option} {value:g}; expected {wanted}. Correct it.")
         if self.n_gpu > 1:
             raise ValueError(
@@ -203,14 +204,11 @@ class RunArguments(TrainingArguments):
         for option in ("lr_scheduler_kwargs", "activation_checkpointing_kwargs"):
             if not isinstance(value := getattr(self, option, None) or {}, dict):
                 raise ValueError(f"Found --{option} {value}; expected JSON, such as '{{\"name\": 1}}'. Correct it.")
-        optimizer = torch.optim.SGD([torch.zeros(1)], lr=self.learning_rate)
+        schedule, optimizer = self.lr_scheduler_type, torch.optim.SGD([torch.zeros(1)], lr=self.learning_rate)
         for option, try_it in (
             ("report_to", lambda: [one() for one in get_reporting_integration_callbacks(self.report_to)]),
             ("optim", lambda: Trainer.get_optimizer_cls_and_kwargs(self)),
-            (
-                "lr_scheduler_kwargs",
-                lambda: get_scheduler(self.lr_scheduler_type, optimizer, 1, 10, self.lr_scheduler_kwargs),
-            ),
+            ("lr_scheduler_kwargs", lambda: get_scheduler(schedule, optimizer, 1, 10, self.lr_scheduler_kwargs)),
             ("torch_compile_backend", lambda: _check_backend(self.torch_compile_backend)),
         ):
             try:
@@ -385,6 +383,8 @@ class RecipeArguments(TextArguments):
             ValueError: what was found and expected.
         """
         super().check()
+        if len({*(named := self.label_column or ())}) < len(named):
+            raise ValueError(f"Found --label_column {' '.join(named)}; expected different columns. Name each once.")
         if isinstance(self.label_column, list) and len(self.label_column) == 1:
             self.label_column = self.label_column[0]
         if self.head_init == "probe" and self.classifier_hidden_size is not None:

@@ -3,7 +3,6 @@
 `python -m bertcls.audit DATASET` prints a table, writes `audit.json` and ends with exit code 3 on a leak.
 """
 
-import argparse
 import json
 import re
 import sys
@@ -23,7 +22,7 @@ from bertcls.data.load import load_splits
 from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, comparison_keys, containing_texts, draw_rows
 from bertcls.layout import AUDIT
 from bertcls.modeling import REGRESSION
-from bertcls.process import from_rank_0, one_line_errors, say
+from bertcls.process import OptionParser, from_rank_0, one_line_errors, say
 from bertcls.text import CJK_CHARACTER, nfkc
 from bertcls.tokenization import load_tokenizer
 
@@ -281,7 +280,7 @@ def _read(texts: list, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, .
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bertcls.audit", description=__doc__, allow_abbrev=False)
+    parser = OptionParser(__doc__, prog="python -m bertcls.audit")
     parser.add_argument("dataset", help="Hub id, folder or file")
     parser.add_argument("--dataset_config_name", help="configuration of the data set")
     parser.add_argument("--label_column", nargs="+", help="as in the recipes")

@@ -3,7 +3,6 @@
 `python -m bertcls.hub push FOLDER` pushes the folder of a finished run, with the token of `hf auth login` or HF_TOKEN.
 """
 
-import argparse
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from bertcls.inference import Text, TextClassifier
 from bertcls.layout import CARD, MODEL_FILES, PREDICTIONS, PUBLIC_FILES, RESULTS
 from bertcls.modeling import REGRESSION
-from bertcls.process import one_line_errors
+from bertcls.process import OptionParser, one_line_errors
 from bertcls.text import own_steps
 
 TOLERANCE = 1e-5  # of a logit, in fp32
@@ -163,7 +162,7 @@ def check_answers(folder: str) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m bertcls.hub", description=__doc__, allow_abbrev=False)
+    parser = OptionParser(__doc__, prog="python -m bertcls.hub")
     parser.add_argument("command", choices=["push"], help="checks the answers and pushes to a private repository")
     parser.add_argument("folder", help="--output_dir of the run")
     parser.add_argument("--repo_id", help="owner/name; the folder's name in your account where it is left out")

@@ -25,13 +25,13 @@ from bertcls.modeling import (
 )
 from bertcls.process import open_weights
 from bertcls.text import STEPS, check_steps, clean, is_whole
-from bertcls.tokenization import WindowCollator, load_tokenizer, tokenize_windows
+from bertcls.tokenization import Encoded, Text, WindowCollator, load_tokenizer, tokenize_windows
+from bertcls.words import Word, explain
 
 TOKENS_PER_BATCH = 8192  # padded tokens in a forward: small for any GPU
 TOKENS_PER_BATCH_CPU = 2048  # whose caches more does not fit: on a core 1.2 times as fast as 8192 on SST-2 with MiniLM
 TEXTS_AT_A_TIME = 4096  # tokenized together
 CHARACTERS_AT_A_TIME = 4_000_000  # of them, which bounds memory: their tokens take some 0.16 KiB a character
-Text = str | tuple[str, str]  # a text, or a pair for a model of pairs
 Texts = Text | list[Text]
 
 
@@ -46,12 +46,14 @@ class Prediction:
             absent; `None` for a regression.
         probabilities: of every class, by name; of a regression the value.
         windows: where they were asked for, the answer for each window, in order.
+        words: where they were asked for, the words that were read, in order, with what each adds to the answer.
     """
 
     label: str | tuple[str, ...] | float | None
     score: float | None
     probabilities: dict[str, float]
     windows: tuple["WindowPrediction", ...] | None = None
+    words: tuple[Word, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,38 +63,6 @@ class WindowPrediction(Prediction):
     start: int
     end: int
     text: str
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A tokenized text: its lists of windows by column, and their `spans` where their answers are wanted, too.
-
-    Of a part of a text `start` is the number of its first window.
-    """
-
-    text: Text
-    columns: dict[str, list[list[int]]]
-    spans: list[tuple[int, int]] | None = None
-    start: int | None = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Windows, and tokens of the longest of them."""
-        return len(self.columns["input_ids"]), max(map(len, self.columns["input_ids"]))
-
-    @property
-    def tokens(self) -> int:
-        """Of all windows."""
-        return sum(map(len, self.columns["input_ids"]))
-
-    def parts(self, windows: int) -> list["Encoded"]:
-        """The windows by so many, for `TextClassifier.window_vectors`; the text itself where it has no more."""
-        if self.size[0] <= windows:
-            return [self]
-        return [
-            Encoded(self.text, {name: rows[at : at + windows] for name, rows in self.columns.items()}, start=at)
-            for at in range(0, self.size[0], windows)
-        ]
 
 
 class TextClassifier:
@@ -199,7 +169,13 @@ class TextClassifier:
         self.tokenizer.save_pretrained(folder)
 
     def predict(
-        self, texts: Texts, *, windows: bool = False, abstain_below: float | None = None, progress: bool = False
+        self,
+        texts: Texts,
+        *,
+        windows: bool = False,
+        words: bool = False,
+        abstain_below: float | None = None,
+        progress: bool = False,
     ) -> list[Prediction]:
         """Labels texts.
 
@@ -207,6 +183,7 @@ class TextClassifier:
             texts: one text or a list; for a model of pairs a tuple `(text, text_pair)` or a list of them. An empty
                 text is legal: its answer is what the model assumes without any evidence.
             windows: also answer for each window of a text, so that one sees which passage decided.
+            words: also say what each word adds to the answer, which takes some four times as long.
             abstain_below: of single-label models: give no label, `None`, where the best class has less probability.
             progress: show a progress bar.
 
@@ -215,7 +192,7 @@ class TextClassifier:
 
         Raises:
             TypeError: something that is not a text, or not a pair where the model reads pairs.
-            ValueError: half a character in a text, or an `abstain_below` that means nothing.
+            ValueError: half a character in a text, an `abstain_below` that means nothing, or words of ONNX Runtime.
         """
         kind = self.model.config.problem_type
         if abstain_below is not None and (not 0 <= abstain_below <= 1 or kind in (MULTI_LABEL, REGRESSION)):
@@ -223,20 +200,23 @@ class TextClassifier:
                 f"Found abstain_below={abstain_below}; expected a probability, from 0 to 1, for a model of one label "
                 f"a text (this one: {kind}). Leave it out, or correct it."
             )
-        parts = self._encoded(texts, windows=windows, progress=progress)
+        parts = self._encoded(texts, windows=windows, words=words, progress=progress)
         answers = [answer for part in parts for answer in self.predict_encoded(part)]
         if abstain_below is None:
             return answers
         return [answer if answer.score >= abstain_below else replace(answer, label=None) for answer in answers]
 
-    def encode(self, texts: Texts, *, windows: bool = False) -> list[Encoded]:
+    def encode(self, texts: Texts, *, windows: bool = False, words: bool = False) -> list[Encoded]:
         """The first half of `predict`; not from two threads at once, since the tokenizer keeps state."""
+        if words and isinstance(self.model, OnnxModel):
+            raise ValueError("Found words=True with ONNX Runtime, which has no gradients; expected backend='torch'.")
         texts = self._checked(texts)
-        tokenized = self.tokenize(texts, spans=windows) if texts else {}
+        tokenized = self.tokenize(texts, spans=windows or words) if texts else {}
         names = [name for name in self.collator.padding if name in tokenized]
-        spans = tokenized.get("spans", [None] * len(texts))
+        kept = [tokenized[name] if on else [None] * len(texts) for name, on in (("spans", windows), ("places", words))]
         return [
-            Encoded(text, {name: tokenized[name][row] for name in names}, spans[row]) for row, text in enumerate(texts)
+            Encoded(text, {name: tokenized[name][row] for name in names}, spans, places=places)
+            for row, (text, spans, places) in enumerate(zip(texts, *kept))
         ]
 
     def tokenize(self, texts: list[Text], *, spans: bool = False) -> dict[str, list]:
@@ -254,19 +234,27 @@ class TextClassifier:
             spans=spans,
         )
 
-    def _encoded(self, texts: Texts, *, windows: bool = False, progress: bool = False) -> Iterator[list[Encoded]]:
+    def _encoded(self, texts: Texts, *, progress: bool = False, **wanted: bool) -> Iterator[list[Encoded]]:
         """`encode`, of so many texts at a time that memory is bounded."""
         texts = self._checked(texts)
         sizes = [max(count_characters(text), CHARACTERS_AT_A_TIME // TEXTS_AT_A_TIME) for text in texts]
         with tqdm(total=len(texts), desc="Predicting", disable=not progress, delay=5) as bar:
             for part in portions(texts, sizes, CHARACTERS_AT_A_TIME):
-                yield self.encode(part, windows=windows)
+                yield self.encode(part, **wanted)
                 bar.update(len(part))
 
     def predict_encoded(self, encoded: list[Encoded]) -> list[Prediction]:
         """The second half of `predict`: one `Prediction` for each that `encode` gave, whatever stands beside it."""
-        logits, windows_of = self._logits(encoded)
-        return list(map(self._prediction, encoded, self.to_probabilities(logits), windows_of))
+        logits, windows_of, vectors_of = self._logits(encoded)
+        probabilities = self.to_probabilities(logits)
+        answers = list(map(self._prediction, encoded, probabilities, windows_of))
+        rows = [row for row, one in enumerate(encoded) if one.places is not None]
+        targets = [self.given_labels(probabilities[row]) or [int(logits[row].argmax())] for row in rows]
+        vectors = [vectors_of[row] for row in rows]
+        found = explain(self.model, self.collator, [encoded[row] for row in rows], vectors, targets)
+        for row, words in zip(rows, found):
+            answers[row] = replace(answers[row], words=words)
+        return answers
 
     def window_vectors(self, encoded: Encoded) -> torch.Tensor:
         """`[windows, hidden]`, for `predict_vectors`: a long text need not be read at once (`Encoded.parts`)."""
@@ -296,11 +284,17 @@ class TextClassifier:
         if kind == REGRESSION:
             return Prediction(float(probabilities[0]), None, by_name)
         if kind == MULTI_LABEL:
-            given = np.flatnonzero(reaches(probabilities, self.thresholds))
+            given = self.given_labels(probabilities)
             score = probabilities[given].min() if len(given) else 1 - probabilities.max()
             return Prediction(tuple(self.label_names[i] for i in given), float(score), by_name)
         best = int(probabilities.argmax())
         return Prediction(self.label_names[best], float(probabilities[best]), by_name)
+
+    def given_labels(self, probabilities: np.ndarray) -> list[int]:
+        """Numbers of the labels that `[num_labels]` give: one; of several labels any number; of a regression 0."""
+        if self.model.config.problem_type == MULTI_LABEL:
+            return np.flatnonzero(reaches(probabilities, self.thresholds)).tolist()
+        return [int(probabilities.argmax())]
 
     def probabilities(self, texts: Texts, *, progress: bool = False) -> np.ndarray:
         """Probabilities `[texts, num_labels]` (float64) after the temperature; of a regression the values."""
@@ -332,25 +326,26 @@ class TextClassifier:
         """`logits`, and for each text those of its windows `[windows, num_labels]`, of each alone."""
         logits, windows_of = [np.zeros((0, self.model.config.num_labels), np.float32)], []
         for part in self._encoded(texts, progress=progress):
-            rows, of_windows = self._logits(part)
+            rows, of_windows, _ = self._logits(part)
             logits.append(rows)
             windows_of += of_windows
         return np.concatenate(logits), windows_of
 
-    def _logits(self, encoded: list[Encoded]) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Logits `[texts, num_labels]`, and those of each text's windows."""
+    def _logits(self, encoded: list[Encoded]) -> tuple[np.ndarray, list[np.ndarray], list[torch.Tensor]]:
+        """Logits `[texts, num_labels]`, and those and the vectors of each text's windows."""
         logits = np.zeros((len(encoded), self.model.config.num_labels), np.float32)
-        windows_of = [logits] * len(encoded)  # each is replaced
+        windows_of, vectors_of = [logits] * len(encoded), [torch.empty(0)] * len(encoded)  # each is replaced
         tokens = TOKENS_PER_BATCH_CPU if self.device.type == "cpu" else TOKENS_PER_BATCH
         for rows in _batches([one.size for one in encoded], tokens):
             output = self._forward([encoded[row] for row in rows])
             logits[rows] = _to_numpy(output.logits)
-            ends = np.cumsum([encoded[row].size[0] for row in rows])
-            for row, part in zip(rows, np.split(_to_numpy(output.window_logits), ends[:-1])):
-                windows_of[row] = part
+            sizes = [encoded[row].size[0] for row in rows]
+            parts = np.split(_to_numpy(output.window_logits), np.cumsum(sizes)[:-1])
+            for row, part, vectors in zip(rows, parts, output.vectors.split(sizes)):
+                windows_of[row], vectors_of[row] = part, vectors
         if not np.isfinite(logits).all():
             raise ValueError("The model gives logits that are not finite; expected numbers. Its weights are broken.")
-        return logits, windows_of
+        return logits, windows_of, vectors_of
 
     @torch.inference_mode()
     def _forward(self, encoded: list[Encoded]) -> WindowClassifierOutput:

@@ -1,5 +1,6 @@
 """What a command does as a process: errors of one line, the cores that it has, locks and whole files."""
 
+import argparse
 import contextlib
 import ctypes
 import errno
@@ -32,6 +33,17 @@ _FULL_DISK = (  # what safetensors (122 is the user's quota) and torch say, whic
     *("iostream error", "inline_container", "PytorchStreamWriter failed"),
 )
 logger = logging.get_logger(__name__)
+
+
+class OptionParser(argparse.ArgumentParser):
+    """Of a program of ours: the description stays as it is, and what is wrong with options raises `ValueError`."""
+
+    def __init__(self, description: str, **options):
+        form = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=description, allow_abbrev=False, formatter_class=form, **options)
+
+    def error(self, message: str):
+        raise ValueError(f"{message} (--help lists all options)")
 
 
 def cores_per_process() -> int:

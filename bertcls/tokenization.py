@@ -2,6 +2,7 @@
 
 import math
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ _WAYS = {
     "pair_truncation": ("none", "longest_first", "only_first", "only_second"),
 }
 _COLUMNS = ("input_ids", "attention_mask", "token_type_ids")  # of windows
+Text = str | tuple[str, str]  # a text, or a pair for a model of pairs
 
 
 def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -148,7 +150,8 @@ def tokenize_windows(
             longer one), `only_first` or `only_second` (where that is not enough, both); `None` for single texts.
         cleaning: steps of `bertcls.text`, in order.
         max_windows: what a training step uses at most, which caps `length` (it serves length grouping only).
-        spans: add `spans`, where in the cleaned text (of a pair, the second) each window begins and ends.
+        spans: add `spans`, where in the cleaned text (of a pair, the second) each window begins and ends, and
+            `places`, of each of its tokens the text (0; of a pair also 1; of a special one -1), its start and end.
 
     Returns:
         `input_ids`, `attention_mask` and, where the tokenizer has them, `token_type_ids`: per text a list of windows
@@ -220,7 +223,9 @@ def _encode_truncated(
     kept = result.pop("special_tokens_mask")
     if spans:
         offsets = result.pop("offset_mapping")
-        result["spans"] = [[_span(places[0], mask[0], 0)] for places, mask in zip(offsets, kept)]
+        numbers = ([None if special else 0 for special in mask[0]] for mask in kept)
+        result["places"] = [[_places(found[0], number)] for found, number in zip(offsets, numbers)]
+        result["spans"] = [[_span(found[0], 0)] for found in result["places"]]
     return result | {"tokens": tokens, "cut": [max(length - room, 0) for length in tokens]}
 
 
@@ -266,14 +271,20 @@ def _columns(encoded: BatchEncoding, spans: bool, text: int) -> dict[str, list]:
     columns = {name: encoded[name] for name in _COLUMNS if name in encoded}
     if spans:
         offsets = enumerate(encoded["offset_mapping"])
-        columns["spans"] = [_span(places, encoded.sequence_ids(row), text) for row, places in offsets]
+        columns["places"] = [_places(found, encoded.sequence_ids(row)) for row, found in offsets]
+        columns["spans"] = [_span(places, text) for places in columns["places"]]
     return columns
 
 
-def _span(offsets: list[tuple[int, int]], texts: list[int | None], text: int) -> tuple[int, int]:
+def _places(offsets: list[tuple[int, int]], texts: list[int | None]) -> list[tuple[int, int, int]]:
+    """Of each token of a window its text and where it stands there."""
+    return [(-1 if text is None else text, start, end) for text, (start, end) in zip(texts, offsets)]
+
+
+def _span(places: list[tuple[int, int, int]], text: int) -> tuple[int, int]:
     """From the first token of `text` to its last."""
-    kept = [offset for offset, number in zip(offsets, texts) if number == text]
-    return (kept[0][0], kept[-1][1]) if kept else (0, 0)
+    kept = [place for place in places if place[0] == text]
+    return (kept[0][1], kept[-1][2]) if kept else (0, 0)
 
 
 def describe_windows(dataset: "Dataset", *, max_length: int, special: int = 2) -> str:
@@ -340,6 +351,40 @@ def explode_windows(batch: dict[str, list]) -> dict[str, list]:
     owners = [row for row, document in enumerate(batch["input_ids"]) for _ in document]
     repeated = {name: [column[row] for row in owners] for name, column in batch.items()}
     return repeated | windows | {"length": [len(window[0]) for window in windows["input_ids"]]}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tokenized text: its lists of windows by column, their `spans` where their answers are wanted, too, and the
+    `places` of their tokens where those of words are.
+
+    Of a part of a text `start` is the number of its first window.
+    """
+
+    text: Text
+    columns: dict[str, list[list[int]]]
+    spans: list[tuple[int, int]] | None = None
+    start: int | None = None
+    places: list[list[tuple[int, int, int]]] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Windows, and tokens of the longest of them."""
+        return len(self.columns["input_ids"]), max(map(len, self.columns["input_ids"]))
+
+    @property
+    def tokens(self) -> int:
+        """Of all windows."""
+        return sum(map(len, self.columns["input_ids"]))
+
+    def parts(self, windows: int) -> list["Encoded"]:
+        """The windows by so many, for `TextClassifier.window_vectors`; the text itself where it has no more."""
+        if self.size[0] <= windows:
+            return [self]
+        return [
+            Encoded(self.text, {name: rows[at : at + windows] for name, rows in self.columns.items()}, start=at)
+            for at in range(0, self.size[0], windows)
+        ]
 
 
 class WindowCollator:

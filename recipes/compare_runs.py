@@ -8,13 +8,12 @@ Run:  python recipes/compare_runs.py runs/direct runs/pretrained
       python recipes/compare_runs.py runs/sizes       (of --train_sizes: would more labels help?)
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 
-from bertcls.process import one_line_errors
+from bertcls.process import OptionParser, one_line_errors
 from bertcls.report.compare import (
     SIZES,
     Arm,
@@ -136,12 +135,10 @@ def scores_of(arm: Arm, name: str) -> list[float]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = OptionParser(__doc__)
     parser.add_argument("runs", nargs="+", help="folders; the first is what the others are compared with")
     parser.add_argument("--output_dir", help="folder for comparison.json, scores.png and curves.png; none: print only")
     parser.add_argument("--metrics", nargs="+", help="further scores of metrics.json to show, such as f1_macro")
-    arguments = parser.parse_args()
     with one_line_errors():
+        arguments = parser.parse_args()
         main(arguments.runs, arguments.output_dir, arguments.metrics)

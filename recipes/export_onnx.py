@@ -6,11 +6,10 @@ Run:  python recipes/export_onnx.py --model_name_or_path runs/sst2
       python recipes/export_onnx.py --model_name_or_path runs/sst2 --output_dir exported --int8
 """
 
-import argparse
 from pathlib import Path
 
 from bertcls import export_onnx
-from bertcls.process import one_line_errors
+from bertcls.process import OptionParser, one_line_errors
 from bertcls.text import load_steps
 
 
@@ -31,13 +30,11 @@ def main(run_dir: str, output_dir: str | None = None, int8: bool = False, steps:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = OptionParser(__doc__)
     parser.add_argument("--model_name_or_path", required=True, help="folder of a run, or its copy on the Hub")
     parser.add_argument("--output_dir", help="for the export, by default the folder onnx in that of the run")
     parser.add_argument("--int8", action="store_true", help="also write model_int8.onnx, with int8 linear layers")
     parser.add_argument("--steps", help="Python file with the cleaning steps that are the model's own")
-    arguments = parser.parse_args()
     with one_line_errors():
+        arguments = parser.parse_args()
         main(arguments.model_name_or_path, arguments.output_dir, arguments.int8, arguments.steps)

@@ -12,7 +12,6 @@ A run that was killed goes on where it was when the same command is started agai
 
 import sys
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,6 +27,7 @@ from bertcls.serve.bulk import (
     check_pairs,
     describe_prediction,
     describe_program,
+    lines_of_standard_input,
     merge_parts,
     open_parts,
     predict_parts,
@@ -57,13 +57,12 @@ class Arguments:
     keep_columns: bool = field(default=True, metadata={"help": "Write the columns of the data, too."})
     overwrite_output: bool = field(default=False, metadata={"help": "Remove what is there, and start anew."})
     abstain_below: float | None = field(default=None, metadata={"help": "Null where no label is so probable."})
-    rows_per_part: int = field(
-        default=4096, metadata={"help": "Rows that are labelled and written at once, and lost at most when killed."}
-    )
+    rows_per_part: int = field(default=4096, metadata={"help": "Rows written at once, and lost at most if killed."})
     text: str | None = field(
         default=None, metadata={"help": "One text to label; - labels standard input line by line, pairs with a tab."}
     )
     text_pair: str | None = field(default=None, metadata={"help": "With --text: the second text of a pair."})
+    words: bool = field(default=False, metadata={"help": "Also say what each word adds to the answer, as JSON."})
     steps: str | None = field(default=None, metadata={"help": "Python file with cleaning steps of the model's own."})
     cpu_threads: int | None = field(
         default=None, metadata={"help": "Threads per process without an accelerator; none: cores by processes."}
@@ -74,6 +73,14 @@ class Arguments:
             raise ValueError("Found --text and --dataset_name, or neither; expected one of them. Give one.")
         if (self.dataset_name is None) != (self.output_file is None):
             raise ValueError("Found --dataset_name or --output_file alone; expected both or neither. Give the other.")
+        idle = [
+            name for name in (*SOURCE, "dataset_config_name", "overwrite_output") if self.text and getattr(self, name)
+        ]
+        idle += ["text_pair"] if self.text_pair is not None and self.text in (None, "-") else []
+        if idle:
+            raise ValueError(
+                f"Found --{idle[0]}, which does nothing here (--help says what it goes with). Leave it out."
+            )
         if self.rows_per_part < 1:
             raise ValueError(f"Found --rows_per_part {self.rows_per_part}; expected at least 1. Raise it.")
 
@@ -87,7 +94,7 @@ def main(args: Arguments) -> None:
     load_steps(args.steps)
     engine = {"backend": args.backend, "dtype": args.dtype}
     classifier = TextClassifier.from_pretrained(args.model_name_or_path, device=state.device, **engine)
-    classifier.predict([], abstain_below=args.abstain_below)  # refuses what the model cannot do
+    classifier.predict([], abstain_below=args.abstain_below, words=args.words)  # refuses what the model cannot do
     if args.text is not None:
         return answer(classifier, args) if state.is_main_process else None
 
@@ -102,7 +109,7 @@ def main(args: Arguments) -> None:
         deque(survey.read(islice(rows(), 1) if args.streaming else rows()), maxlen=0)
 
         # 3. The parts that a killed run left are gone on with, if they are of this model, data and options
-        names = ("abstain_below", "rows_per_part", "streaming", "keep_columns", *engine)
+        names = ("abstain_below", "words", "rows_per_part", "streaming", "keep_columns", *engine)
         manifest = describe_program(classifier) | {"data": survey.digest}
         manifest |= {name: getattr(args, name) for name in names}
         locks.append(open_parts(output_file, manifest, overwrite=args.overwrite_output))
@@ -113,8 +120,8 @@ def main(args: Arguments) -> None:
     # 4. Label: a part a process at a time
     shown = {} if state.is_main_process else {"disable": True}  # of all processes' rows, which go on abreast
     with tqdm(total=total, desc="Labelling", unit=" rows", smoothing=0, **shown) as bar:
-        options = {"state": state, "digest": digest, "abstain_below": args.abstain_below, "bar": bar}
-        parts, counts = predict_parts(classifier, rows(), output_file, **options)
+        asked = {"abstain_below": args.abstain_below, "words": args.words}
+        parts, counts = predict_parts(classifier, rows(), output_file, state=state, digest=digest, bar=bar, **asked)
     state.wait_for_everyone()
 
     # 5. One file, in the order of the data
@@ -135,24 +142,12 @@ def answer(classifier: TextClassifier, args: Arguments) -> None:
         check_pairs(classifier, given=args.text_pair is not None, flag="--text_pair")
         texts = [(args.text, args.text_pair) if pairs else args.text]
     else:
-        texts = lines_of_standard_input()
-        texts = (tuple(line.partition("\t")[::2]) for line in texts) if pairs else texts
+        texts = lines_of_standard_input(pairs=pairs)
         if sys.stdin.isatty():
             print("A text a line, of a pair both with a tab between; Ctrl-D ends.", file=sys.stderr)
     for text in texts:
-        print(describe_prediction(classifier.predict(text, abstain_below=args.abstain_below)[0]), flush=True)
-
-
-def lines_of_standard_input() -> Iterator[str]:
-    """As UTF-8, whatever the locale."""
-    for number, line in enumerate(sys.stdin.buffer, start=1):
-        try:
-            yield line.decode().rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"Line {number} of standard input is not UTF-8 ({error.reason}); expected UTF-8. Convert it, as with "
-                "iconv -f latin1 -t utf-8."
-            ) from error
+        answers = classifier.predict(text, abstain_below=args.abstain_below, words=args.words)
+        print(describe_prediction(answers[0]), flush=True)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pathlib import Path
 from transformers.utils import logging as transformers_logging
 
 from bertcls import TextClassifier
-from bertcls.process import one_line_errors, use_cores
+from bertcls.process import OptionParser, one_line_errors, use_cores
 from bertcls.serve.app import Server, make_app
 from bertcls.serve.middleware import LOGGING
 from bertcls.serve.schemas import Limits
@@ -51,6 +51,7 @@ def main(args: argparse.Namespace) -> None:
         texts=args.max_texts,
         characters=args.max_characters,
         tokens=args.max_tokens,
+        word_tokens=args.max_word_tokens,
         body=args.max_body_bytes,
         answer=args.max_answer_bytes,
         queue=args.max_queue,
@@ -110,16 +111,17 @@ def read_key(args: argparse.Namespace) -> str | None:
     """
     key = args.api_key if args.api_key is not None else os.environ.get("BERTCLS_API_KEY")
     if args.api_key_file is not None:
-        key = Path(args.api_key_file).expanduser().read_text().strip()
+        path = Path(args.api_key_file).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"No key found at {path}; expected a file that holds it. Check --api_key_file.")
+        key = path.read_text().strip()
     if key is not None and (not key or not key.isascii() or not key.isprintable() or " " in key):
         raise ValueError("Found an API key that is empty or no header can hold; expected letters, digits and signs.")
     return key
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = OptionParser(__doc__)
     defaults = Limits()
     parser.add_argument("--model_name_or_path", required=True, help="folder that a recipe saved, or its Hub id")
     parser.add_argument("--backend", default="torch", help="or onnx, for a folder that export_onnx.py wrote")
@@ -134,6 +136,7 @@ if __name__ == "__main__":
     parser.add_argument("--max_texts", type=int, default=defaults.texts, help="of a request (default: %(default)s)")
     parser.add_argument("--max_characters", type=int, default=defaults.characters, help="of a text (%(default)s)")
     parser.add_argument("--max_tokens", type=int, default=defaults.tokens, help="of a request (%(default)s)")
+    parser.add_argument("--max_word_tokens", type=int, default=defaults.word_tokens, help="for words (%(default)s)")
     parser.add_argument("--max_body_bytes", type=int, default=defaults.body, help="of a request (%(default)s)")
     parser.add_argument("--max_answer_bytes", type=int, default=defaults.answer, help="for windows (%(default)s)")
     parser.add_argument("--max_queue", type=int, default=defaults.queue, help="texts that wait at most (%(default)s)")

@@ -111,7 +111,7 @@ def test_precision_follows_the_machine_unless_told(parsed, tmp_path, monkeypatch
             ["--resume_from_checkpoint"],
             "No checkpoint to resume from in .*run/checkpoints; expected a folder checkpoint-N",
         ),
-        (["--fp16", "--bf16"], "At most one of fp16 and bf16"),
+        (["--fp16", "--bf16"], "Found --bf16 and --fp16; expected one. Leave one out."),
     ],
 )
 def test_a_wrong_command_line_gets_one_line(parsed, words, message):

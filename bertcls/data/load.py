@@ -203,7 +203,9 @@ def find_columns(schema: pa.Schema, given: dict[str, str | None], where: str = "
                 f"Column {name} of {where} holds {str(kind):.60}, expected strings. Name another --{role}_column."
             )
         found[role] = name
-    different = [name for role, name in found.items() if role != "id"]
+    different = [*found.values()]
     if len({*different}) < len(different):
-        raise ValueError(f"Found the columns {', '.join(different)} for texts and labels; expected different ones.")
+        raise ValueError(
+            f"Found the columns {', '.join(different)} for {', '.join(found)}; expected different ones. Name others."
+        )
     return found

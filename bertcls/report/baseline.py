@@ -84,6 +84,19 @@ class TfidfClassifier:
         result[:, self.regression.classes_] = self.regression.predict_proba(counted)
         return result
 
+    def weights(self, label: int) -> dict[str, float]:
+        """What each word and pair of words weighs for a label, or for the number of a regression; nothing where train
+        has no such label."""
+        if self.problem_type == MULTI_LABEL:
+            rows = getattr(self.regression.estimators_[label], "coef_", ())
+        elif self.problem_type == REGRESSION:
+            rows = [self.regression.coef_]
+        else:
+            known, rows = [*self.regression.classes_], self.regression.coef_
+            rows = [-rows[0], rows[0]] if len(rows) == 1 else rows  # of two classes
+            rows = [rows[known.index(label)]] if label in known else ()
+        return dict(zip(self.vectorizer.get_feature_names_out(), rows[0].tolist())) if len(rows) else {}
+
     def similar(self, texts: list[Text], count: int = 3) -> list[list[tuple[int, float]]]:
         """For each text the rows of the training texts with the largest cosines, and these; without those at 0."""
         found = []

@@ -18,6 +18,7 @@ from bertcls.inference import TextClassifier, texts_of
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.process import warn
 from bertcls.report.baseline import TfidfClassifier, cleaned_texts
+from bertcls.report.deciding import deciding_words, words_of_texts
 from bertcls.report.formats import BETTER, MEASURES, UNSURE, WORSE, format_p, format_score, format_value, outcome
 from bertcls.report.scores import answer_table, row_values
 from bertcls.report.statistics import accuracy_by_coverage, calibration_error, paired_p_value, score_with_interval
@@ -25,7 +26,8 @@ from bertcls.text import clean_all, words_of
 
 _TFIDF_ROWS = 100_000  # of train at most, shared among the labels that have a regression each: beyond it takes minutes
 _TFIDF_FEWEST_ROWS = 2_000
-_UNTRAINED_ROWS = 2_000  # of the reported ones, that the encoder as it came answers
+_MOST_BESIDE, _FEWEST_BESIDE = 2_000, 100  # reported rows that the encoder as it came answers
+_PASSES = 4  # that the words of a text take
 _SHOWN_PAIRS, _SHOWN_ERRORS = 10, 20
 _SHOWN_PIECES, _SHOWN_PROBABILITIES = 80, 5  # of an error
 _NEGATION = re.compile(
@@ -46,12 +48,14 @@ def gather_findings(
     *,
     fold_of: np.ndarray | None = None,
     as_it_came: TextClassifier | None = None,
+    work: int = 40_000,
 ) -> dict:
     """Where the classifier stands beside simple models, and where it fails.
 
     From the table of its predictions of test, and the tokens and windows of each text: `measure` (its name),
     `baselines`, `slices` and `errors`; of classes also `confusions` and `calibration`. `fold_of` is the fold of each
-    row that was answered out of fold; `as_it_came` is the untrained encoder.
+    row that was answered out of fold; `as_it_came` is the untrained encoder, which takes 5 % of the run's `work`
+    (forward passes of a text), where the words that decide take 20 %.
     """
     config, train, test = classifier.model.config, splits["train"], splits["test"]
     kind, names, labels, values = config.problem_type, label_names_of(test), label_array(test), row_values(table)
@@ -72,7 +76,9 @@ def gather_findings(
         answers = tfidf.probabilities(texts_of(test)) if fold_of is None else _out_of_fold(tfidf, test, fold_of)
         baselines.append(_beside(name, row_values(answer_table(test, answers, tfidf.thresholds)[0]), values))
     if as_it_came is not None and fold_of is None:
-        rows = np.sort(np.random.default_rng(0).permutation(len(values))[:_UNTRAINED_ROWS])
+        rows = np.sort(
+            np.random.default_rng(0).permutation(len(values))[: min(max(work // 20, _FEWEST_BESIDE), _MOST_BESIDE)]
+        )
         name = f"the encoder as it came, with a linear head{_part(len(rows), len(values))}"
         some = test.select(rows)
         plain = answer_table(some, as_it_came.probabilities(texts_of(some)))[0]
@@ -83,6 +89,7 @@ def gather_findings(
         "baselines": baselines,
         "slices": slice_scores(values, slices_of(texts, tokens, windows, known)),
         "errors": confident_errors(table, classifier, tfidf, drawn),
+        "deciding": deciding_words(classifier, test, train, tfidf, rows=work // _PASSES // 5),
     }
     if kind != REGRESSION:
         found["confusions"] = confused_pairs(table)
@@ -278,18 +285,20 @@ def confident_errors(
 ) -> list[dict]:
     """The errors that the model is surest of, which is where wrong labels are found, with what may explain them.
 
-    Each has columns of `sure_errors` (the text of a pair with the second behind a line), `pieces` (the first 80
-    tokens), the 5 highest `probabilities`, and the `similar` rows of `train`, which the baseline learned from.
+    Each has columns of `sure_errors` (the text of a pair with the second behind a line), `why` (of `words_of_texts`),
+    `pieces` (the first 80 tokens), the 5 highest `probabilities`, and the `similar` rows of `train`, which the
+    baseline learned from.
     """
     names, wrong, errors = _class_names(table), sure_errors(table).head(_SHOWN_ERRORS), []
     texts = list(zip(*(wrong[name] for name in ("text", "text_pair") if name in wrong)))
     joined = ["\n".join(parts) for parts in texts]
     neighbours = baseline.similar(joined) if baseline is not None and texts else [[]] * len(texts)
-    for row, parts, text, similar in zip(wrong.to_dict("records"), texts, joined, neighbours):
+    words = words_of_texts(classifier, [parts if len(parts) == 2 else parts[0] for parts in texts])
+    for row, parts, text, similar, told in zip(wrong.to_dict("records"), texts, joined, neighbours, words):
         known = [key for key in ("example_id", "id", "label", "prediction", "probability", "decision") if key in row]
         error = {key: row[key].tolist() if isinstance(row[key], np.ndarray) else row[key] for key in known}
         cleaned = " ".join(clean_all(parts, classifier.model.config.cleaning))
-        error |= {"text": text, "pieces": classifier.tokenizer.tokenize(cleaned)[:_SHOWN_PIECES]}
+        error |= {"text": text, "why": told, "pieces": classifier.tokenizer.tokenize(cleaned)[:_SHOWN_PIECES]}
         ranked = sorted(((row[f"probability_{name}"], name) for name in names), reverse=True)
         error["probabilities"] = {name: probability for probability, name in ranked[:_SHOWN_PROBABILITIES]}
         error["similar"] = [
@@ -326,8 +335,9 @@ def run_probes(path: str, classifier: TextClassifier) -> list[dict]:
         label, tab, text = line.partition("\t")
         known = tab and label in classifier.label_names
         probes.append({"group": group, "text": text if known else line, "expected": label if known else None})
-    for probe, answer in zip(probes, classifier.predict([probe["text"] for probe in probes])):
+    texts = [probe["text"] for probe in probes]
+    for probe, answer, why in zip(probes, classifier.predict(texts), words_of_texts(classifier, texts)):
         given = answer.label if isinstance(answer.label, tuple) else (answer.label,)
         right = None if probe["expected"] is None else probe["expected"] in given
-        probe |= {"prediction": answer.label, "probability": answer.score, "right": right}
+        probe |= {"prediction": answer.label, "probability": answer.score, "right": right, "why": why}
     return probes

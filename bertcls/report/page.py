@@ -27,6 +27,7 @@ PAGE = "report.html"
 FIGURES = "confusion predictions reliability coverage label_shares lengths curves before_after".split()
 _WIDE = 1000  # pixels, from which on a figure scrolls on a telephone rather than shrink
 _SCALE = 0.85  # of other figures, so that their letters are as large as the text beside them
+_SHADED = 200  # words of a text, at most
 _FOLDERS = [Path(__file__).parent / "templates", Path(__file__).parents[1] / "serve"]
 
 
@@ -68,6 +69,7 @@ def facts_filters(facts: dict) -> dict[str, Callable]:
     }
     return {name: _or_dash(write) for name, write in numbers.items()} | {
         "value": _value,
+        "shaded": _shaded,
         "command": _command,
         "label": lambda value: "no label" if value == [] else _value(value),
     }
@@ -129,6 +131,7 @@ def _context(facts: dict, figures: dict) -> dict:
         "calibration": ("Calibration and coverage" if coverage else "Calibration", facts.get("calibration")),
         "slices": ("Slices", context["slices"]),
         "confusions": ("Confused pairs", facts.get("confusions")),
+        "deciding": ("Words that decide", facts.get("deciding")),
         "errors": ("Largest errors" if kind == REGRESSION else "Most confident errors", facts.get("errors")),
         "probes": ("Probes", context["probes"]),
         "data": ("Data", task["rows"] or facts.get("audit")),
@@ -197,6 +200,34 @@ def _value(value: object) -> str:
         more = f" and {len(value) - MANY_CLASSES:,} more" * (len(value) > MANY_CLASSES)
         return ", ".join(map(_value, value[:MANY_CLASSES])) + more or "–"
     return "–" if value is None else format_value(value) if isinstance(value, float) else str(value)
+
+
+def _shaded(error: dict) -> list[dict]:
+    """The first words of an error's text: what stands `before` each, and how its share of the strongest is shown.
+
+    >>> word = {"text": "good", "start": 2, "end": 6, "adds": -0.5, "cleaned": False, "second": False}
+    >>> _shaded({"text": "a good", "why": {"words": [word]}})[0]
+    {'before': 'a ', 'text': 'good', 'adds': '-0.50', 'kind': 'against strong', 'share': 45, 'line': 3.0}
+    """
+    words, parts, end, text = error["why"]["words"][:_SHADED], [], 0, error["text"]
+    most = max((abs(word["adds"]) for word in error["why"]["words"]), default=0) or 1
+    second = text.rfind("\n") + 1  # of a pair, where the second text begins
+    for number, word in enumerate(words):
+        start = word["start"] + (second if word["second"] else 0)
+        share = word["adds"] / most
+        kind = ("against" if share < 0 else "for") + (" strong" if abs(share) > 0.6 else "")
+        parts.append(
+            {
+                "before": (" " if number else "") if word["cleaned"] else text[end:start],
+                "text": word["text"],
+                "adds": f"{word['adds']:+.2f}",
+                "kind": kind if abs(share) >= 0.05 else "",
+                "share": round(45 * abs(share)),
+                "line": round(0.5 + 2.5 * abs(share), 1),
+            }
+        )
+        end = start + len(word["text"])
+    return parts
 
 
 def _command(words: list[str]) -> str:

@@ -28,6 +28,10 @@ from bertcls.report.record import revision_of, write_record
 from bertcls.report.scores import answer_table, describe_scores, score_reported
 
 _STOCK_TEXTS = 16  # of the reported rows, on which the stock export is compared, in fp64
+_MOST_BESIDE, _FEWEST_BESIDE = (
+    2_000,
+    100,
+)  # reported rows that the encoder as it came answers, which costs 5 % of the run
 _COUNTED_TEXTS = 1_000  # whose encodings are in memory together
 _EXAMPLE = 60  # characters of the text in the last line
 _ARGUMENTS = """learning_rate num_train_epochs per_device_train_batch_size gradient_accumulation_steps
@@ -117,7 +121,9 @@ def write_report(
     tokens, windows, cut = map(list, zip(*counts))  # of each text; cut: tokens that no window holds
     table = pd.read_parquet(Path(run_dir, PREDICTIONS))
     fold_of = None if folded is None else folded.fold_of
-    facts |= gather_findings(classifier, splits, table, tokens, windows, fold_of=fold_of, as_it_came=as_it_came)
+    work = len(test) + 3 * (chosen or {}).get("texts", 0)  # in forward passes of a text
+    beside = {"as_it_came": as_it_came, "work": work, "fold_of": fold_of}
+    facts |= gather_findings(classifier, splits, table, tokens, windows, **beside)
     if answers is not None and kind == SINGLE_LABEL:
         told = table if folded is not None else answer_table(splits["train"], answers.values)[0]
         facts["suspects"] = write_suspects(told, label_names_of(test), folder)

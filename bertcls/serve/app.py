@@ -79,7 +79,8 @@ def make_app(
     async def answers(request: Request, field: str) -> tuple[list[Prediction], dict]:
         texts, options = read_body(request.state.body, field, limits=limits, **reads)
         request.state.log.update({"texts": len(texts)} | ({"given": texts} if log_texts else {}))
-        return await service.predict(texts, windows=options.get("windows", False), request=request), options
+        wanted = {name: options.get(name, False) for name in ("windows", "words")}
+        return await service.predict(texts, request=request, **wanted), options
 
     async def query(request: Request) -> Response:
         """Numbers of the labels: one for each sentence; lists of them for several labels, values for a regression."""
@@ -92,7 +93,7 @@ def make_app(
 
     async def predict(request: Request) -> Response:
         """Labels with scores: for each text the label, its score, the probabilities of all labels and, where they are
-        asked for, the answer for each window that a long text is read in."""
+        asked for, the answer for each window that a long text is read in, and what each word adds to the answer."""
         found, options = await answers(request, "texts")
         return JSONResponse({"predictions": [as_json(answer, options.get("abstain_below")) for answer in found]})
 

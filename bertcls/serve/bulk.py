@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -32,7 +33,16 @@ from bertcls.process import LOCK, file_digest, lock_folder, refuse_inside, use_c
 
 FORMATS = (".parquet", ".jsonl", ".csv")
 _MANIFEST = "manifest.json"
-_CODE = ("text", "tokenization", "modeling", "backends", "inference", "serve/bulk")  # what decides on an answer
+_SHOWN_WORDS = 8  # of a text in the terminal
+_CODE = (
+    "text",
+    "tokenization",
+    "modeling",
+    "backends",
+    "inference",
+    "words",
+    "serve/bulk",
+)  # what decides on an answer
 
 
 def start_processes(cpu_threads: int | None = None, *, cpu: bool = False) -> PartialState:
@@ -102,13 +112,16 @@ def digest_of(classifier: TextClassifier) -> str:
     return digest.hexdigest()
 
 
-def label_table(classifier: TextClassifier, table: pa.Table, *, abstain_below: float | None = None) -> pa.Table:
+def label_table(
+    classifier: TextClassifier, table: pa.Table, *, abstain_below: float | None = None, words: bool = False
+) -> pa.Table:
     """The answers for a table of `stream_rows`, in columns named as in a run's `predictions.parquet`: `id`, those that
     were kept (`input_<name>` where the name is taken), `label` (a name, a list of names, or a value) and, but for a
-    regression, `score` and `probability_<name>` of every class. A row with a missing text has nulls."""
+    regression, `score` and `probability_<name>` of every class, and where asked for `words`, the fields of each `Word`
+    as JSON. A row with a missing text has nulls."""
     texts = _texts_of(table)
     asked = [text if len(text) == 2 else text[0] for text in texts if None not in text]
-    found = iter(classifier.predict(asked, abstain_below=abstain_below))
+    found = iter(classifier.predict(asked, abstain_below=abstain_below, words=words))
     answers = [None if None in text else next(found) for text in texts]
     kind = classifier.model.config.problem_type
     label_type = {REGRESSION: pa.float64(), MULTI_LABEL: pa.list_(pa.string())}.get(kind, pa.string())
@@ -118,6 +131,9 @@ def label_table(classifier: TextClassifier, table: pa.Table, *, abstain_below: f
         for name in classifier.label_names:
             values = [answer and answer.probabilities[name] for answer in answers]
             columns[f"probability_{name}"] = pa.array(values, pa.float64())
+    if words:
+        values = [answer and json.dumps([*map(vars, answer.words)], ensure_ascii=False) for answer in answers]
+        columns["words"] = pa.array(values, pa.string())
     kept = {"id": table["id"]}
     for name in table.column_names:
         if name.startswith(KEPT):
@@ -136,6 +152,7 @@ def predict_parts(
     state: PartialState,
     digest: str | None = None,
     abstain_below: float | None = None,
+    words: bool = False,
     bar: tqdm,
 ) -> tuple[list[Path], Counter]:
     """Labels this process's share of the parts that are not there yet, a table a part.
@@ -158,7 +175,7 @@ def predict_parts(
                 bar.initial += len(table)  # no part of this run's speed
         elif mine:
             with whole_file(part) as path:
-                pq.write_table(label_table(classifier, table, abstain_below=abstain_below), path)
+                pq.write_table(label_table(classifier, table, abstain_below=abstain_below, words=words), path)
             with whole_file(record) as path:
                 path.write_text(_record_of(part, survey.part))
         bar.update(len(table))
@@ -262,7 +279,7 @@ def parts_folder(output_file: Path) -> Path:
 
 
 def describe_prediction(prediction: Prediction) -> str:
-    """One line: the label and how sure the model is.
+    """One line: the label, how sure the model is, and where they were asked for the words that weigh most.
 
     >>> describe_prediction(Prediction("positive", 0.981, {"negative": 0.019, "positive": 0.981}))
     'positive\\t0.9810'
@@ -272,9 +289,29 @@ def describe_prediction(prediction: Prediction) -> str:
     ('3.2500', 'abstains\\t0.5000')
     """
     if isinstance(prediction.label, float):
-        return f"{prediction.label:.4f}"
-    label = ", ".join(prediction.label) or "none" if isinstance(prediction.label, tuple) else prediction.label
-    return f"{label or 'abstains'}\t{prediction.score:.4f}"
+        line = f"{prediction.label:.4f}"
+    else:
+        label = ", ".join(prediction.label) or "none" if isinstance(prediction.label, tuple) else prediction.label
+        line = f"{label or 'abstains'}\t{prediction.score:.4f}"
+    for name in prediction.words[0].contributions if prediction.words else ():
+        ranked = sorted(prediction.words, key=lambda word: -abs(word.contributions[name]))[:_SHOWN_WORDS]
+        line += f"\t{name}: " + ", ".join(f"{word.text} {word.contributions[name]:+.2f}" for word in ranked)
+    return line
+
+
+def lines_of_standard_input(*, pairs: bool) -> Iterator[str | tuple[str, str]]:
+    """As UTF-8, whatever the locale; pairs have a tab between."""
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            parts = line.decode().rstrip("\r\n").split("\t", 1) if pairs else [line.decode().rstrip("\r\n")]
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"Line {number} of standard input is not UTF-8 ({error.reason}); expected UTF-8. Convert it, as with "
+                "iconv -f latin1 -t utf-8."
+            ) from error
+        if pairs and len(parts) < 2:
+            raise ValueError(f"Line {number} of standard input has no tab; expected two texts with one between them.")
+        yield tuple(parts) if pairs else parts[0]
 
 
 def _write_lines(file: TextIO, table: pa.Table) -> None:

@@ -25,7 +25,7 @@ ERRORS = {  # status, code: what it means
     (413, "too_many_texts"): "too many texts in one request",
     (413, "text_too_long"): "a text, named by `field`, has too many characters",
     (413, "too_many_tokens"): "the windows of all texts have too many tokens together",
-    (413, "answer_too_large"): "an answer for each window would have too many bytes",
+    (413, "answer_too_large"): "an answer for each window or word would have too many bytes",
     (415, "unsupported_content_type"): "the body is not declared as application/json",
     (422, "invalid_field"): "a field, named by `field`, is missing, unknown or of the wrong type",
     (500, "internal"): "a defect of the service; its log has the request's id",
@@ -36,7 +36,17 @@ ERRORS = {  # status, code: what it means
     (504, "too_slow"): "no answer in time",
 }
 OPEN_PATHS = {"/", "/health", "/docs", "/openapi.json"}  # without a key; they say nothing of texts
-_OPTIONS = ("windows", "abstain_below")  # of /predict; the second one for a single label a text
+_OPTIONS = ("windows", "words", "abstain_below")  # of /predict; the last one for a single label a text
+_OPTION_OF = {  # of serve.py, by the limit that it sets
+    **{name: f"--max_{name}" for name in ("texts", "characters", "tokens", "word_tokens", "queue")},
+    **{
+        "body": "--max_body_bytes",
+        "answer": "--max_answer_bytes",
+        "seconds": "--timeout",
+        "wait": "--max_wait_ms/1000",
+    },
+    "batch_tokens": "--batch_tokens",
+}
 _JSON_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _STRING, _NUMBER, _INTEGER, _OR_NULL = ({"type": kind} for kind in ("string", "number", "integer", ["number", "null"]))
 
@@ -49,6 +59,7 @@ class Limits:
         texts: of a request.
         characters: of a text; of a pair, both together.
         tokens: of a request, in all windows of its texts.
+        word_tokens: of a request that asks for words, whose texts are not read in parts.
         body: bytes of a request.
         answer: bytes of the answers for the windows of a request.
         queue: texts that were accepted and not answered yet, over all requests.
@@ -63,6 +74,7 @@ class Limits:
     texts: int = 256
     characters: int = 100_000
     tokens: int = 65_536
+    word_tokens: int = 4_096
     body: int = 2_000_000
     answer: int = 16_000_000
     queue: int = 2048
@@ -74,9 +86,8 @@ class Limits:
         for name, value in asdict(self).items():
             least, most = 0 if name == "wait" else 1e-9, 86400 if name in ("seconds", "wait") else math.inf
             if value is not None and not least <= value <= most:
-                raise ValueError(
-                    f"Found the limit {name}={value}; expected more than 0, and up to {most}. Correct it."
-                )
+                wanted = f"{'0 or more' if name == 'wait' else 'more than 0'}, and up to {most}"
+                raise ValueError(f"Found {_OPTION_OF[name]} {value} ({name}); expected {wanted}. Correct it.")
 
 
 class ApiError(Exception):
@@ -104,7 +115,7 @@ def read_body(content: bytes, field: str, *, kind: str, pairs: bool, limits: Lim
         raise ApiError(400, "malformed_json", message) from error
     if not isinstance(body, dict):
         raise _invalid("body", "is not an object")
-    known = (field, *_OPTIONS[: 1 + (kind == SINGLE_LABEL)]) if field == "texts" else (field,)
+    known = (field, *_OPTIONS[: 2 + (kind == SINGLE_LABEL)]) if field == "texts" else (field,)
     for name in body:
         if name not in known:
             raise _invalid(name[:80], "is unknown")
@@ -118,8 +129,9 @@ def read_body(content: bytes, field: str, *, kind: str, pairs: bool, limits: Lim
     if len(texts) > most:
         message = f"Found {len(texts)} texts; expected at most {most} in a request."
         raise ApiError(413, "too_many_texts", message, field=field)
-    if not isinstance(body.get("windows", False), bool):
-        raise _invalid("windows", "is not true or false")
+    for name in ("windows", "words"):
+        if not isinstance(body.get(name, False), bool):
+            raise _invalid(name, "is not true or false")
     below = body.get("abstain_below")
     if below is not None and not (type(below) in (int, float) and 0 <= below <= 1):
         raise _invalid("abstain_below", "is not a number from 0 to 1, or null")
@@ -160,6 +172,8 @@ def as_json(answer: Prediction, abstain_below: float | None = None) -> dict:
     if answer.windows is not None:
         places = ({"start": window.start, "end": window.end, "text": window.text} for window in answer.windows)
         fields["windows"] = [place | as_json(window) for place, window in zip(places, answer.windows)]
+    if answer.words is not None:
+        fields["words"] = [*map(vars, answer.words)]
     return fields
 
 
@@ -173,7 +187,9 @@ def describe_interface(
     one = _STRING | {"maxLength": limits.characters}
     one = _list_of(one, minItems=2, maxItems=2) if pairs else one
     many = _list_of(one, minItems=1, maxItems=min(limits.texts, limits.queue))
-    asked = {"windows": {"type": "boolean", "default": False, "description": "also answer for each window of a text"}}
+    switch = {"type": "boolean", "default": False}
+    asked = {"windows": switch | {"description": "also answer for each window of a text"}}
+    asked["words"] = switch | {"description": "also say what each word adds to the answer"}
     if kind == SINGLE_LABEL:
         described = "give no label, null, where the most probable one has a lower probability"
         asked["abstain_below"] = _OR_NULL | {"minimum": 0, "maximum": 1, "description": described}
@@ -183,6 +199,10 @@ def describe_interface(
     answer = {"label": label, "score": score, "probabilities": {"type": "object", "additionalProperties": _NUMBER}}
     start = _INTEGER | {"description": "in the cleaned text (of a pair the second one), in characters"}
     window = _object({"start": start, "end": _INTEGER, "text": _STRING} | answer)
+    adds = {"type": "object", "additionalProperties": _NUMBER, "description": "by label: what it adds to its logit"}
+    start = _INTEGER | {"description": "in the text as it came, or where `cleaned` in the cleaned one, in characters"}
+    flags = dict.fromkeys(("cleaned", "second"), {"type": "boolean"})
+    word = _object({"text": _STRING, "start": start, "end": _INTEGER, "contributions": adds} | flags)
     facts = dict.fromkeys(("model", "problem_type", "device"), _STRING) | {"pairs": {"type": "boolean"}}
     facts |= {"labels": _list_of(_STRING)} | dict.fromkeys(("contract", "limits", "versions"), {"type": "object"})
     bodies = {
@@ -191,7 +211,9 @@ def describe_interface(
     }
     answers = {
         "/query": _object({"results": _list_of(number)}),
-        "/predict": _object({"predictions": _list_of(_object(answer, windows=_list_of(window)))}),
+        "/predict": _object(
+            {"predictions": _list_of(_object(answer, windows=_list_of(window), words=_list_of(word)))}
+        ),
         "/health": _object({"status": {"const": "ok"}, "busy_seconds": _NUMBER}),
         "/info": _object(facts),
     }

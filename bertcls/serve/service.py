@@ -93,8 +93,8 @@ class Service:
                 await self._batcher.close()
         self._tokenizing.shutdown(wait=False)
 
-    async def predict(self, texts: list[Text], *, windows: bool, request: Request) -> list[Prediction]:
-        """Answers for the texts of a request, in their order.
+    async def predict(self, texts: list[Text], *, request: Request, **wanted: bool) -> list[Prediction]:
+        """Answers for the texts of a request, in their order, with `windows` and `words` where these are wanted.
 
         Raises:
             ApiError: there is no room for them, they are too long, or it takes too long.
@@ -108,17 +108,17 @@ class Service:
         self.open_characters += characters
         try:
             async with asyncio.timeout(self.limits.seconds):
-                return await _unless_gone(request, self._answers(texts, windows))
+                return await _unless_gone(request, self._answers(texts, **wanted))
         except TimeoutError as error:
             raise ApiError(504, "too_slow", f"No answer within {self.limits.seconds:g} seconds.") from error
         finally:
             self.open_texts -= len(texts)
             self.open_characters -= characters
 
-    async def _answers(self, texts: list[Text], windows: bool) -> list[Prediction]:
-        encoded = await self._encode(texts, windows)
+    async def _answers(self, texts: list[Text], **wanted: bool) -> list[Prediction]:
+        encoded = await self._encode(texts, **wanted)
         most, found = self._batcher.max_cost, [{} for _ in texts]  # results by the first window of a part
-        fitting = [max(most // self._size(one)[1], 1) for one in encoded]  # windows of a batch
+        fitting = [one.size[0] if one.places else max(most // self._size(one)[1], 1) for one in encoded]  # a batch's
         parts = [(row, part) for row, one in enumerate(encoded) for part in one.parts(fitting[row])]
         parts.sort(key=lambda part: self._size(part[1])[1])  # like widths share a batch
         for portion in portions(parts, [math.prod(self._size(part)) for _, part in parts], BATCHES_AT_A_TIME * most):
@@ -134,20 +134,23 @@ class Service:
         self.counts.texts.inc(len(answers))
         return answers
 
-    async def _encode(self, texts: list[Text], windows: bool) -> list[Encoded]:
+    async def _encode(self, texts: list[Text], *, windows: bool, words: bool) -> list[Encoded]:
         """Tokenizes, and refuses what would take or give too much."""
         encoded, limits = [], self.limits
+        most = min(limits.tokens, limits.word_tokens) if words else limits.tokens
         window_bytes = 150 + sum(2 * len(json.dumps(name)) + 30 for name in self.classifier.label_names)
         for portion in portions(texts, map(count_characters, texts), CHARACTERS_AT_A_TIME):
-            encoded += await self._tokenizer(self.classifier.encode, portion, windows=windows)
-            if (tokens := sum(one.tokens for one in encoded)) > limits.tokens:
-                message = f"Found {tokens} tokens or more in the windows; expected at most {limits.tokens} a request."
-                raise ApiError(413, "too_many_tokens", message)
+            encoded += await self._tokenizer(self.classifier.encode, portion, windows=windows, words=words)
+            if (tokens := sum(one.tokens for one in encoded)) > most:
+                message = f"Found {tokens} tokens or more in the windows; expected at most {most} a request"
+                raise ApiError(413, "too_many_tokens", f"{message}{' for words' if words else ''}.")
             spans = [span for one in encoded for span in one.spans or ()]
             size = len(spans) * window_bytes + sum(6 * (end - start) for start, end in spans)  # \uffff has six
+            size += words * tokens * window_bytes
             if size > limits.answer:
-                message = f"Found windows whose answers take {size} bytes; expected at most {limits.answer}."
-                raise ApiError(413, "answer_too_large", f"{message} Ask without windows.", field="windows")
+                message = f"Found windows or words whose answers take {size} bytes; expected at most {limits.answer}."
+                field = "windows" if windows else "words"
+                raise ApiError(413, "answer_too_large", f"{message} Ask without them.", field=field)
         return encoded
 
     async def _tokenizer(self, call: Callable, *args: Any, **options: Any) -> Any:

@@ -15,7 +15,7 @@ from bertcls.process import say
 from bertcls.tokenization import WindowCollator
 from bertcls.training.cpu import FastOnCpu
 
-BATCH = 32  # texts, over all processes
+BATCH = (16, 64)  # texts, over all processes: two of each class, so many at least and at most
 TEMPERATURE = 0.1  # as in Khosla et al. (2020)
 
 
@@ -89,19 +89,23 @@ def contrastive_stage(
     training_args: TrainingArguments,
     *,
     steps: int,
-    learning_rate: float = 2e-5,
-) -> None:
+    learning_rate: float = 5e-5,
+) -> int:
     """Trains the encoder so that texts of one label have like vectors; the head is fitted on these afterwards.
 
-    Each text is encoded once a step.
+    Each text is encoded once a step; the embeddings of words stay, whose gradients and updates cost more time than
+    they are worth.
 
     Args:
         model: whose encoder is trained.
         dataset: tokenized rows of train.
         collator: of the run.
         training_args: of the run, for what is not said here.
-        steps: optimizer steps of `BATCH` texts.
+        steps: optimizer steps.
         learning_rate: at its peak.
+
+    Returns:
+        the texts that were read, with repetitions.
 
     Raises:
         ValueError: numbers as labels.
@@ -113,7 +117,8 @@ def contrastive_stage(
         )
     args = copy.deepcopy(training_args)
     args.max_steps, args.learning_rate = steps, learning_rate
-    args.per_device_train_batch_size = max(BATCH // args.world_size, 2)
+    batch = min(max(2 * model.config.num_labels, BATCH[0]), BATCH[1])
+    args.per_device_train_batch_size = max(batch // args.world_size, 2)
     args.gradient_accumulation_steps = 1  # the loss of a batch is no sum over parts of it
     args.average_tokens_across_devices = False  # nor over processes
     args.train_sampling_strategy = "sequential"
@@ -123,10 +128,15 @@ def contrastive_stage(
     args.logging_strategy, args.disable_tqdm = "no", True
     size = steps * args.per_device_train_batch_size * args.world_size
     order = balanced_order(label_array(dataset), size, seed=args.seed)
-    head = [parameter for name, parameter in model.named_parameters() if not name.startswith("encoder.")]
-    for parameter in head:
-        parameter.requires_grad_(False)  # several processes would wait for its gradient
-    say(f"Contrastive stage: {steps} steps of {BATCH} texts.")
+    words = {id(parameter) for parameter in model.encoder.get_input_embeddings().parameters()}
+    still = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and (id(parameter) in words or not name.startswith("encoder."))
+    ]
+    for parameter in still:
+        parameter.requires_grad_(False)  # several processes would wait for the gradient of the head
+    say(f"Contrastive stage: {steps} steps of {size // steps} texts.")
     trainer = Trainer(
         model,
         args,
@@ -137,5 +147,6 @@ def contrastive_stage(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    for parameter in head:
+    for parameter in still:
         parameter.requires_grad_(True)
+    return size

@@ -142,7 +142,8 @@ def finish_run(
 def chosen_epoch(trainer: Trainer) -> dict:
     """Which epoch a trained model is of: `epoch` of `of`, training `stopped_after`, its `steps`, and what `said` so.
 
-    `by` is the metric that chose it, `None` for the last one; epoch 0 is the start.
+    `by` is the metric that chose it, `None` for the last one; epoch 0 is the start. `texts` were read in
+    training, with repetitions.
     """
     state, args = trainer.state, trainer.args
     kept = (
@@ -158,6 +159,8 @@ def chosen_epoch(trainer: Trainer) -> dict:
         "by": args.metric_for_best_model if kept else None,
         "contrastive_steps": getattr(trainer.model, "contrastive_steps", 0),
     }
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    found["texts"] = getattr(trainer.model, "contrastive_texts", 0) + state.global_step * batch
     ended = f"Training stopped after epoch {found['stopped_after']:g} of {found['of']:g}"
     if found["stopped_after"] == 0:
         done = [f"{found['contrastive_steps']} contrastive steps"] if found["contrastive_steps"] else []
@@ -176,12 +179,10 @@ def encoder_as_it_came(trainer: Trainer, classifier: TextClassifier, name_or_pat
     head = getattr(trainer.model, "linear_start", None)
     if head is None:
         return None
-    config = copy.deepcopy(classifier.model.config)
+    model = copy.deepcopy(classifier.model)
+    config = model.config
     config.temperature, config.thresholds = 1.0, None
-    model = BertClsForSequenceClassification(config)
-    start = BertClsForSequenceClassification.from_encoder(
-        name_or_path, num_labels=config.num_labels, pooling=config.pooling
-    )
-    model.encoder = start.encoder
+    options = {"num_labels": config.num_labels, "pooling": config.pooling}
+    model.encoder = BertClsForSequenceClassification.from_encoder(name_or_path, **options).encoder
     head.copy_to(model)
     return TextClassifier(model, classifier.tokenizer, device=classifier.device)

@@ -65,6 +65,13 @@ class Parser(HfArgumentParser):
     def error(self, message: str):
         raise ValueError(f"{message} (--help lists all options)")
 
+    def parse_known_args(self, args=None, namespace=None):
+        found, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(found).items():
+            if value == "" and name not in ("text", "text_pair") and self.get_default(name) != "":
+                raise ValueError(f"Found an empty --{name}; expected a value. Leave it out, or give one.")
+        return found, rest
+
     def format_help(self) -> str:
         known = {action.dest: action for action in reversed(self._actions)}  # the first of a name, not its --no_ form
         trainers = {one.name for one in fields(RunArguments)}

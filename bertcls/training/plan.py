@@ -17,7 +17,7 @@ ENOUGH_STEPS = 150  # of the optimizer, after which more epochs bring nothing
 MOST_EPOCHS, FEWEST_EPOCHS = 25, 3
 CHOOSE_BY_SCORE = 200  # rows of validation, from which on an accuracy tells epochs apart; below it the loss does
 FEW_ROWS_A_CLASS = 160  # below it a contrastive stage and a linear head do better than training the classes
-CONTRASTIVE_STEPS = (30, 90)  # at least and at most; between them as many as rows
+CONTRASTIVE_STEPS = (20, 60)  # at least and at most; between them as many as rows
 
 
 def prepare_training(
@@ -78,13 +78,14 @@ def prepare_training(
         then = "a linear head (--num_train_epochs adds epochs)" if ready else f"{epochs} epochs"
         say(f"{rows:,} rows: {first}{then}{'' if ready else f', {epochs * steps_an_epoch:,} steps'}")
     _choose_by(training_args, len(tokenized.get("validation", ())), kind)
-    model.contrastive_steps = contrastive_steps
+    model.contrastive_steps, model.contrastive_texts = contrastive_steps, 0
     if can_probe:  # then the start is a candidate like every epoch
         model.linear_start = start_head(model, tokenized["train"], collator, seed=training_args.seed)
     if training_args.resume_from_checkpoint is not None:
         return  # the checkpoint has the weights
     if contrastive_steps:
-        contrastive_stage(model, tokenized["train"], collator, training_args, steps=contrastive_steps)
+        train = tokenized["train"]
+        model.contrastive_texts = contrastive_stage(model, train, collator, training_args, steps=contrastive_steps)
     if contrastive_steps and can_probe:
         start_head(model, tokenized["train"], collator, seed=training_args.seed)
     if can_probe:

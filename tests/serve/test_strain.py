@@ -323,10 +323,10 @@ def test_a_line_of_the_log_is_a_line_in_any_program():
 
 
 BAD = {
-    ("--timeout", "nan"): "Found the limit seconds=nan; expected more than 0",
-    ("--timeout", "1e300"): "Found the limit seconds=1e+300; expected more than 0",
-    ("--max_wait_ms", "nan"): "Found the limit wait=nan",
-    ("--max_tokens", "0"): "Found the limit tokens=0",
+    ("--timeout", "nan"): "Found --timeout nan (seconds); expected more than 0",
+    ("--timeout", "1e300"): "Found --timeout 1e+300 (seconds); expected more than 0",
+    ("--max_wait_ms", "nan"): "Found --max_wait_ms nan (wait)",
+    ("--max_tokens", "0"): "Found --max_tokens 0 (tokens)",
     ("--port", "99999"): "Found no way to listen at 127.0.0.1, port 99999",
     ("--port", "-1"): "Found no way to listen at 127.0.0.1, port -1",
     ("--cpu_threads", "-1"): "Found --cpu_threads -1; expected at least 1",

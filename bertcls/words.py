@@ -1,0 +1,227 @@
+"""The words of a text, where they stand in it as it came, and what each adds to the answer."""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from bertcls.modeling import MULTI_LABEL, REGRESSION
+from bertcls.text import clean
+from bertcls.tokenization import Encoded, WindowCollator
+
+_MARK = "".join(c for c in map(chr, range(0x300, 0x10000)) if unicodedata.category(c).startswith("M"))
+_NO_BLANKS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_LETTER = rf"(?:[^\W{_NO_BLANKS}]|[{_MARK}])"
+_UNIT = re.compile(  # a character of a script without blanks, a word, or a mark
+    rf"[{_NO_BLANKS}][{_MARK}]*|[^\W{_NO_BLANKS}]{_LETTER}*(?:['’]{_LETTER}+)*|[^\w\s]"
+)
+_PIECE = re.compile(r"\w+|[^\w\s]")
+_TOKENS = 2048  # padded tokens of a pass with gradients
+_MOST_LABELS = 10  # of those that a text was given, the most probable ones: each takes a backward pass
+_HELD = "held_attention"
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word or punctuation mark of a text, and what it adds to the answer.
+
+    Args:
+        text: as it stands there.
+        start, end: in the text as it came; where `cleaned` in the cleaned one, since cleaning changed the text beyond
+            what can be followed.
+        contributions: by the names of the labels that were given (the 10 most probable ones; of none, the most
+            probable one): to the label's logit, of single-label models to its logit against the rest, of a regression
+            to the value.
+        second: whether it stands in the second text of a pair.
+    """
+
+    text: str
+    start: int
+    end: int
+    contributions: dict[str, float]
+    cleaned: bool = False
+    second: bool = False
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Where the words and punctuation marks of a text begin and end; a script without blanks has its characters.
+
+    >>> [text[a:b] for text in ["Don't! 很好"] for a, b in word_spans(text)]
+    ["Don't", '!', '很', '好']
+    """
+    return [found.span() for found in _UNIT.finditer(text)]
+
+
+def spans_before_cleaning(raw: str, cleaned: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]] | None:
+    """Where spans of a cleaned text stand in the text as it came; `None` where one of them cannot be followed.
+
+    >>> spans_before_cleaning("A<br/>fish &amp; chips", "A fish & chips", [(0, 1), (2, 6), (7, 8)])
+    [(0, 1), (6, 10), (11, 16)]
+    """
+    if raw == cleaned:
+        return spans
+    pieces = [[found.span() for found in _PIECE.finditer(text)] for text in (raw, cleaned)]
+    names = [[_name(text[a:b]) for a, b in part] for text, part in zip((raw, cleaned), pieces)]
+    starts, ends = {}, {}  # of a span in the cleaned text: where it begins and ends in the raw one
+    for kind, a, b, c, d in SequenceMatcher(None, *names).get_opcodes():
+        if kind == "equal":
+            for (start, end), (first, last) in zip(pieces[0][a:b], pieces[1][c:d]):
+                starts[first], ends[last] = start, end
+        elif kind == "replace":
+            starts[pieces[1][c][0]], ends[pieces[1][d - 1][1]] = pieces[0][a][0], pieces[0][b - 1][1]
+    found = [(starts.get(start), ends.get(end)) for start, end in spans]
+    whole = all(None not in span and span[0] < span[1] for span in found)
+    return found if whole else None
+
+
+def _name(piece: str) -> str:
+    """What two pieces have in common that only differ in width, spelling or case."""
+    return unicodedata.normalize("NFKC", piece).lower()
+
+
+def explain(
+    model: PreTrainedModel,
+    collator: WindowCollator,
+    encoded: list[Encoded],
+    vectors: list[torch.Tensor],
+    targets: list[list[int]],
+) -> list[tuple[Word, ...]]:
+    """The words of texts, in their order.
+
+    Args:
+        model: that read them, in torch.
+        collator: of the model.
+        encoded: texts with `places`.
+        vectors: of each text `[windows, hidden]`, as the model gave them.
+        targets: of each text the labels that its words may speak for, of which the most probable 10 are taken.
+    """
+    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    found = [_gradients(model, one, wanted) for one, wanted in zip(vectors, targets)]
+    targets, toward = [one[0] for one in found], [one[1] for one in found]
+    windows = [(row, place) for row, one in enumerate(encoded) for place in range(one.size[0])]
+    windows.sort(key=lambda window: len(encoded[window[0]].columns["input_ids"][window[1]]), reverse=True)
+    pushes: dict[tuple[int, int], np.ndarray] = {}  # of a window's tokens `[targets, seq_len]`
+    while windows:
+        size = max(_TOKENS // len(encoded[windows[0][0]].columns["input_ids"][windows[0][1]]), 1)
+        part, windows = windows[:size], windows[size:]
+        inputs = collator([{name: [rows[at]] for name, rows in encoded[row].columns.items()} for row, at in part])
+        inputs = {name: inputs[name].to(model.device) for name in encoded[0].columns}
+        wanted = torch.zeros(max(len(targets[row]) for row, _ in part), len(part), toward[0].shape[-1])
+        for number, (row, at) in enumerate(part):
+            wanted[: len(targets[row]), number] = toward[row][:, at]
+        for (row, at), one in zip(part, _token_pushes(model, inputs, wanted.to(model.device)).transpose(1, 0, 2)):
+            pushes[row, at] = one[: len(targets[row])]
+    return [
+        _collect(
+            one, [pushes[row, at] for at in range(one.size[0])], [names[number] for number in targets[row]], model
+        )
+        for row, one in enumerate(encoded)
+    ]
+
+
+def _gradients(model: PreTrainedModel, vectors: torch.Tensor, targets: list[int]) -> tuple[list[int], torch.Tensor]:
+    """The targets that are taken, and the gradients of each one's score by the window vectors of a text: `[targets,
+    windows, hidden]`, on the CPU."""
+    vectors = vectors.clone().requires_grad_()
+    logits = model.from_vectors(vectors)[0][0]
+    values = logits.tolist()
+    taken = sorted(targets, key=lambda target: -values[target])[:_MOST_LABELS]
+    found = []
+    for target in taken:
+        score = logits[target]
+        if model.config.problem_type not in (REGRESSION, MULTI_LABEL) and len(logits) > 1:  # against the rest
+            score = score - torch.cat([logits[:target], logits[target + 1 :]]).logsumexp(0)
+        found.append(torch.autograd.grad(score, vectors, retain_graph=True)[0])
+    return taken, torch.stack(found).cpu()
+
+
+def _token_pushes(model: PreTrainedModel, inputs: dict[str, torch.Tensor], toward: torch.Tensor) -> np.ndarray:
+    """What each token adds to scores: `[targets, windows, seq_len]`, from their gradients `[targets, windows, hidden]`
+    by the window vectors.
+
+    Gradient times input, with attention weights and the scale of layer norms and of activations held (Ali et al.,
+    2022, "XAI for Transformers: better explanations through conservative propagation").
+    """
+    kept = []
+
+    def watch(module, given, output):
+        kept.append(output.detach().requires_grad_())
+        return kept[0]
+
+    with _held(model.encoder), torch.enable_grad():
+        hook = model.encoder.get_input_embeddings().register_forward_hook(watch)
+        try:
+            vectors = model.encode_windows(inputs)
+        finally:
+            hook.remove()
+        found = [
+            (torch.autograd.grad(vectors, kept[0], one, retain_graph=True)[0] * kept[0]).sum(-1).float()
+            for one in toward.to(vectors.dtype)
+        ]
+    return torch.stack(found).detach().cpu().numpy()
+
+
+@contextmanager
+def _held(encoder: PreTrainedModel) -> Iterator[None]:
+    """Makes an encoder linear about its input while gradients are taken."""
+    attention = encoder.config._attn_implementation
+    with ExitStack() as stack:
+        for module in encoder.modules():
+            if isinstance(module, nn.LayerNorm):
+                stack.callback(module.register_forward_hook(_held_norm).remove)
+            elif "GELU" in type(module).__name__:
+                stack.callback(module.register_forward_hook(_held_gate).remove)
+        if attention == "sdpa":  # an encoder that knows no other leaves its attention free
+            encoder.set_attn_implementation(_HELD)
+            stack.callback(encoder.set_attn_implementation, attention)
+        yield
+
+
+def _held_norm(module: nn.LayerNorm, given: tuple, output: torch.Tensor) -> torch.Tensor:
+    scale = (given[0].var(-1, keepdim=True, unbiased=False) + module.eps).sqrt().detach()
+    normed = (given[0] - given[0].mean(-1, keepdim=True)) / scale
+    return normed * (1 if module.weight is None else module.weight) + (0 if module.bias is None else module.bias)
+
+
+def _held_gate(module: nn.Module, given: tuple, output: torch.Tensor) -> torch.Tensor:
+    near = given[0].abs() < 1e-6  # where an activation is half its input
+    return given[0] * torch.where(near, 0.5, output / torch.where(near, 1.0, given[0])).detach()
+
+
+def _attention(module: nn.Module, query: torch.Tensor, key: torch.Tensor, *rest, **options):
+    return sdpa_attention_forward(module, query.detach(), key.detach(), *rest, **options)
+
+
+AttentionInterface.register(_HELD, _attention)
+AttentionMaskInterface.register(_HELD, sdpa_mask)
+
+
+def _collect(one: Encoded, pushes: list[np.ndarray], names: list[str], model: PreTrainedModel) -> tuple[Word, ...]:
+    """The words that a text's windows hold, with what their tokens add together."""
+    texts, words = one.text if isinstance(one.text, tuple) else (one.text,), []
+    places = np.array([place for window in one.places for place in window]).reshape(-1, 3)
+    tokens = np.concatenate([push[:, : len(window)] for push, window in zip(pushes, one.places)], -1)
+    for number, raw in enumerate(texts):
+        cleaned = clean(raw, model.config.cleaning)
+        spans = word_spans(cleaned)
+        own = (places[:, 0] == number) & (places[:, 2] > places[:, 1])
+        owners = np.searchsorted([start for start, _ in spans], places[own, 2] - 1, "right") - 1
+        sums = np.zeros((len(names), len(spans)))
+        for row, values in enumerate(tokens[:, own]):
+            np.add.at(sums[row], owners[owners >= 0], values[owners >= 0])
+        read = np.unique(owners[owners >= 0])
+        shown = spans_before_cleaning(raw, cleaned, [spans[place] for place in read])
+        for place, (start, end) in zip(read, shown or [spans[place] for place in read]):
+            adds = dict(zip(names, sums[:, place].tolist()))
+            text = (cleaned if shown is None else raw)[start:end]
+            words.append(Word(text, start, end, adds, cleaned=shown is None, second=number == 1))
+    return tuple(words)
