@@ -118,11 +118,19 @@ def without_spans(explained: Explained, row: int, *, spans: int = 10) -> np.ndar
 
 
 def by_gradient(
-    explained: Explained, row: int, *, steps: int = 1, base: str = "zero", rules: bool = False, norm: bool = False
+    explained: Explained,
+    row: int,
+    *,
+    steps: int = 1,
+    base: str = "zero",
+    rules: bool = False,
+    norm: bool = False,
+    lengths: bool = False,
 ) -> np.ndarray:
     """Gradient times the way from a base to the input; over several steps of that way its integral.
 
-    With `rules` attention weights and the scale of layer norms and of GELU are held (Ali et al., 2022).
+    With `rules` attention weights and the scale of layer norms and of GELU are held (Ali et al., 2022), with `lengths`
+    also those of vectors that are normalized.
     """
     model, ids = explained.model, explained.ids[row]
     inputs = explained.pad([ids] * steps)
@@ -150,6 +158,8 @@ def by_gradient(
         stack.callback(handle.remove)
         if rules:
             stack.enter_context(held(model))
+        if lengths:
+            stack.enter_context(held_lengths(model))
         logits = model(**inputs).logits
         score = margin(logits, torch.full((steps,), int(explained.answers[row])))
         (gradient,) = torch.autograd.grad(score.sum(), kept["point"])
@@ -194,6 +204,24 @@ def held(model: nn.Module):
             handle.remove()
 
 
+@contextmanager
+def held_lengths(model: nn.Module):
+    """Normalizes vectors by lengths that have no gradient."""
+    plain, model.config.normalize = model.config.normalize, False
+    pool = model._pool_tokens
+
+    def pooled(output, mask):
+        vectors = pool(output, mask)
+        return vectors / vectors.norm(dim=-1, keepdim=True).detach() * vectors.shape[-1] ** 0.5 if plain else vectors
+
+    model._pool_tokens = pooled
+    try:
+        yield
+    finally:
+        del model._pool_tokens
+        model.config.normalize = plain
+
+
 def by_attention(explained: Explained, row: int) -> np.ndarray:
     """What the last layer's tokens attend to, over its heads and tokens."""
     model = explained.model
@@ -217,6 +245,7 @@ WAYS: dict[str, tuple[Callable, str]] = {
     "gradient x (input - mask)": (partial(by_gradient, base="mask"), "3"),
     "gradient x (input - mean)": (partial(by_gradient, base="mean"), "3"),
     "held weights x input": (partial(by_gradient, rules=True), "3"),
+    "held weights and lengths x input": (partial(by_gradient, rules=True, lengths=True), "3"),
     "held weights x (input - mask)": (partial(by_gradient, rules=True, base="mask"), "3"),
     "integrated gradients from mask, 3 steps": (partial(by_gradient, base="mask", steps=3), "9"),
     "integrated gradients from mask, 50 steps": (partial(by_gradient, base="mask", steps=50), "150"),

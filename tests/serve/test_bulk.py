@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -279,6 +280,42 @@ def test_one_text_and_lines_of_standard_input(recipe, model, encoder_folder, tmp
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 2 and said[0] == said[1]
     assert "Give --text_pair." in refused(capsys, recipe, "--model_name_or_path", pairs, "--text", "good")
+
+
+def test_words_in_a_column_and_on_a_line(recipe, model, tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text("text\ngood <b>film</b>\nfilm\nbad\n", encoding="utf-8")
+    words = ["--model_name_or_path", model, "--dataset_name", tmp_path / "mine.csv", "--words"]
+    run(recipe, *words, "--output_file", tmp_path / "out.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+    answers = TextClassifier.from_pretrained(model, device="cpu").predict(
+        ["good <b>film</b>", "film", "bad"], words=True
+    )
+    for row, answer in zip(rows, answers):
+        found = json.loads(row["words"])
+        assert [(word["text"], word["start"]) for word in found] == [(one.text, one.start) for one in answer.words]
+        assert all(set(word["contributions"]) == {row["label"]} for word in found)
+    assert len(rows) == 3 and rows[0]["text"] == "good <b>film</b>"
+    capsys.readouterr()
+    run(recipe, "--model_name_or_path", model, "--text", "good film", "--words")
+    line = capsys.readouterr().out
+    assert re.fullmatch(r"\w+\t\d\.\d{4}\t\w+: (good|film) [+-]\d+\.\d\d, (good|film) [+-]\d+\.\d\d\n", line)
+
+
+def test_options_that_would_do_nothing(recipe, model, capsys):
+    for words in (
+        ["--text", "a", "--id_column", "b"],
+        ["--text", "-", "--text_pair", "b"],
+        ["--text", "a", "--streaming"],
+    ):
+        line = refused(capsys, recipe, "--model_name_or_path", model, *words)
+        assert line.startswith(f"error: Found {words[2]}, which does nothing here")
+
+
+def test_a_line_of_a_pair_without_a_tab(recipe, encoder_folder, tmp_path, capsys, monkeypatch):
+    pairs = save_model(encoder_folder, tmp_path / "pairs", pair_truncation="none")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"good\tbad\nalone\n")))
+    line = refused(capsys, recipe, "--model_name_or_path", pairs, "--text", "-")
+    assert "Line 2 of standard input has no tab; expected two texts" in line
 
 
 def test_characters_that_are_not_ascii_whatever_the_locale(recipe, model, capsys, monkeypatch):

@@ -108,6 +108,27 @@ def test_a_text_is_never_more_than_text(browser, served):
     assert policy  # by the page's own policy
 
 
+def test_the_words_that_decided_are_shown_where_they_stand(browser, served, classifier):  # noqa: F811
+    text = "Never <i>dull</i> &amp; always good."
+    open_page(browser, served)
+    browser.run("document.getElementById('text').focus()")
+    browser.type(text)
+    browser.press("Enter", 13, control=True)
+    browser.wait("!document.getElementById('deciding').hidden")
+    shown = "[...document.querySelectorAll('#deciding-text > span')].map((part) => [part.firstChild.data, part.title])"
+    (truth,) = classifier.predict(text, words=True)
+    assert [word for word, _ in browser.run(shown)] == [word.text for word in truth.words]
+    values = [float(title.replace("\u2212", "-")) for _, title in browser.run(shown)]
+    assert values == pytest.approx([word.contributions[truth.label] for word in truth.words], abs=1e-3)
+    without = "[...document.querySelectorAll('#deciding-text .hidden')].forEach((part) => part.remove())"
+    browser.run(without)
+    assert browser.run("document.getElementById('deciding-text').textContent") == text
+    kinds = browser.run("[...document.querySelectorAll('#deciding-text > span')].map((part) => part.className)")
+    for kind, value in zip(kinds, values):
+        assert not kind or kind.startswith("for" if value > 0 else "against")
+    assert not [event for event in browser.events if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded")]
+
+
 def test_blank_lines_of_one_column_come_back(browser, served, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text("text\na fine film\n\nbad\n")

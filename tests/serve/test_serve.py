@@ -525,3 +525,21 @@ def test_two_steps_are_one(classifier):
         np.testing.assert_allclose(one.score, whole[row].score, atol=1e-5)
     with_and_without = classifier.encode(TEXTS[:2]) + classifier.encode(TEXTS[2:4], windows=True)
     assert [one.windows is None for one in classifier.predict_encoded(with_and_without)] == [True, True, False, False]
+
+
+def test_words_where_they_are_asked_for(classifier):
+    text, long = "A <b>lovely</b> room, never dull.", "good film " * 60
+    with inside(classifier, limits=Limits(word_tokens=100)) as (_, port):
+        answer = ask(port, "/predict", {"texts": [text, ""], "words": True})
+        assert answer.status == 200
+        found, none = (one["words"] for one in answer.json["predictions"])
+        truth, empty = classifier.predict([text, ""], words=True)
+        assert none == [] == [*empty.words]
+        assert [text[word["start"] : word["end"]] for word in found] == [word.text for word in truth.words]
+        for word, other in zip(found, truth.words):
+            assert word["contributions"] == pytest.approx(other.contributions, abs=1e-4)
+        answer = ask(port, "/predict", {"texts": [long], "words": True})
+        assert answer.status == 413 and "at most 100 a request for words" in answer.json["error"]["message"]
+        assert ask(port, "/predict", {"texts": [long]}).status == 200
+        answer = ask(port, "/predict", {"texts": ["good"], "words": 1})
+        assert answer.status == 422 and answer.json["error"]["field"] == "words"
