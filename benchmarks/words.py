@@ -248,7 +248,6 @@ WAYS: dict[str, tuple[Callable, str]] = {
     "held weights and lengths x input": (partial(by_gradient, rules=True, lengths=True), "3"),
     "held weights x (input - mask)": (partial(by_gradient, rules=True, base="mask"), "3"),
     "integrated gradients from mask, 3 steps": (partial(by_gradient, base="mask", steps=3), "9"),
-    "integrated gradients from mask, 50 steps": (partial(by_gradient, base="mask", steps=50), "150"),
     "ten spans masked": (without_spans, "10"),
     "each word deleted": (partial(without_each, mask=False), "words"),
     "each word masked": (partial(without_each, mask=True), "words"),

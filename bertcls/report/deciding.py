@@ -1,8 +1,9 @@
 """The words that decide: of single texts, and over many of them what each label is given for."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset
 
 from bertcls.data.labels import label_names_of
@@ -13,82 +14,65 @@ from bertcls.words import word_spans
 
 _LONGEST = 20_000  # characters of a text whose words are told
 _ROWS, _TRAIN_ROWS = 1_000, 10_000  # that are looked at, at most
-_LABELS, _WORDS = 20, 12  # that are told, at most
-_FEWEST = 3  # texts that a word stands in
+_LABELS, _WORDS, _FEWEST = 20, 12, 3  # that are told, at most; texts that a word stands in, at least
 
 
 def words_of_texts(classifier: TextClassifier, texts: list[Text]) -> list[dict]:
     """Of each text the `label` that its words speak for, and its `words` as the fields of `Word`, with what each
-    `adds`; of a text that is too long, or has none, nothing."""
-    found = [{} for _ in texts]
+    `adds` to that label; of a text that is too long, or has none, nothing."""
     short = [row for row, text in enumerate(texts) if len("".join(text)) <= _LONGEST]
+    found: list[dict] = [{} for _ in texts]
     for row, answer in zip(short, classifier.predict([texts[row] for row in short], words=True)):
-        for label in [*answer.words[0].contributions][:1] if answer.words else ():
+        if answer.words:
+            label = next(iter(answer.words[0].contributions))
             told = [vars(word) | {"adds": word.contributions[label]} for word in answer.words]
-            for word in told:
-                del word["contributions"]
-            found[row] = {"label": label, "words": told}
+            kept = [{key: value for key, value in word.items() if key != "contributions"} for word in told]
+            found[row] = {"label": label, "words": kept}
     return found
 
 
 def deciding_words(
     classifier: TextClassifier, test: Dataset, train: Dataset, tfidf: TfidfClassifier | None, *, rows: int
 ) -> list[dict]:
-    """What each label is given for: the words that add most to it, over texts of test that are given it.
+    """What each label is given for: the words that add most to it, over at most `rows` texts of test.
 
-    Args:
-        classifier: that is asked.
-        test, train: rows with raw `text` and `label`.
-        tfidf: a simple model that was fitted; `None` where there is none.
-        rows: of test at most, drawn.
-
-    Returns:
-        of each `label` the `texts` that were given it, `words` (`word`, what it `adds` on the mean over these texts,
-        the `texts` it stands in, in train the `train_texts` and the share that has the label, `train_share`, and its
-        weight in `tfidf`) and the words that weigh most in `tfidf`. Of a regression the labels are `higher` and
-        `lower`.
+    Of each `label` the `texts` that were given it, `words` (`word`, what it `adds` on the mean over these texts, the
+    `texts` it stands in, in train the `train_texts` and the share of them that has the label, `train_share`, and its
+    weight in `tfidf`), and the words that weigh most in `tfidf`. Of a regression the labels are `higher` and `lower`.
     """
     random, regression = np.random.default_rng(0), classifier.model.config.problem_type == REGRESSION
     texts = [text for text in texts_of(_drawn(test, min(rows, _ROWS), random)) if len("".join(text)) <= _LONGEST]
-    adds, standing, given = defaultdict(Counter), defaultdict(Counter), Counter()
-    for answer in classifier.predict(texts, words=True):
-        of_text: dict[str, Counter] = defaultdict(Counter)
-        for word in answer.words:
-            for label, value in word.contributions.items():
-                for name, sign in (("higher", 1), ("lower", -1)) if regression else ((label, 1),):
-                    of_text[name][word.text.lower()] += sign * value
-        for label, values in of_text.items():
-            given[label] += 1
-            standing[label].update(dict.fromkeys(values, 1))
-            for word, value in values.items():
-                adds[label][word] += value
-    best = {
-        label: [
-            word
-            for word, value in adds[label].most_common()
-            if value > 0 and standing[label][word] >= _FEWEST and any(map(str.isalnum, word))
-        ][:_WORDS]
-        for label, _ in given.most_common(_LABELS)
-    }
-    in_train, with_label = _counts(train, {word for words in best.values() for word in words}, classifier, random)
-    found = []
-    for label, words in best.items():
+    found = [
+        (row, "higher" if regression else label, word.text.lower(), value)
+        for row, answer in enumerate(classifier.predict(texts, words=True))
+        for word in answer.words
+        for label, value in word.contributions.items()
+    ]
+    table = pd.DataFrame(found, columns=["row", "label", "word", "adds"])
+    if regression:
+        table = pd.concat([table, table.assign(label="lower", adds=-table["adds"])])
+    given = table.groupby("label")["row"].nunique().sort_values(ascending=False, kind="stable").head(_LABELS)
+    sums = table.groupby(["label", "word"], as_index=False).agg(adds=("adds", "sum"), texts=("row", "nunique"))
+    told = sums[(sums["adds"] > 0) & (sums["texts"] >= _FEWEST) & sums["word"].str.contains(r"\w")]
+    best = told.sort_values("adds", ascending=False, kind="stable").groupby("label").head(_WORDS)
+    in_train, with_label = _counts(train, set(best["word"]), classifier, random)
+    facts = []
+    for label, count in given.items():
         sign, number = (-1 if label == "lower" else 1), 0 if regression else classifier.label_names.index(label)
-        weights = {} if tfidf is None else tfidf.weights(number)
-        ranked = sorted(weights, key=lambda word: -sign * weights[word])[:_WORDS]
-        told = [
-            {
-                "word": word,
-                "adds": adds[label][word] / given[label],
-                "texts": standing[label][word],
-                "train_texts": in_train[word],
-                "train_share": None if regression or not in_train[word] else with_label[word, label] / in_train[word],
-                "tfidf": sign * weights[word] if word in weights else None,
+        weights = {} if tfidf is None else {word: sign * one for word, one in tfidf.weights(number).items()}
+        words = best[best["label"] == label].drop(columns="label").to_dict("records")
+        for word in words:
+            seen = in_train[name := word["word"]]
+            share = None if regression or not seen else with_label[name, label] / seen
+            word |= {
+                "adds": word["adds"] / count,
+                "train_texts": seen,
+                "train_share": share,
+                "tfidf": weights.get(name),
             }
-            for word in words
-        ]
-        found.append({"label": label, "texts": given[label], "words": told, "tfidf": ranked})
-    return found
+        ranked = sorted(weights, key=weights.get, reverse=True)[:_WORDS]
+        facts.append({"label": label, "texts": int(count), "words": words, "tfidf": ranked})
+    return facts
 
 
 def _drawn(rows: Dataset, most: int, random: np.random.Generator) -> Dataset:
@@ -99,8 +83,7 @@ def _counts(
     train: Dataset, words: set[str], classifier: TextClassifier, random: np.random.Generator
 ) -> tuple[Counter, Counter]:
     """Texts of train by word, and by word and label."""
-    rows, names = _drawn(train, _TRAIN_ROWS, random), label_names_of(train)
-    found, labelled = Counter(), Counter()
+    rows, names, found, labelled = _drawn(train, _TRAIN_ROWS, random), label_names_of(train), Counter(), Counter()
     for text, label in zip(cleaned_texts(texts_of(rows), classifier.model.config.cleaning), rows["label"][:]):
         there = words & {text[start:end].lower() for start, end in word_spans(text)}
         found.update(there)
