@@ -148,21 +148,24 @@ def _token_pushes(model: PreTrainedModel, inputs: dict[str, torch.Tensor], towar
     """What each token adds to scores: `[targets, windows, seq_len]`, from their gradients `[targets, windows, hidden]`
     by the window vectors.
 
-    Gradient times input, with attention weights and the scale of layer norms and of activations held (Ali et al.,
-    2022, "XAI for Transformers: better explanations through conservative propagation").
+    Gradient times input, with attention weights, the scale of layer norms and of activations, and the lengths of
+    vectors that are normalized held (Ali et al., 2022, "XAI for Transformers: better explanations through conservative
+    propagation").
     """
-    kept = []
+    kept, normalize = [], model.config.normalize
 
     def watch(module, given, output):
         kept.append(output.detach().requires_grad_())
         return kept[0]
 
-    with _held(model.encoder), torch.enable_grad():
+    with _held(model), torch.enable_grad():
         hook = model.encoder.get_input_embeddings().register_forward_hook(watch)
         try:
-            vectors = model.encode_windows(inputs)
+            vectors = model.encode_windows(inputs)  # [windows, hidden]
         finally:
             hook.remove()
+        if normalize:
+            vectors = vectors / vectors.norm(dim=-1, keepdim=True).detach() * vectors.shape[-1] ** 0.5
         found = [
             (torch.autograd.grad(vectors, kept[0], one, retain_graph=True)[0] * kept[0]).sum(-1).float()
             for one in toward.to(vectors.dtype)
@@ -171,10 +174,12 @@ def _token_pushes(model: PreTrainedModel, inputs: dict[str, torch.Tensor], towar
 
 
 @contextmanager
-def _held(encoder: PreTrainedModel) -> Iterator[None]:
-    """Makes an encoder linear about its input while gradients are taken."""
-    attention = encoder.config._attn_implementation
+def _held(model: PreTrainedModel) -> Iterator[None]:
+    """Makes an encoder linear about its input while gradients are taken; vectors are not normalized."""
+    encoder, attention = model.encoder, model.encoder.config._attn_implementation
     with ExitStack() as stack:
+        stack.callback(setattr, model.config, "normalize", model.config.normalize)
+        model.config.normalize = False
         for module in encoder.modules():
             if isinstance(module, nn.LayerNorm):
                 stack.callback(module.register_forward_hook(_held_norm).remove)

@@ -89,9 +89,10 @@ def test_a_held_encoder_is_left_as_it_was(encoder_folder):
     before = classifier.logits(TEXTS)
     classifier.predict(TEXTS, words=True)
     np.testing.assert_array_equal(classifier.logits(TEXTS), before)
-    with pytest.raises(RuntimeError, match="made up"), _held(classifier.model.encoder):
+    with pytest.raises(RuntimeError, match="made up"), _held(classifier.model):
         raise RuntimeError("made up")
     assert classifier.model.encoder.config._attn_implementation == "sdpa"
+    assert classifier.model.config.normalize is False
     assert not any(module._forward_hooks for module in classifier.model.modules())
     np.testing.assert_array_equal(classifier.logits(TEXTS), before)
 
@@ -114,6 +115,22 @@ def test_what_a_word_adds_is_what_its_token_is_worth_to_a_linear_model(encoder_f
     expected = shares @ (weight[chosen] - weight[1 - chosen])
     found = [word.contributions[answer.label] for word in answer.words]
     np.testing.assert_allclose(found, expected.detach().numpy()[1:-1], atol=1e-5)
+
+
+def test_normalized_vectors_are_held_at_their_lengths(encoder_folder):
+    classifier = make(encoder_folder, num_labels=1, problem_type="regression")
+    classifier.model.config.normalize = True
+    (answer,) = classifier.predict("good bad film", words=True)
+    assert classifier.model.config.normalize
+    (one,) = classifier.encode("good bad film", words=True)
+    inputs = {name: torch.tensor(values) for name, values in one.columns.items()}
+    classifier.model.config.normalize = False
+    length = classifier.model.encode_windows(inputs).norm()
+    weight = classifier.model.classifier.weight.detach()
+    plain = _token_pushes(classifier.model, inputs, weight[None])[0, 0]
+    expected = plain[1:-1] * weight.shape[1] ** 0.5 / length.item()
+    found = [word.contributions["LABEL_0"] for word in answer.words]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
