@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import resource
 import time
 from collections.abc import Collection
 from dataclasses import asdict
@@ -32,6 +33,7 @@ from bertcls.serve.middleware import RequestMiddleware, log
 from bertcls.serve.schemas import OPEN_PATHS, ApiError, Limits, as_json, describe_interface, read_body
 from bertcls.serve.service import RequestCounts, Service
 
+SPARE_FILES = 64  # of those that the process may open: connections that wait are closed before none is left
 HEAD_SECONDS = 10.0  # for the head of a request, at most
 _POSTS = {"/query", "/predict"}
 
@@ -182,6 +184,8 @@ class Server(uvicorn.Server):
     def __init__(self, app: Starlette, **options: Any):
         self.service: Service = app.state.service
         self.expecting: dict[tuple, float] = {}  # since when connections, after which request, expect a head
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.most_connections = math.inf if files == resource.RLIM_INFINITY else files - SPARE_FILES
         options["timeout_graceful_shutdown"] = math.ceil(self.service.limits.seconds) + 5  # for who does not read
         options |= {"http": _Connection, "access_log": False, "server_header": False, "lifespan": "on"}
         super().__init__(uvicorn.Config(app, **options))
@@ -198,10 +202,14 @@ class Server(uvicorn.Server):
         connections = ((one, one.cycle) for one in self.server_state.connections)
         idle = [pair for pair in connections if pair[1] is None or pair[1].response_complete]
         self.expecting = {pair: self.expecting.get(pair, now) for pair in idle}
-        for (connection, _), since in self.expecting.items():
+        many = len(self.server_state.connections) - self.most_connections
+        oldest = sorted(self.expecting.items(), key=lambda item: (item[0][1] is not None, item[1]))  # new ones
+        for number, ((connection, _), since) in enumerate(oldest):
             if now - since > seconds:
                 message = f"The head of a request did not arrive within {seconds:g} seconds."
                 connection.refuse(408, "head_too_slow", message)
+            elif number < many:
+                connection.refuse(503, "crowded", "Too many connections are open; ask again later.")
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list | None = None) -> None:

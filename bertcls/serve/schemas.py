@@ -30,6 +30,7 @@ ERRORS = {  # status, code: what it means
     (422, "invalid_field"): "a field, named by `field`, is missing, unknown or of the wrong type",
     (500, "internal"): "a defect of the service; its log has the request's id",
     (421, "unknown_host"): "the service is not known by that name (`--allowed_hosts`)",
+    (503, "crowded"): "too many connections are open; one that waits for its request is closed",
     (503, "hung"): "one forward pass has taken longer than an answer may",
     (503, "queue_full"): "too much is waiting; `Retry-After` says when to ask again",
     (503, "stopping"): "the service is shutting down",
@@ -43,7 +44,7 @@ _OPTION_OF = {  # of serve.py, by the limit that it sets
         "body": "--max_body_bytes",
         "answer": "--max_answer_bytes",
         "seconds": "--timeout",
-        "wait": "--max_wait_ms/1000",
+        "wait": "--max_wait_ms",
     },
     "batch_tokens": "--batch_tokens",
 }
@@ -74,7 +75,7 @@ class Limits:
     texts: int = 256
     characters: int = 100_000
     tokens: int = 65_536
-    word_tokens: int = 4_096
+    word_tokens: int = 2_048
     body: int = 2_000_000
     answer: int = 16_000_000
     queue: int = 2048

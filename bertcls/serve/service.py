@@ -23,6 +23,7 @@ QUEUE_CHARACTERS = 4_000_000  # of texts that wait; their tokens take some 0.16 
 # inference is larger: there all texts are at hand, so sorted by length they pad little, and none waits for an answer.
 CPU_BATCH_TOKENS = 512
 GPU_BATCH_TOKENS = 16384
+WORDS_COST = 4  # times that of an answer alone
 BATCHES_AT_A_TIME = 4  # of a request that needs more: then others have their turn
 CHARACTERS_AT_A_TIME = 20_000  # of a request that are tokenized before others have their turn
 CLOSING_SECONDS = 5  # for what is still at work when nobody waits for an answer any more
@@ -173,8 +174,9 @@ class Service:
         return [next(answers) if one.start is None else self.classifier.window_vectors(one) for one in items]
 
     def _size(self, encoded: Encoded) -> tuple[int, int]:
-        """Rows and columns in a forward pass, as the collator pads them."""
+        """Rows and columns in a forward pass, as the collator pads them; with words so many more rows."""
         (windows, tokens), multiple = encoded.size, self.classifier.collator.pad_to_multiple_of
+        windows *= WORDS_COST if encoded.places else 1
         return windows, math.ceil(tokens / multiple) * multiple
 
 

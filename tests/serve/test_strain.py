@@ -5,6 +5,7 @@ import http.client
 import json
 import logging
 import runpy
+import select
 import socket
 import subprocess
 import sys
@@ -278,6 +279,21 @@ def test_a_head_that_does_not_come(classifier, caplog, head):  # noqa: F811
             second.begin()
             assert Answer(second).error() == (408, "head_too_slow", None)
     assert [record.getMessage() for record in caplog.records].count("head_too_slow") == 2
+
+
+def test_connections_that_wait_make_room_before_no_file_is_left(classifier):  # noqa: F811
+    with inside(classifier) as (server, its_port), contextlib.ExitStack() as stack:
+        server.most_connections = 5
+        address = ("127.0.0.1", its_port)
+        clients = [stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(8)]
+        for client in clients:
+            client.sendall(b"POST /predict HTTP/1.1\r\nHost: loc")
+        wait_until(lambda: len(select.select(clients, [], [], 0)[0]) == 3)
+        assert ask(its_port, "/health").status == 200
+        for client in select.select(clients, [], [], 0)[0]:
+            response = http.client.HTTPResponse(client)
+            response.begin()
+            assert Answer(response).error() == (503, "crowded", None)
 
 
 def test_a_slow_answer_is_not_a_slow_head(classifier):  # noqa: F811
