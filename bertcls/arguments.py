@@ -383,7 +383,7 @@ class RecipeArguments(TextArguments):
             ValueError: what was found and expected.
         """
         super().check()
-        if len({*(named := self.label_column or ())}) < len(named):
+        if isinstance(named := self.label_column, list) and len({*named}) < len(named):
             raise ValueError(f"Found --label_column {' '.join(named)}; expected different columns. Name each once.")
         if isinstance(self.label_column, list) and len(self.label_column) == 1:
             self.label_column = self.label_column[0]

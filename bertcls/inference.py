@@ -26,7 +26,7 @@ from bertcls.modeling import (
 from bertcls.process import open_weights
 from bertcls.text import STEPS, check_steps, clean, is_whole
 from bertcls.tokenization import Encoded, Text, WindowCollator, load_tokenizer, tokenize_windows
-from bertcls.words import Word, explain
+from bertcls.words import Word, explain, tells_words
 
 TOKENS_PER_BATCH = 8192  # padded tokens in a forward: small for any GPU
 TOKENS_PER_BATCH_CPU = 2048  # whose caches more does not fit: on a core 1.2 times as fast as 8192 on SST-2 with MiniLM
@@ -183,7 +183,8 @@ class TextClassifier:
             texts: one text or a list; for a model of pairs a tuple `(text, text_pair)` or a list of them. An empty
                 text is legal: its answer is what the model assumes without any evidence.
             windows: also answer for each window of a text, so that one sees which passage decided.
-            words: also say what each word adds to the answer, which takes some four times as long.
+            words: also say what each word adds to the answer, which takes some four times as long, and with several
+                labels more; from one thread at a time, since the model is changed meanwhile.
             abstain_below: of single-label models: give no label, `None`, where the best class has less probability.
             progress: show a progress bar.
 
@@ -192,9 +193,13 @@ class TextClassifier:
 
         Raises:
             TypeError: something that is not a text, or not a pair where the model reads pairs.
-            ValueError: half a character in a text, an `abstain_below` that means nothing, or words of ONNX Runtime.
+            ValueError: half a character in a text, an `abstain_below` that means nothing, or words where there
+                are none.
         """
         kind = self.model.config.problem_type
+        if words and not tells_words(self.model):
+            kind = "ONNX Runtime" if isinstance(self.model, OnnxModel) else self.model.config.encoder.model_type
+            raise ValueError(f"Found words=True with {kind}, which tells no words; expected False. Leave it out.")
         if abstain_below is not None and (not 0 <= abstain_below <= 1 or kind in (MULTI_LABEL, REGRESSION)):
             raise ValueError(
                 f"Found abstain_below={abstain_below}; expected a probability, from 0 to 1, for a model of one label "
@@ -208,8 +213,6 @@ class TextClassifier:
 
     def encode(self, texts: Texts, *, windows: bool = False, words: bool = False) -> list[Encoded]:
         """The first half of `predict`; not from two threads at once, since the tokenizer keeps state."""
-        if words and isinstance(self.model, OnnxModel):
-            raise ValueError("Found words=True with ONNX Runtime, which has no gradients; expected backend='torch'.")
         texts = self._checked(texts)
         tokenized = self.tokenize(texts, spans=windows or words) if texts else {}
         names = [name for name in self.collator.padding if name in tokenized]
@@ -249,6 +252,8 @@ class TextClassifier:
         probabilities = self.to_probabilities(logits)
         answers = list(map(self._prediction, encoded, probabilities, windows_of))
         rows = [row for row, one in enumerate(encoded) if one.places is not None]
+        if not rows:
+            return answers
         targets = [self.given_labels(probabilities[row]) or [int(logits[row].argmax())] for row in rows]
         vectors = [vectors_of[row] for row in rows]
         found = explain(self.model, self.collator, [encoded[row] for row in rows], vectors, targets)

@@ -1,11 +1,14 @@
 """The words of a text, where they stand in it as it came, and what each adds to the answer."""
 
+import html
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -24,9 +27,15 @@ _LETTER = rf"(?:[^\W{_NO_BLANKS}]|[{_MARK}])"
 _UNIT = re.compile(  # a character of a script without blanks, a word, or a mark
     rf"[{_NO_BLANKS}][{_MARK}]*|[^\W{_NO_BLANKS}]{_LETTER}*(?:['’]{_LETTER}+)*|[^\w\s]"
 )
-_PIECE = re.compile(r"\w+|[^\w\s]")
+_ESCAPED_MARK = r"&(?:amp|lt|gt|quot|apos|nbsp|#0*3[249]);"
+_PLAIN_PIECE = re.compile(r"\w+|[^\w\s]")
+_PIECE = re.compile(  # a tag, which is no word; an escaped mark; a word, perhaps with escaped letters; a mark
+    rf"<!--.*?-->|</?[a-zA-Z][^<>]*>|{_ESCAPED_MARK}|(?:\w|(?!{_ESCAPED_MARK})&#?\w+;)+|[^\w\s]", re.DOTALL
+)
+_MOST_WORK = 5e7  # of an alignment, some seconds at worst
+PASSES = 4  # forward passes that the words of a text take, with one label and beside that of the answer
 _TOKENS = 2048  # padded tokens of a pass with gradients
-_MOST_LABELS = 10  # of those that a text was given, the most probable ones: each takes a backward pass
+MOST_LABELS = 10  # of those that a text was given, the most probable ones: each takes a backward pass
 _HELD = "held_attention"
 
 
@@ -69,23 +78,56 @@ def spans_before_cleaning(raw: str, cleaned: str, spans: list[tuple[int, int]]) 
     """
     if raw == cleaned:
         return spans
-    pieces = [[found.span() for found in _PIECE.finditer(text)] for text in (raw, cleaned)]
-    names = [[_name(text[a:b]) for a, b in part] for text, part in zip((raw, cleaned), pieces)]
-    starts, ends = {}, {}  # of a span in the cleaned text: where it begins and ends in the raw one
-    for kind, a, b, c, d in SequenceMatcher(None, *names).get_opcodes():
-        if kind == "equal":
-            for (start, end), (first, last) in zip(pieces[0][a:b], pieces[1][c:d]):
-                starts[first], ends[last] = start, end
-        elif kind == "replace":
-            starts[pieces[1][c][0]], ends[pieces[1][d - 1][1]] = pieces[0][a][0], pieces[0][b - 1][1]
-    found = [(starts.get(start), ends.get(end)) for start, end in spans]
-    whole = all(None not in span and span[0] < span[1] for span in found)
-    return found if whole else None
+    for parts in (_PIECE, _PLAIN_PIECE):  # the latter where tags are left in
+        pieces = [
+            [found.span() for found in part.finditer(text)]
+            for part, text in zip((parts, _PLAIN_PIECE), (raw, cleaned))
+        ]
+        names = [[_name(text[a:b]) for a, b in part] for text, part in zip((raw, cleaned), pieces)]
+        starts, ends = {}, {}  # of a span in the cleaned text: where it begins and ends in the raw one
+        for kind, a, b, c, d in _aligned(*names) or ():
+            if kind == "equal":
+                for (start, end), (first, last) in zip(pieces[0][a:b], pieces[1][c:d]):
+                    starts[first], ends[last] = start, end
+            elif kind == "replace":
+                starts[pieces[1][c][0]], ends[pieces[1][d - 1][1]] = pieces[0][a][0], pieces[0][b - 1][1]
+        found = [(starts.get(start), ends.get(end)) for start, end in spans]
+        if all(None not in span and span[0] < span[1] for span in found):
+            return found
+    return None
+
+
+def _aligned(a: list[str], b: list[str]) -> list[tuple[str, int, int, int, int]] | None:
+    """Operations of `SequenceMatcher`, taken between pieces that stand once in both, since cleaning moves none."""
+    counts, place, work, found = (Counter(a), Counter(b)), (0, 0), 0, []
+    at = {name: number for number, name in enumerate(a) if counts[0][name] == counts[1][name] == 1}
+    anchors = [(-1, -1)]
+    anchors += [(at[name], number) for number, name in enumerate(b) if name in at]
+    rising = [one for one, before in zip(anchors[1:], accumulate(anchors, max)) if one[0] > before[0]]
+    for end in [*rising, (len(a), len(b))]:
+        gap = a[place[0] : end[0]], b[place[1] : end[1]]
+        inside = Counter(gap[1])
+        work += sum(inside[name] for name in gap[0]) * min(map(len, gap))
+        if work > _MOST_WORK:
+            return None
+        for kind, *ends in SequenceMatcher(None, *gap, autojunk=False).get_opcodes():
+            found.append((kind, *(one + place[number // 2] for number, one in enumerate(ends))))
+        found.append(("equal", end[0], end[0] + 1, end[1], end[1] + 1))
+        place = end[0] + 1, end[1] + 1
+    return found[:-1]  # without what is behind both
 
 
 def _name(piece: str) -> str:
-    """What two pieces have in common that only differ in width, spelling or case."""
-    return unicodedata.normalize("NFKC", piece).lower()
+    """What two pieces have in common that only differ in escapes, width, spelling or case."""
+    return unicodedata.normalize("NFKC", html.unescape(piece)).lower()
+
+
+def tells_words(model: nn.Module) -> bool:
+    """Whether `explain` takes a model: one in torch whose encoder has an embedding for each token."""
+    try:
+        return isinstance(model.encoder.get_input_embeddings(), nn.Embedding)
+    except (AttributeError, NotImplementedError):
+        return False
 
 
 def explain(
@@ -134,7 +176,7 @@ def _gradients(model: PreTrainedModel, vectors: torch.Tensor, targets: list[int]
     vectors = vectors.clone().requires_grad_()
     logits = model.from_vectors(vectors)[0][0]
     values = logits.tolist()
-    taken = sorted(targets, key=lambda target: -values[target])[:_MOST_LABELS]
+    taken = sorted(targets, key=lambda target: -values[target])[:MOST_LABELS]
     found = []
     for target in taken:
         score = logits[target]
@@ -156,7 +198,7 @@ def _token_pushes(model: PreTrainedModel, inputs: dict[str, torch.Tensor], towar
 
     def watch(module, given, output):
         kept.append(output.detach().requires_grad_())
-        return kept[0]
+        return kept[-1]
 
     with _held(model), torch.enable_grad():
         hook = model.encoder.get_input_embeddings().register_forward_hook(watch)
@@ -167,7 +209,7 @@ def _token_pushes(model: PreTrainedModel, inputs: dict[str, torch.Tensor], towar
         if normalize:
             vectors = vectors / vectors.norm(dim=-1, keepdim=True).detach() * vectors.shape[-1] ** 0.5
         found = [
-            (torch.autograd.grad(vectors, kept[0], one, retain_graph=True)[0] * kept[0]).sum(-1).float()
+            (torch.autograd.grad(vectors, kept[-1], one, retain_graph=True)[0] * kept[-1]).sum(-1).float()
             for one in toward.to(vectors.dtype)
         ]
     return torch.stack(found).detach().cpu().numpy()
@@ -183,9 +225,9 @@ def _held(model: PreTrainedModel) -> Iterator[None]:
         for module in encoder.modules():
             if isinstance(module, nn.LayerNorm):
                 stack.callback(module.register_forward_hook(_held_norm).remove)
-            elif "GELU" in type(module).__name__:
+            elif any(name in type(module).__name__ for name in ("GELU", "SiLU", "Tanh", "RMSNorm")):
                 stack.callback(module.register_forward_hook(_held_gate).remove)
-        if attention == "sdpa":  # an encoder that knows no other leaves its attention free
+        if getattr(encoder, "_supports_sdpa", False):  # an encoder that does not leaves its attention free
             encoder.set_attn_implementation(_HELD)
             stack.callback(encoder.set_attn_implementation, attention)
         yield
@@ -219,11 +261,14 @@ def _collect(one: Encoded, pushes: list[np.ndarray], names: list[str], model: Pr
         cleaned = clean(raw, model.config.cleaning)
         spans = word_spans(cleaned)
         own = (places[:, 0] == number) & (places[:, 2] > places[:, 1])
-        owners = np.searchsorted([start for start, _ in spans], places[own, 2] - 1, "right") - 1
+        starts, ends = np.array(spans, dtype=int).reshape(-1, 2).T
+        first = np.searchsorted(ends, places[own, 1], "right")  # of the words that a token stands in, which share it
+        count = np.searchsorted(starts, places[own, 2], "left") - first
+        owners = np.repeat(first, np.maximum(count, 0)) + np.concatenate([[], *map(np.arange, count)]).astype(int)
         sums = np.zeros((len(names), len(spans)))
         for row, values in enumerate(tokens[:, own]):
-            np.add.at(sums[row], owners[owners >= 0], values[owners >= 0])
-        read = np.unique(owners[owners >= 0])
+            np.add.at(sums[row], owners, np.repeat(values / np.maximum(count, 1), np.maximum(count, 0)))
+        read = np.unique(owners)
         shown = spans_before_cleaning(raw, cleaned, [spans[place] for place in read])
         for place, (start, end) in zip(read, shown or [spans[place] for place in read]):
             adds = dict(zip(names, sums[:, place].tolist()))

@@ -1,12 +1,16 @@
 """The words that decided: spans in the text as it came, sums over windows, and what a planted word shows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bertcls import BertClsForSequenceClassification, TextClassifier, load_tokenizer
+from bertcls.report.deciding import deciding_words, words_of_texts
 from bertcls.text import STEPS, clean
 from bertcls.words import _held, _token_pushes, spans_before_cleaning, word_spans
 
@@ -136,8 +140,11 @@ def test_normalized_vectors_are_held_at_their_lengths(encoder_folder):
 @pytest.mark.parametrize(
     "raw, steps, found",
     [
-        ("A<br/>fish &amp; chips", CLEANING, ["A", "fish", "&", "chips"]),
+        ("A<br/>fish &amp; chips", CLEANING, ["A", "fish", "&amp;", "chips"]),
         ("see https://a.b/c?d=e now", ["mask_urls"], ["see", "https://a.b/c?d=e", "now"]),
+        ("fish&amp;chips &lt;b&gt; it&#39;s", CLEANING, ["fish", "&amp;", "chips", "&lt;", "b", "&gt;", "it&#39;s"]),
+        ("<b>bold</b>  Ｗｉｆｉ", ["nfkc"], ["<", "b", ">", "bold", "<", "/", "b", ">", "Ｗｉｆｉ"]),
+        ("<i>i</i> na&iuml;ve <b>bo</b>ld", CLEANING, ["i", "na&iuml;ve", "bo", "ld"]),
         ("Ｗｉｆｉ１０％ ist ﬁne", ["nfkc", "lower_case"], ["Ｗｉｆｉ１０", "％", "ist", "ﬁne"]),
         ("From: me\nSubject: x\n\nHello  world\n> q\nme", ["drop_email_headers", "drop_quoted_lines"], None),
         ("नमस्ते दुनिया สวัสดี", [], ["नमस्ते", "दुनिया", "ส", "วั", "ส", "ดี"]),
@@ -164,12 +171,35 @@ def test_long_texts_are_followed_in_bounded_time():
     raw = "<p>" + "the cat sat on a mat, &amp; so. " * 3000
     cleaned = clean(raw, CLEANING)
     spans = word_spans(cleaned)
-    found = spans_before_cleaning(raw, cleaned, spans)
-    assert found is None or [raw[start:end] for start, end in found[:2]] == ["the", "cat"]
+    assert spans_before_cleaning(raw, cleaned, spans) is None  # too much work
+    raw = "".join(f"<p>film {row} was not the <i>best</i> of its year &amp; kind.<br /><br />" for row in range(100))
+    cleaned = clean(raw, CLEANING)
+    spans = spans_before_cleaning(raw, cleaned, word_spans(cleaned))
+    assert [raw[start:end] for start, end in spans[:8]] == ["film", "0", "was", "not", "the", "best", "of", "its"]
+    assert len(spans) == 1200 and all(raw[start - 1] != "<" for start, _ in spans)
 
 
-def test_onnx_has_no_words(encoder_folder, monkeypatch):
+def test_an_encoder_without_an_embedding_of_tokens_tells_no_words(encoder_folder, monkeypatch):
     classifier = make(encoder_folder, num_labels=2)
-    monkeypatch.setattr("bertcls.inference.OnnxModel", type(classifier.model))
-    with pytest.raises(ValueError, match="Found words=True with ONNX Runtime, which has no gradients; expected"):
-        classifier.predict("good", words=True)
+
+    def missing(module):
+        raise NotImplementedError("made up")
+
+    monkeypatch.setattr(type(classifier.model.encoder), "get_input_embeddings", missing)
+    for texts in ("good", []):
+        with pytest.raises(ValueError, match="Found words=True with bert, which tells no words; expected False"):
+            classifier.predict(texts, words=True)
+    rows = Dataset.from_dict({"text": ["good"]})
+    assert deciding_words(classifier, rows, rows, None, rows=1) == [] and words_of_texts(classifier, ["good"]) == [{}]
+
+
+def test_a_token_that_spans_several_characters_is_shared(encoder_folder, monkeypatch):
+    classifier = make(encoder_folder, num_labels=1, problem_type="regression")
+    (one,) = classifier.encode("very", words=True)
+    merged = replace(
+        one, text="\u5f88\u597d", places=[[(0, 0, 2) if place[0] == 0 else place for place in one.places[0]]]
+    )
+    first, second = classifier.predict_encoded([merged])[0].words
+    assert (first.text, second.text) == ("\u5f88", "\u597d") and first.contributions == second.contributions
+    (whole,) = classifier.predict("very", words=True)[0].words
+    assert 2 * first.contributions["LABEL_0"] == pytest.approx(whole.contributions["LABEL_0"], abs=1e-5)

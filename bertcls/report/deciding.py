@@ -1,6 +1,7 @@
 """The words that decide: of single texts, and over many of them what each label is given for."""
 
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -10,24 +11,29 @@ from bertcls.data.labels import label_names_of
 from bertcls.inference import Text, TextClassifier, texts_of
 from bertcls.modeling import REGRESSION
 from bertcls.report.baseline import TfidfClassifier, cleaned_texts
-from bertcls.words import word_spans
+from bertcls.text import clean
+from bertcls.words import tells_words, word_spans
 
+_SHOWN = 200  # words of a text, at most
 _LONGEST = 20_000  # characters of a text whose words are told
 _ROWS, _TRAIN_ROWS = 1_000, 10_000  # that are looked at, at most
 _LABELS, _WORDS, _FEWEST = 20, 12, 3  # that are told, at most; texts that a word stands in, at least
 
 
 def words_of_texts(classifier: TextClassifier, texts: list[Text]) -> list[dict]:
-    """Of each text the `label` that its words speak for, and its `words` as the fields of `Word`, with what each
-    `adds` to that label; of a text that is too long, or has none, nothing."""
+    """Of each text the `label` that its words speak for (of several, the most probable one that it was given), its
+    first 200 `words` as the fields of `Word` with what each `adds`, what the strongest of all adds, `most`, and of a
+    pair where the `second` text begins, a line end behind the first; of one that is too long, or has none, nothing."""
     short = [row for row, text in enumerate(texts) if len("".join(text)) <= _LONGEST]
     found: list[dict] = [{} for _ in texts]
-    for row, answer in zip(short, classifier.predict([texts[row] for row in short], words=True)):
-        if answer.words:
-            label = next(iter(answer.words[0].contributions))
-            told = [vars(word) | {"adds": word.contributions[label]} for word in answer.words]
+    asked = [texts[row] for row in short] if tells_words(classifier.model) else []
+    for row, answer in zip(short, classifier.predict(asked, words=bool(asked))):
+        for label in [*answer.words[0].contributions][:1] if answer.words else ():
+            adds = [word.contributions[label] for word in answer.words]
+            told = [vars(word) | {"adds": value} for word, value in zip(answer.words[:_SHOWN], adds)]
             kept = [{key: value for key, value in word.items() if key != "contributions"} for word in told]
-            found[row] = {"label": label, "words": kept}
+            second = len(texts[row][0]) + 1 if isinstance(texts[row], tuple) else 0
+            found[row] = {"label": label, "words": kept, "most": max(map(abs, adds)), "second": second}
     return found
 
 
@@ -40,10 +46,13 @@ def deciding_words(
     `texts` it stands in, in train the `train_texts` and the share of them that has the label, `train_share`, and its
     weight in `tfidf`), and the words that weigh most in `tfidf`. Of a regression the labels are `higher` and `lower`.
     """
+    if not tells_words(classifier.model):
+        return []
     random, regression = np.random.default_rng(0), classifier.model.config.problem_type == REGRESSION
     texts = [text for text in texts_of(_drawn(test, min(rows, _ROWS), random)) if len("".join(text)) <= _LONGEST]
+    read = cache(lambda word: clean(word, classifier.model.config.cleaning).strip().lower() or word.lower())
     found = [
-        (row, "higher" if regression else label, word.text.lower(), value)
+        (row, "higher" if regression else label, read(word.text), value)
         for row, answer in enumerate(classifier.predict(texts, words=True))
         for word in answer.words
         for label, value in word.contributions.items()
@@ -58,7 +67,10 @@ def deciding_words(
     in_train, with_label = _counts(train, set(best["word"]), classifier, random)
     facts = []
     for label, count in given.items():
-        sign, number = (-1 if label == "lower" else 1), 0 if regression else classifier.label_names.index(label)
+        sign, number = (
+            (-1 if regression and label == "lower" else 1),
+            0 if regression else classifier.label_names.index(label),
+        )
         weights = {} if tfidf is None else {word: sign * one for word, one in tfidf.weights(number).items()}
         words = best[best["label"] == label].drop(columns="label").to_dict("records")
         for word in words:

@@ -23,11 +23,11 @@ from bertcls.report.formats import BETTER, MEASURES, UNSURE, WORSE, format_p, fo
 from bertcls.report.scores import answer_table, row_values
 from bertcls.report.statistics import accuracy_by_coverage, calibration_error, paired_p_value, score_with_interval
 from bertcls.text import clean_all, words_of
+from bertcls.words import PASSES
 
 _TFIDF_ROWS = 100_000  # of train at most, shared among the labels that have a regression each: beyond it takes minutes
 _TFIDF_FEWEST_ROWS = 2_000
 _MOST_BESIDE, _FEWEST_BESIDE = 2_000, 100  # reported rows that the encoder as it came answers
-_PASSES = 4  # that the words of a text take
 _SHOWN_PAIRS, _SHOWN_ERRORS = 10, 20
 _SHOWN_PIECES, _SHOWN_PROBABILITIES = 80, 5  # of an error
 _NEGATION = re.compile(
@@ -89,7 +89,7 @@ def gather_findings(
         "baselines": baselines,
         "slices": slice_scores(values, slices_of(texts, tokens, windows, known)),
         "errors": confident_errors(table, classifier, tfidf, drawn),
-        "deciding": deciding_words(classifier, test, train, tfidf, rows=work // _PASSES // 5),
+        "deciding": deciding_words(classifier, test, train, tfidf, rows=work // PASSES // 5),
     }
     if kind != REGRESSION:
         found["confusions"] = confused_pairs(table)

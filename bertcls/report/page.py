@@ -27,7 +27,6 @@ PAGE = "report.html"
 FIGURES = "confusion predictions reliability coverage label_shares lengths curves before_after".split()
 _WIDE = 1000  # pixels, from which on a figure scrolls on a telephone rather than shrink
 _SCALE = 0.85  # of other figures, so that their letters are as large as the text beside them
-_SHADED = 200  # words of a text, at most
 _FOLDERS = [Path(__file__).parent / "templates", Path(__file__).parents[1] / "serve"]
 
 
@@ -203,29 +202,20 @@ def _value(value: object) -> str:
 
 
 def _shaded(error: dict) -> list[dict]:
-    """The first words of an error's text: what stands `before` each, and how its share of the strongest is shown.
+    """The words of an error's text: what stands `before` each, and how its share of the strongest is shown.
 
     >>> word = {"text": "good", "start": 2, "end": 6, "adds": -0.5, "cleaned": False, "second": False}
-    >>> _shaded({"text": "a good", "why": {"words": [word]}})[0]
+    >>> _shaded({"text": "a good", "why": {"words": [word], "most": 0.5, "second": 0}})[0]
     {'before': 'a ', 'text': 'good', 'adds': '-0.50', 'kind': 'against strong', 'share': 45, 'line': 3.0}
     """
-    words, parts, end, text = error["why"]["words"][:_SHADED], [], 0, error["text"]
-    most = max((abs(word["adds"]) for word in error["why"]["words"]), default=0) or 1
-    second = text.rfind("\n") + 1  # of a pair, where the second text begins
-    for number, word in enumerate(words):
-        start = word["start"] + (second if word["second"] else 0)
-        share = word["adds"] / most
+    why, parts, end = error["why"], [], 0
+    for number, word in enumerate(why["words"]):
+        start, share = word["start"] + word["second"] * why["second"], word["adds"] / (why["most"] or 1)
         kind = ("against" if share < 0 else "for") + (" strong" if abs(share) > 0.6 else "")
-        parts.append(
-            {
-                "before": (" " if number else "") if word["cleaned"] else text[end:start],
-                "text": word["text"],
-                "adds": f"{word['adds']:+.2f}",
-                "kind": kind if abs(share) >= 0.05 else "",
-                "share": round(45 * abs(share)),
-                "line": round(0.5 + 2.5 * abs(share), 1),
-            }
-        )
+        before = " " * (number > 0) if word["cleaned"] else error["text"][end:start]
+        shown = {"before": before, "text": word["text"], "adds": f"{word['adds']:+.2f}"}
+        shown |= {"kind": kind * (abs(share) >= 0.05), "share": round(45 * abs(share))}
+        parts.append(shown | {"line": round(0.5 + 2.5 * abs(share), 1)})
         end = start + len(word["text"])
     return parts
 

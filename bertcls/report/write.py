@@ -28,10 +28,6 @@ from bertcls.report.record import revision_of, write_record
 from bertcls.report.scores import answer_table, describe_scores, score_reported
 
 _STOCK_TEXTS = 16  # of the reported rows, on which the stock export is compared, in fp64
-_MOST_BESIDE, _FEWEST_BESIDE = (
-    2_000,
-    100,
-)  # reported rows that the encoder as it came answers, which costs 5 % of the run
 _COUNTED_TEXTS = 1_000  # whose encodings are in memory together
 _EXAMPLE = 60  # characters of the text in the last line
 _ARGUMENTS = """learning_rate num_train_epochs per_device_train_batch_size gradient_accumulation_steps

@@ -32,6 +32,7 @@ from bertcls.report.page import load_template
 from bertcls.serve.middleware import RequestMiddleware, log
 from bertcls.serve.schemas import OPEN_PATHS, ApiError, Limits, as_json, describe_interface, read_body
 from bertcls.serve.service import RequestCounts, Service
+from bertcls.words import tells_words
 
 SPARE_FILES = 64  # of those that the process may open: connections that wait are closed before none is left
 HEAD_SECONDS = 10.0  # for the head of a request, at most
@@ -62,6 +63,7 @@ def make_app(
     limits = limits or Limits()
     config = classifier.model.config
     reads = {"kind": config.problem_type or SINGLE_LABEL, "pairs": config.pair_truncation is not None}
+    reads["words"] = tells_words(classifier.model)
     numbers = {label: number for number, label in enumerate(classifier.label_names)}
     counts = RequestCounts({*OPEN_PATHS, *_POSTS, "/info", "/metrics"})
     service = Service(classifier, limits, counts)
@@ -70,6 +72,7 @@ def make_app(
         "model": name,
         "problem_type": reads["kind"],
         "pairs": reads["pairs"],
+        "words": reads["words"],
         "labels": [] if reads["kind"] == REGRESSION else classifier.label_names,
         "contract": {key: getattr(config, key) for key in CONTRACT}
         | {"max_length": config.max_length or classifier.tokenizer.model_max_length},

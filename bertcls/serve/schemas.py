@@ -38,16 +38,10 @@ ERRORS = {  # status, code: what it means
 }
 OPEN_PATHS = {"/", "/health", "/docs", "/openapi.json"}  # without a key; they say nothing of texts
 _OPTIONS = ("windows", "words", "abstain_below")  # of /predict; the last one for a single label a text
-_OPTION_OF = {  # of serve.py, by the limit that it sets
-    **{name: f"--max_{name}" for name in ("texts", "characters", "tokens", "word_tokens", "queue")},
-    **{
-        "body": "--max_body_bytes",
-        "answer": "--max_answer_bytes",
-        "seconds": "--timeout",
-        "wait": "--max_wait_ms",
-    },
-    "batch_tokens": "--batch_tokens",
-}
+_OPTION_OF = {name: f"--max_{name}" for name in ("texts", "characters", "tokens", "word_tokens", "queue")} | {
+    **{"body": "--max_body_bytes", "answer": "--max_answer_bytes", "batch_tokens": "--batch_tokens"},
+    **{"seconds": "--timeout", "wait": "--max_wait_ms"},
+}  # of serve.py, by the limit that it sets
 _JSON_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _STRING, _NUMBER, _INTEGER, _OR_NULL = ({"type": kind} for kind in ("string", "number", "integer", ["number", "null"]))
 
@@ -62,7 +56,7 @@ class Limits:
         tokens: of a request, in all windows of its texts.
         word_tokens: of a request that asks for words, whose texts are not read in parts.
         body: bytes of a request.
-        answer: bytes of the answers for the windows of a request.
+        answer: bytes of the answers for the windows and words of a request.
         queue: texts that were accepted and not answered yet, over all requests.
         seconds: in which the body of a request arrives, and in which it is answered.
         wait: seconds that a text waits for others to share a forward pass with.
@@ -102,7 +96,9 @@ class ApiError(Exception):
         self.body = {"error": {"code": code, "message": message} | ({} if field is None else {"field": field})}
 
 
-def read_body(content: bytes, field: str, *, kind: str, pairs: bool, limits: Limits) -> tuple[list[Text], dict]:
+def read_body(
+    content: bytes, field: str, *, kind: str, pairs: bool, words: bool, limits: Limits
+) -> tuple[list[Text], dict]:
     """The texts under `field`, and the options beside them. The first thing that is wrong ends it: an `ApiError`."""
     most = min(limits.texts, limits.queue)
     try:
@@ -133,6 +129,8 @@ def read_body(content: bytes, field: str, *, kind: str, pairs: bool, limits: Lim
     for name in ("windows", "words"):
         if not isinstance(body.get(name, False), bool):
             raise _invalid(name, "is not true or false")
+    if body.get("words") and not words:
+        raise _invalid("words", "is true, and this model tells no words (ONNX Runtime has no gradients)")
     below = body.get("abstain_below")
     if below is not None and not (type(below) in (int, float) and 0 <= below <= 1):
         raise _invalid("abstain_below", "is not a number from 0 to 1, or null")
@@ -179,7 +177,15 @@ def as_json(answer: Prediction, abstain_below: float | None = None) -> dict:
 
 
 def describe_interface(
-    endpoints: dict[str, Callable], *, name: str, version: str, kind: str, pairs: bool, limits: Limits, key: bool
+    endpoints: dict[str, Callable],
+    *,
+    name: str,
+    version: str,
+    kind: str,
+    pairs: bool,
+    words: bool,
+    limits: Limits,
+    key: bool,
 ) -> dict:
     """The OpenAPI document: what `read_body` takes and refuses, and what is answered.
 
@@ -190,7 +196,8 @@ def describe_interface(
     many = _list_of(one, minItems=1, maxItems=min(limits.texts, limits.queue))
     switch = {"type": "boolean", "default": False}
     asked = {"windows": switch | {"description": "also answer for each window of a text"}}
-    asked["words"] = switch | {"description": "also say what each word adds to the answer"}
+    if words:
+        asked["words"] = switch | {"description": "also say what each word adds to the answer"}
     if kind == SINGLE_LABEL:
         described = "give no label, null, where the most probable one has a lower probability"
         asked["abstain_below"] = _OR_NULL | {"minimum": 0, "maximum": 1, "description": described}
@@ -200,11 +207,17 @@ def describe_interface(
     answer = {"label": label, "score": score, "probabilities": {"type": "object", "additionalProperties": _NUMBER}}
     start = _INTEGER | {"description": "in the cleaned text (of a pair the second one), in characters"}
     window = _object({"start": start, "end": _INTEGER, "text": _STRING} | answer)
-    adds = {"type": "object", "additionalProperties": _NUMBER, "description": "by label: what it adds to its logit"}
+    adds = {
+        "type": "object",
+        "additionalProperties": _NUMBER,
+        "description": "by label: what it adds to its log-odds, or to the value",
+    }
     start = _INTEGER | {"description": "in the text as it came, or where `cleaned` in the cleaned one, in characters"}
     flags = dict.fromkeys(("cleaned", "second"), {"type": "boolean"})
     word = _object({"text": _STRING, "start": start, "end": _INTEGER, "contributions": adds} | flags)
-    facts = dict.fromkeys(("model", "problem_type", "device"), _STRING) | {"pairs": {"type": "boolean"}}
+    facts = dict.fromkeys(("model", "problem_type", "device"), _STRING) | dict.fromkeys(
+        ("pairs", "words"), {"type": "boolean"}
+    )
     facts |= {"labels": _list_of(_STRING)} | dict.fromkeys(("contract", "limits", "versions"), {"type": "object"})
     bodies = {
         "/query": _object({"sentences": many if pairs else {"anyOf": [many, one]}}),

@@ -15,15 +15,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from starlette.requests import ClientDisconnect, Request
 
 from bertcls.inference import Encoded, Prediction, Text, TextClassifier, count_characters, portions
+from bertcls.modeling import MULTI_LABEL
 from bertcls.serve.batcher import Batcher
 from bertcls.serve.schemas import ApiError, Limits
+from bertcls.words import MOST_LABELS, PASSES
 
 QUEUE_CHARACTERS = 4_000_000  # of texts that wait; their tokens take some 0.16 KiB a character
 # Measured on one core with MiniLM: as fast a token as larger ones, and less is padded. TOKENS_PER_BATCH_CPU of
 # inference is larger: there all texts are at hand, so sorted by length they pad little, and none waits for an answer.
 CPU_BATCH_TOKENS = 512
 GPU_BATCH_TOKENS = 16384
-WORDS_COST = 4  # times that of an answer alone
 BATCHES_AT_A_TIME = 4  # of a request that needs more: then others have their turn
 CHARACTERS_AT_A_TIME = 20_000  # of a request that are tokenized before others have their turn
 CLOSING_SECONDS = 5  # for what is still at work when nobody waits for an answer any more
@@ -139,7 +140,9 @@ class Service:
         """Tokenizes, and refuses what would take or give too much."""
         encoded, limits = [], self.limits
         most = min(limits.tokens, limits.word_tokens) if words else limits.tokens
-        window_bytes = 150 + sum(2 * len(json.dumps(name)) + 30 for name in self.classifier.label_names)
+        names = sorted((2 * len(json.dumps(name)) + 30 for name in self.classifier.label_names), reverse=True)
+        several = self.classifier.model.config.problem_type == MULTI_LABEL
+        window_bytes, word_bytes = 150 + sum(names), 150 + sum(names[: MOST_LABELS if several else 1])
         for portion in portions(texts, map(count_characters, texts), CHARACTERS_AT_A_TIME):
             encoded += await self._tokenizer(self.classifier.encode, portion, windows=windows, words=words)
             if (tokens := sum(one.tokens for one in encoded)) > most:
@@ -147,7 +150,7 @@ class Service:
                 raise ApiError(413, "too_many_tokens", f"{message}{' for words' if words else ''}.")
             spans = [span for one in encoded for span in one.spans or ()]
             size = len(spans) * window_bytes + sum(6 * (end - start) for start, end in spans)  # \uffff has six
-            size += words * tokens * window_bytes
+            size += words * tokens * word_bytes
             if size > limits.answer:
                 message = f"Found windows or words whose answers take {size} bytes; expected at most {limits.answer}."
                 field = "windows" if windows else "words"
@@ -176,7 +179,7 @@ class Service:
     def _size(self, encoded: Encoded) -> tuple[int, int]:
         """Rows and columns in a forward pass, as the collator pads them; with words so many more rows."""
         (windows, tokens), multiple = encoded.size, self.classifier.collator.pad_to_multiple_of
-        windows *= WORDS_COST if encoded.places else 1
+        windows *= PASSES if encoded.places else 1
         return windows, math.ceil(tokens / multiple) * multiple
 
 

@@ -14,6 +14,7 @@ from bertcls.modeling import REGRESSION
 from bertcls.process import say
 from bertcls.tokenization import WindowCollator
 from bertcls.training.cpu import FastOnCpu
+from bertcls.words import tells_words
 
 BATCH = (16, 64)  # texts, over all processes: two of each class, so many at least and at most
 TEMPERATURE = 0.1  # as in Khosla et al. (2020)
@@ -128,7 +129,8 @@ def contrastive_stage(
     args.logging_strategy, args.disable_tqdm = "no", True
     size = steps * args.per_device_train_batch_size * args.world_size
     order = balanced_order(label_array(dataset), size, seed=args.seed)
-    words = {id(parameter) for parameter in model.encoder.get_input_embeddings().parameters()}
+    embeddings = model.encoder.get_input_embeddings().parameters() if tells_words(model) else ()
+    words = {id(parameter) for parameter in embeddings}
     still = [
         parameter
         for name, parameter in model.named_parameters()

@@ -75,7 +75,7 @@ HUGE = {
 def test_values_are_counted_before_any_is_read(case, monkeypatch):
     monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(ApiError, match="Found more values in the body than 256 texts need") as caught:
-        read_body(HUGE[case], "texts", kind="single_label_classification", pairs=False, limits=Limits())
+        read_body(HUGE[case], "texts", kind="single_label_classification", pairs=False, words=True, limits=Limits())
     assert caught.value.status == 413
 
 
