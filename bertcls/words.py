@@ -30,7 +30,7 @@ _UNIT = re.compile(  # a character of a script without blanks, a word, or a mark
 _ESCAPED_MARK = r"&(?:amp|lt|gt|quot|apos|nbsp|#0*3[249]);"
 _PLAIN_PIECE = re.compile(r"\w+|[^\w\s]")
 _PIECE = re.compile(  # a tag, which is no word; an escaped mark; a word, perhaps with escaped letters; a mark
-    rf"<!--.*?-->|</?[a-zA-Z][^<>]*>|{_ESCAPED_MARK}|(?:\w|(?!{_ESCAPED_MARK})&#?\w+;)+|[^\w\s]", re.DOTALL
+    rf"</?[a-zA-Z][^<>]*>|{_ESCAPED_MARK}|(?:\w|(?!{_ESCAPED_MARK})&#?\w+;)+|[^\w\s]"
 )
 _MOST_WORK = 5e7  # of an alignment, some seconds at worst
 PASSES = 4  # forward passes that the words of a text take, with one label and beside that of the answer
@@ -79,10 +79,8 @@ def spans_before_cleaning(raw: str, cleaned: str, spans: list[tuple[int, int]]) 
     if raw == cleaned:
         return spans
     for parts in (_PIECE, _PLAIN_PIECE):  # the latter where tags are left in
-        pieces = [
-            [found.span() for found in part.finditer(text)]
-            for part, text in zip((parts, _PLAIN_PIECE), (raw, cleaned))
-        ]
+        both = (parts, raw), (_PLAIN_PIECE, cleaned)
+        pieces = [[found.span() for found in part.finditer(text)] for part, text in both]
         names = [[_name(text[a:b]) for a, b in part] for text, part in zip((raw, cleaned), pieces)]
         starts, ends = {}, {}  # of a span in the cleaned text: where it begins and ends in the raw one
         for kind, a, b, c, d in _aligned(*names) or ():
@@ -101,8 +99,7 @@ def _aligned(a: list[str], b: list[str]) -> list[tuple[str, int, int, int, int]]
     """Operations of `SequenceMatcher`, taken between pieces that stand once in both, since cleaning moves none."""
     counts, place, work, found = (Counter(a), Counter(b)), (0, 0), 0, []
     at = {name: number for number, name in enumerate(a) if counts[0][name] == counts[1][name] == 1}
-    anchors = [(-1, -1)]
-    anchors += [(at[name], number) for number, name in enumerate(b) if name in at]
+    anchors = [(-1, -1), *((at[name], number) for number, name in enumerate(b) if name in at)]
     rising = [one for one, before in zip(anchors[1:], accumulate(anchors, max)) if one[0] > before[0]]
     for end in [*rising, (len(a), len(b))]:
         gap = a[place[0] : end[0]], b[place[1] : end[1]]
