@@ -491,7 +491,14 @@ def test_a_bad_start_is_one_line(saved, tmp_path):
     cases = {
         ("--model_name_or_path", "no/such", "--port", "0"): "No model found at 'no/such'",
         ("--model_name_or_path", saved, "--port", str(taken.getsockname()[1])): "expected a free port",
-        ("--model_name_or_path", saved, "--port", "0", "--timeout", "0"): "limit seconds=0.0; expected more than 0",
+        (
+            "--model_name_or_path",
+            saved,
+            "--port",
+            "0",
+            "--timeout",
+            "0",
+        ): "Found --timeout 0.0 (seconds); expected more than",
         ("--model_name_or_path", saved, "--api_key_file", str(tmp_path / "empty")): "an API key that is empty",
     }
     with ThreadPoolExecutor(2) as pool, taken:
