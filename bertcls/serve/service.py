@@ -25,7 +25,7 @@ QUEUE_CHARACTERS = 4_000_000  # of texts that wait; their tokens take some 0.16 
 # inference is larger: there all texts are at hand, so sorted by length they pad little, and none waits for an answer.
 CPU_BATCH_TOKENS = 512
 GPU_BATCH_TOKENS = 16384
-BATCHES_AT_A_TIME = 4  # of a request that needs more: then others have their turn
+BATCHES_AT_A_TIME = 1  # of a request that needs more: then others have their turn
 CHARACTERS_AT_A_TIME = 20_000  # of a request that are tokenized before others have their turn
 CLOSING_SECONDS = 5  # for what is still at work when nobody waits for an answer any more
 
