@@ -100,6 +100,9 @@ def test_ctrl_c_ends_a_recipe_with_one_line(tmp_path):
     command += ["--num_train_epochs", "500", "--early_stopping_patience", "0"]
     with open(tmp_path / "log", "w") as log:
         options = {"cwd": tmp_path, "stdout": log, "stderr": log, "env": {**os.environ, "PYTHONUNBUFFERED": "1"}}
+        options["preexec_fn"] = lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # a job in the background ignores it
         process = subprocess.Popen(command, **options)
     try:
         wait_until(lambda: list(tmp_path.glob("run/checkpoints/*/complete.json")), seconds=300)
