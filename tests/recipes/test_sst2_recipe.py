@@ -158,6 +158,7 @@ def test_the_best_model_is_saved_and_not_the_last(sample_run):
     assert history[0]["step"] == 0 and history[0]["eval_accuracy"] == results["before_accuracy"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(sst2_recipe, tmp_path):
     first, second, other = (
         run_recipe_main(sst2_recipe, tmp_path / name, *QUICK, "--seed", seed)
@@ -279,6 +280,7 @@ def test_overwriting_knows_every_file_of_a_run():
     assert {*RUN_FILES, CHECKPOINTS, "audit.json", "report", ".lock"} == FILES
 
 
+@pytest.mark.slow
 def test_overwriting_leaves_one_run(sst2_recipe, tmp_path):
     first = run_recipe_main(sst2_recipe, tmp_path / "run", *QUICK, "--num_train_epochs", "4", "--seed", "1")
     with pytest.raises(FileExistsError):
