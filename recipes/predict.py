@@ -73,9 +73,8 @@ class Arguments:
             raise ValueError("Found --text and --dataset_name, or neither; expected one of them. Give one.")
         if (self.dataset_name is None) != (self.output_file is None):
             raise ValueError("Found --dataset_name or --output_file alone; expected both or neither. Give the other.")
-        idle = [
-            name for name in (*SOURCE, "dataset_config_name", "overwrite_output") if self.text and getattr(self, name)
-        ]
+        of_data = (*SOURCE, "dataset_config_name", "overwrite_output")
+        idle = [name for name in of_data if self.text is not None and getattr(self, name)]
         idle += ["text_pair"] if self.text_pair is not None and self.text in (None, "-") else []
         if idle:
             raise ValueError(

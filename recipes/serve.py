@@ -138,7 +138,7 @@ if __name__ == "__main__":
     parser.add_argument("--max_tokens", type=int, default=defaults.tokens, help="of a request (%(default)s)")
     parser.add_argument("--max_word_tokens", type=int, default=defaults.word_tokens, help="for words (%(default)s)")
     parser.add_argument("--max_body_bytes", type=int, default=defaults.body, help="of a request (%(default)s)")
-    parser.add_argument("--max_answer_bytes", type=int, default=defaults.answer, help="for windows (%(default)s)")
+    parser.add_argument("--max_answer_bytes", type=int, default=defaults.answer, help="windows, words (%(default)s)")
     parser.add_argument("--max_queue", type=int, default=defaults.queue, help="texts that wait at most (%(default)s)")
     parser.add_argument("--timeout", type=float, default=defaults.seconds, help="seconds to an answer (%(default)s)")
     parser.add_argument("--max_wait_ms", type=float, default=1000 * defaults.wait, help="for company (%(default)s)")

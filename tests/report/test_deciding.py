@@ -1,4 +1,4 @@
-"""What each label is given for: a planted shortcut is found, and headers that give a newsgroup away."""
+"""What each label is given for: a planted shortcut is found, and labels of every kind of task are told."""
 
 import json
 
