@@ -9,6 +9,7 @@ import platform
 import re
 import resource
 import time
+from asyncio import Lock, sleep
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
@@ -32,10 +33,13 @@ from bertcls.report.page import load_template
 from bertcls.serve.middleware import RequestMiddleware, log
 from bertcls.serve.schemas import OPEN_PATHS, ApiError, Limits, as_json, describe_interface, read_body
 from bertcls.serve.service import RequestCounts, Service
+from bertcls.tokenization import Text
 from bertcls.words import tells_words
 
 SPARE_FILES = 64  # of those that the process may open: connections that wait are closed before none is left
 HEAD_SECONDS = 10.0  # for the head of a request, at most
+LARGE_BODY = 100_000  # bytes: larger ones are parsed one at a time
+PAUSE = 3  # times as long as a large body took to parse, nothing of its kind is parsed, and others have their turn
 _POSTS = {"/query", "/predict"}
 
 
@@ -81,8 +85,20 @@ def make_app(
         "versions": versions | {"python": platform.python_version()},
     }
 
+    large = Lock()
+
+    async def parse(content: bytes, field: str) -> tuple[list[Text], dict]:
+        if len(content) <= LARGE_BODY:
+            return read_body(content, field, limits=limits, **reads)
+        async with large:
+            started = time.perf_counter()
+            try:
+                return read_body(content, field, limits=limits, **reads)
+            finally:
+                await sleep(PAUSE * (time.perf_counter() - started))
+
     async def answers(request: Request, field: str) -> tuple[list[Prediction], dict]:
-        texts, options = read_body(request.state.body, field, limits=limits, **reads)
+        texts, options = await parse(request.state.body, field)
         request.state.log.update({"texts": len(texts)} | ({"given": texts} if log_texts else {}))
         wanted = {name: options.get(name, False) for name in ("windows", "words")}
         return await service.predict(texts, request=request, **wanted), options

@@ -1,5 +1,6 @@
 """The service under requests that would keep others waiting, and from where it should not answer."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -20,6 +21,7 @@ from starlette.testclient import TestClient
 from test_serve import NAME, Answer, ask, begin, check_prediction, classifier, connect, inside, save_model, saved, send  # noqa: F401
 
 from bertcls import TextClassifier
+from bertcls.serve import app
 from bertcls.serve.app import make_app
 from bertcls.serve.middleware import LOGGING, JsonLines
 from bertcls.serve.schemas import ApiError, Limits, read_body
@@ -69,6 +71,31 @@ HUGE = {
     "keys": b"{" + b",".join(b'"k%d":0' % n for n in range(150_000)) + b"}",
     "objects": b'{"texts": [' + b'{"a":{}},' * 200_000 + b"{}]}",
 }
+
+
+def test_others_have_their_turn_after_a_large_body(classifier, monkeypatch):  # noqa: F811
+    parsed, gate = [], threading.Event()
+
+    def read(content: bytes, *args, **options):
+        parsed.append(len(content))
+        return read_body(content, *args, **options)
+
+    async def pause(seconds: float) -> None:
+        while not gate.is_set():
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(app, "read_body", read)
+    monkeypatch.setattr(app, "sleep", pause)
+    with inside(classifier) as (_, its_port), contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(contextlib.closing(connect(its_port))) for _ in range(3)]
+        for client in clients:
+            send(client, "/predict", HUGE["zeros"])
+        wait_until(lambda: parsed)
+        assert ask(its_port, "/predict", {"texts": ["good"]}).status == 200
+        assert len(parsed) == 2 and parsed[0] == len(HUGE["zeros"])  # the other large ones wait
+        gate.set()
+        assert [Answer(client.getresponse()).status for client in clients] == [413] * 3
+    assert len(parsed) == 4
 
 
 @pytest.mark.parametrize("case", HUGE)
