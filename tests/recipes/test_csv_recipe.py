@@ -140,7 +140,7 @@ def test_numbers_far_from_zero(recipe, tmp_path):
 def test_pairs(recipe, tmp_path):
     words = ["--dataset_name", str(SAMPLE.parent / "pairs"), "--text_column", "sentence1"]
     results = run(recipe, tmp_path, *words, "--text_pair_column", "sentence2", *QUICK, "--max_length", "64")
-    assert results["test_samples"] == 50
+    assert results["test_samples"] == 100
     classifier = TextClassifier.from_pretrained(str(tmp_path / "run"))
     assert classifier.model.config.pair_truncation == "none"
     assert classifier.predict(("One text.", "Another one."))[0].label in ("different", "equivalent")
@@ -151,7 +151,7 @@ def test_pairs(recipe, tmp_path):
 def test_the_sample_and_the_four_places(recipe, tmp_path):
     assert (
         run(recipe, tmp_path, "--sample", "--max_train_samples", "64", "--num_train_epochs", "1")["test_samples"]
-        == 198
+        == 426
     )
     source = (ROOT / "recipes" / "csv_finetune.py").read_text()
     assert [source.count(f"EDIT {number}:") for number in range(1, 6)] == [1, 1, 1, 1, 0]
@@ -160,7 +160,7 @@ def test_the_sample_and_the_four_places(recipe, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rows"),
-    [("mrpc_finetune", 50), ("chnsenticorp_finetune", 40), ("imdb_finetune", 9), ("newsgroups_finetune", 9)],
+    [("mrpc_finetune", 100), ("chnsenticorp_finetune", 40), ("imdb_finetune", 21), ("newsgroups_finetune", 21)],
 )
 def test_the_other_samples(name, rows, tmp_path):
     other = load_recipe(name)
@@ -175,7 +175,7 @@ def test_the_other_samples(name, rows, tmp_path):
         assert results["test_accuracy"] >= 0.5 + 2 * (0.25 / 40) ** 0.5  # two standard errors above the majority share
         wide, narrow = classifier.probabilities(["房间Ｗｉｆｉ很快", "房间Wifi很快"])
         assert wide.tolist() == narrow.tolist()
-    if rows == 9:
+    if rows == 21:
         assert 0 <= results["test_window_accuracy"] <= 1 and 0 <= results["test_vote_accuracy"] <= 1
         texts = load_splits(str(SAMPLE.parent / "long"))["test"]["text"][:]
         windows = [len(answer.windows) for answer in classifier.predict(texts, windows=True)]
@@ -189,7 +189,7 @@ def test_windows_as_training_examples_and_truncation(tmp_path):
     documents = run(recipe, tmp_path / "a", *words)
     windows = run(recipe, tmp_path / "b", *words, "--train_on", "windows")
     head = run(recipe, tmp_path / "c", *words, "--truncation", "head_tail")
-    assert documents["train_samples"] == windows["train_samples"] == head["train_samples"] == 22
+    assert documents["train_samples"] == windows["train_samples"] == head["train_samples"] == 34
     assert windows["train_steps_per_second"] * windows["train_runtime"] > 3 * (
         documents["train_steps_per_second"] * documents["train_runtime"]
     )
