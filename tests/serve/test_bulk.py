@@ -212,7 +212,7 @@ def test_the_probabilities_of_a_run_are_those_of_its_report(recipe, model, tmp_p
     words = ["--model_name_or_path", model, "--dataset_name", SAMPLE, "--text_column", "sentence", "--split", "test"]
     run(recipe, *words, "--output_file", tmp_path / "a.parquet", "--rows_per_part", "50")
     table = pd.read_parquet(tmp_path / "a.parquet")
-    assert len(table) == len(reported) == 426 and table["label"].tolist() == reported["prediction"].tolist()
+    assert len(table) == len(reported) == 460 and table["label"].tolist() == reported["prediction"].tolist()
     columns = ["probability_bad", "probability_good"]
     np.testing.assert_allclose(table[columns], reported[columns], rtol=0, atol=1e-5)
     run(recipe, *words, "--streaming", "true", "--output_file", tmp_path / "b.parquet", "--rows_per_part", "50")
