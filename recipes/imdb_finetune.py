@@ -57,7 +57,7 @@ SAMPLE = dict(
     early_stopping_patience=0,
     max_length=96,
     learning_rate=2e-3,
-    num_train_epochs=40,
+    num_train_epochs=25,
     per_device_train_batch_size=8,
 )
 

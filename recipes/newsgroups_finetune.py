@@ -57,7 +57,7 @@ SAMPLE = dict(
     max_length=96,
     max_train_windows=4,
     learning_rate=2e-3,
-    num_train_epochs=40,
+    num_train_epochs=25,
     per_device_train_batch_size=8,
 )
 
