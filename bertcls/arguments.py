@@ -276,7 +276,7 @@ class TextArguments:
     @property
     def data_files(self) -> list[str]:
         """The files that are named, as they were given."""
-        names = ("train_file", "validation_file", "test_file")
+        names = ("train_file", "validation_file", "test_file", "unlabelled_file")
         return [value for name in names if (value := getattr(self, name, None))]
 
     def check(self) -> None:

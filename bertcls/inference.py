@@ -336,6 +336,12 @@ class TextClassifier:
             windows_of += of_windows
         return np.concatenate(logits), windows_of
 
+    def logits_and_vectors(self, texts: Texts) -> tuple[np.ndarray, np.ndarray]:
+        """`logits`, and the mean of each text's window vectors `[texts, hidden]` (float32)."""
+        parts = [self._logits(part) for part in self._encoded(texts)]
+        means = [_to_numpy(vectors.mean(0)) for _, _, vectors_of in parts for vectors in vectors_of]
+        return np.concatenate([logits for logits, _, _ in parts]), np.stack(means)
+
     def _logits(self, encoded: list[Encoded]) -> tuple[np.ndarray, list[np.ndarray], list[torch.Tensor]]:
         """Logits `[texts, num_labels]`, and those and the vectors of each text's windows."""
         logits = np.zeros((len(encoded), self.model.config.num_labels), np.float32)

@@ -360,16 +360,19 @@ class BertClsForSequenceClassification(PreTrainedModel):
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch) -> torch.Tensor:
         """`sum(weight * loss) / num_items_in_batch`; without it the mean over this batch."""
+        losses = self.losses(logits, labels)
+        return losses.sum() / (losses.numel() if num_items_in_batch is None else num_items_in_batch)
+
+    def losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss of each text `[batch]`, of several labels of each decision `[batch, num_labels]`, weighted."""
         logits = logits.float()
         kind, weights = self.config.problem_type, self.class_weights
         if kind == REGRESSION:
-            loss = F.mse_loss(logits.view_as(labels), labels.float(), reduction="none") / self.config.label_scale**2
-        elif kind == MULTI_LABEL:
-            loss = F.binary_cross_entropy_with_logits(logits, labels.float(), pos_weight=weights, reduction="none")
-        else:
-            loss = F.cross_entropy(logits, labels, reduction="none")
-            loss = loss if weights is None else loss * weights[labels]
-        return loss.sum() / (loss.numel() if num_items_in_batch is None else num_items_in_batch)
+            return F.mse_loss(logits.view_as(labels), labels.float(), reduction="none") / self.config.label_scale**2
+        if kind == MULTI_LABEL:
+            return F.binary_cross_entropy_with_logits(logits, labels.float(), pos_weight=weights, reduction="none")
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        return losses if weights is None else losses * weights[labels]
 
 
 def declared_pooling(name_or_path: str, *, revision: str | None = None) -> tuple[str | None, bool]:

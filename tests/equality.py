@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, Trainer, set_seed
 
 from bertcls import BertClsConfig, BertClsForSequenceClassification, RecipeArguments, WindowCollator, tokenize_windows
 from bertcls.training.callbacks import LongestBatchFirst
+from bertcls.training.distill import DistillationLoss, TaughtCollator
 from bertcls.training.launch import parse
 
 TINY = Path(__file__).parent.parent / "recipes" / "sample" / "tiny-bert"
@@ -67,7 +68,11 @@ def first_step(folder: str, batch: int, accumulation: int, class_weights: list |
     )
     words += f" --per_device_train_batch_size {batch} --gradient_accumulation_steps {accumulation}"
     words += " --train_sampling_strategy sequential --bf16 false"
-    trainer = make_trainer(folder, make_rows(16), words.split(), class_weights=class_weights, pooling="mean")
+    return update_of(make_trainer(folder, make_rows(16), words.split(), class_weights=class_weights, pooling="mean"))
+
+
+def update_of(trainer: Trainer) -> dict:
+    """Logged loss and update of its one step, without dropout."""
     for module in trainer.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -77,6 +82,31 @@ def first_step(folder: str, batch: int, accumulation: int, class_weights: list |
     trainer.train()
     end = torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
     return {"loss": trainer.state.log_history[0]["loss"], "update": end - start}
+
+
+ANSWERS_OF = ([2.0, -1.0], [-3.0, 0.5])  # of a teacher
+
+
+def make_taught_rows(count: int) -> Dataset:
+    """The rows with what a teacher answers, and a label for the first of four and some more."""
+    rows = make_rows(count)
+    labels = [label if row % 4 == 0 or row > 12 else None for row, label in enumerate(rows["label"])]
+    rows = rows.remove_columns("label").add_column("label", labels)
+    return rows.add_column("teacher_logits", [ANSWERS_OF[row % 3 == 0] for row in range(count)])
+
+
+def distilled_step(folder: str, batch: int, accumulation: int) -> dict:
+    """As `first_step`, of rows of which some have a label and all have answers."""
+    words = "--max_steps 1 --optim sgd --learning_rate 1 --lr_scheduler_type constant --logging_steps 1"
+    words += f" --per_device_train_batch_size {batch} --gradient_accumulation_steps {accumulation} --max_grad_norm 0"
+    words += " --train_sampling_strategy sequential --bf16 false"
+    rows = make_taught_rows(16)
+    trainer = make_trainer(folder, rows, words.split(), pooling="mean")
+    trainer.data_collator = TaughtCollator(trainer.processing_class, trainer.model.config, trainer.args, rows)
+    trainer.compute_loss_func = DistillationLoss(trainer.model, trainer.data_collator.targets, alpha=0.3)
+    trainer.remove_callback(LongestBatchFirst)
+    trainer.add_callback(LongestBatchFirst(trainer.compute_loss_func))
+    return update_of(trainer)
 
 
 class RecordingCollator(WindowCollator):
@@ -92,6 +122,7 @@ def main(folder: str) -> None:
     result = {}
     for weights in (None, [0.75, 1.5]):
         result[str(weights)] = first_step(f"{folder}/step", 8, 1, weights)
+    result["distilled"] = distilled_step(f"{folder}/distilled", 8, 1)
 
     for pooling in ("pooler", "cls", "mean", "max"):  # a parameter without a gradient would stop the second step
         words = ["--max_steps", "3", "--per_device_train_batch_size", "8"]

@@ -16,7 +16,10 @@ from bertcls.process import warn
 
 USUAL = {"text": ("text", "sentence", "content", "review"), "label": ("label", "labels")}  # names of columns
 STRINGS = (pa.string(), pa.large_string(), pa.string_view(), pa.null())
-_MAPPED = ("text.py", "tokenization.py", "training/masking.py")  # modules whose functions are given to map()
+_MAPPED = (  # modules whose functions are given to map(), or are called by these
+    *("text.py", "tokenization.py", "modeling.py", "inference.py"),
+    *("training/masking.py", "training/distill.py"),
+)
 
 
 def load_splits(
@@ -39,6 +42,7 @@ def load_splits(
     labelled: bool = True,
     keep_missing: bool = False,
     drop_empty: bool = False,
+    keep_unlabelled: bool = False,
     categories: list[str] | None = None,
     remove: list[str] | None = None,
 ) -> DatasetDict:
@@ -58,6 +62,7 @@ def load_splits(
         labelled: `False` for texts alone; no column `label` is made then.
         keep_missing: leave missing texts in, for an audit.
         drop_empty: leave out the rows with an empty text or without a label; the others keep their ids.
+        keep_unlabelled: rows of train with a text and no label become a split `unlabelled`, without that column.
         categories, remove: as in `load_newsgroups`; `None` loads all groups and removes nothing.
 
     Returns:
@@ -137,14 +142,21 @@ def load_splits(
                 continue  # hidden labels, as in GLUE
             filled.append(found)
         kept = [row for row, cells in enumerate(zip(*filled)) if None not in cells] if filled else range(len(form))
-        if len(kept) < len(form):
-            missing = np.setdiff1d(np.arange(len(form)), kept)
+        alone: list[int] = []  # texts without a label
+        if keep_unlabelled and labels is not None and name == "train":
+            alone = [row for row, (*cells, label) in enumerate(zip(*filled)) if label is None and None not in cells]
+        if alone:
+            ids = pa.array(alone, pa.int64())
+            result["unlabelled"] = form.select(alone).add_column("example_id", ids)
+        if len(kept) + len(alone) < len(form):
+            missing = np.setdiff1d(np.arange(len(form)), [*kept, *alone])
             first = f"the first at {places[name](missing[0])}"
             counted = f"{len(missing)} rows without a text or label (-1 or empty) in {name}, {first}"
             if not drop_empty or not kept:
                 advice = "Fill them, leave them out with --drop_empty, or write -1 as a name if it is one."
                 raise ValueError(f"Found {counted}; expected both in every row. {advice}")
             warn(f"Left out {counted} (--drop_empty).")
+        if len(kept) < len(form):
             form = form.select(kept)
         if labels is not None:
             form = form.add_column("label", labels.numbers([found[row] for row in kept], name), feature=labels.feature)

@@ -15,6 +15,7 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
     """Lines for people, the most urgent first, from the facts of `write_report` and the log of the Trainer's state."""
     found, task = [], facts["task"]
     losses = [entry["loss"] for entry in log_history if "loss" in entry]
+    losses = [] if facts.get("distilled") else losses  # which are no losses of labels
     evaluations = [entry for entry in log_history if "eval_loss" in entry and entry["step"] > 0]
     if len(evaluations) > 1 and evaluations[-1]["step"] == evaluations[-2]["step"]:
         del evaluations[-1]  # of the model that was chosen, once more

@@ -34,9 +34,8 @@ _PLACEHOLDERS = {  # in the language of the data, which is not shown itself: a t
     "es": ("Un texto.", "Otro texto."),
 }
 # What the card shows of the facts; the others hold texts of the data
-_SHOWN = (
-    "task headline scores chosen source model arguments run audit baselines calibration slices measure stock".split()
-)
+_SHOWN = """task headline scores chosen source model arguments run audit baselines calibration slices measure stock
+    distilled""".split()
 _FEW_ROWS = 30  # of a label: its own score says little
 _TOKEN = re.compile(r"\bhf_\w{6,}")
 _PATH = re.compile(r"(?<![\w./:~-])~?(?:/[^\s/'\"`|,;()]+){2,}/?|\b[A-Za-z]:\\[^\s'\"`|,;()]+")

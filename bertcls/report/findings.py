@@ -60,7 +60,7 @@ def gather_findings(
     config, train, test = classifier.model.config, splits["train"], splits["test"]
     kind, names, labels, values = config.problem_type, label_names_of(test), label_array(test), row_values(table)
     answer, simple = _constant(label_array(train), labels, names, kind)
-    baselines = [_beside(f"always answering {answer}", simple, values)]
+    baselines = [beside_values(f"always answering {answer}", simple, values)]
     fits = len(names) if kind == MULTI_LABEL else 1
     drawn = draw_rows(train, max(_TFIDF_ROWS // fits, _TFIDF_FEWEST_ROWS), seed=0)
     tfidf = TfidfClassifier(len(names), problem_type=kind, cleaning=config.cleaning)
@@ -74,7 +74,7 @@ def gather_findings(
     else:
         name = f"TF-IDF with {'ridge' if kind == REGRESSION else 'logistic'} regression{_part(len(drawn), len(train))}"
         answers = tfidf.probabilities(texts_of(test)) if fold_of is None else _out_of_fold(tfidf, test, fold_of)
-        baselines.append(_beside(name, row_values(answer_table(test, answers, tfidf.thresholds)[0]), values))
+        baselines.append(beside_values(name, row_values(answer_table(test, answers, tfidf.thresholds)[0]), values))
     if as_it_came is not None and fold_of is None:
         rows = np.sort(
             np.random.default_rng(0).permutation(len(values))[: min(max(work // 20, _FEWEST_BESIDE), _MOST_BESIDE)]
@@ -82,7 +82,7 @@ def gather_findings(
         name = f"the encoder as it came, with a linear head{_part(len(rows), len(values))}"
         some = test.select(rows)
         plain = answer_table(some, as_it_came.probabilities(texts_of(some)))[0]
-        baselines.append(_beside(name, row_values(plain), values[rows]))
+        baselines.append(beside_values(name, row_values(plain), values[rows]))
     texts, known = (cleaned_texts(texts_of(rows), config.cleaning) for rows in (test, train))
     found = {
         "measure": MEASURES[kind],
@@ -112,7 +112,7 @@ def _out_of_fold(tfidf: TfidfClassifier, rows: Dataset, fold_of: np.ndarray) -> 
     return found
 
 
-def _beside(name: str, simple: np.ndarray, values: np.ndarray) -> dict:
+def beside_values(name: str, simple: np.ndarray, values: np.ndarray) -> dict:
     """A simple model beside the encoder, by what `row_values` gives of both.
 
     Its `score` with its interval `low` to `high`, `p_value`, and `outcome`: what the encoder is, better or worse.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from sklearn.metrics import confusion_matrix
 from transformers import Trainer
 
@@ -62,6 +62,7 @@ def write_report(
     own: dict[str, Callable] | None = None,
     probes: str | None = None,
     draw: bool = True,
+    beside: Callable[[TextClassifier, Dataset, pd.DataFrame], dict] | None = None,
 ) -> dict:
     """Scores the reported rows with the classifier, loaded from the saved folder; gives what `metrics.json` holds.
 
@@ -77,6 +78,8 @@ def write_report(
         as_it_came: the untrained encoder, a baseline.
         language, license, label_column: for the card; what the numbers of a regression are called.
         own, probes, draw: further metrics; a file for `run_probes`; whether to draw the figures and the page.
+        beside: gives further facts from the classifier, test and the table of its predictions; the `said` in them
+            begins the report.
     """
     test, config, folder = splits["test"], classifier.model.config, Path(run_dir, REPORT)
     kind, reported, audit = config.problem_type, scores["reported_split"], Path(run_dir, AUDIT)
@@ -118,14 +121,16 @@ def write_report(
     table = pd.read_parquet(Path(run_dir, PREDICTIONS))
     fold_of = None if folded is None else folded.fold_of
     work = len(test) + 3 * (chosen or {}).get("texts", 0)  # in forward passes of a text
-    beside = {"as_it_came": as_it_came, "work": work, "fold_of": fold_of}
-    facts |= gather_findings(classifier, splits, table, tokens, windows, **beside)
+    options = {"as_it_came": as_it_came, "work": work, "fold_of": fold_of}
+    facts |= gather_findings(classifier, splits, table, tokens, windows, **options)
+    facts |= {} if beside is None else beside(classifier, test, table)
     if answers is not None and kind == SINGLE_LABEL:
         told = table if folded is not None else answer_table(splits["train"], answers.values)[0]
         facts["suspects"] = write_suspects(told, label_names_of(test), folder)
     facts["cut"] = sum(cut) / max(sum(tokens), 1)
     facts["advice"] = advise(facts, trainer.state.log_history)
-    facts["headline"] = headline(scores["test_mae" if kind == REGRESSION else "test_accuracy"], facts, len(test))
+    told = headline(scores["test_mae" if kind == REGRESSION else "test_accuracy"], facts, len(test))
+    facts["headline"] = f"{facts.pop('said', '')} {told}".strip()
     if probes is not None and config.pair_truncation is not None:
         warn("--probes holds single texts, and this model reads pairs; they are left out.")
     elif probes is not None:

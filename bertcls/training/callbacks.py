@@ -26,6 +26,7 @@ from bertcls.training.cpu import FastOnCpu
 def training_callbacks(
     training_args: TrainingArguments,
     *,
+    loss: Callable | None = None,
     early_stopping_patience: int = 0,
     overwrite_output: bool = False,
     layer_decay: float = 1.0,
@@ -36,6 +37,7 @@ def training_callbacks(
 
     Args:
         training_args: early stopping needs its `metric_for_best_model`.
+        loss: `compute_loss_func` of the Trainer, where it has one.
         early_stopping_patience: evaluations without a better metric before training stops; 0: never.
         overwrite_output: remove what an earlier run left in the folder, once data and model are loaded.
         layer_decay, head_learning_rate: settings that a resumed run must share.
@@ -47,7 +49,7 @@ def training_callbacks(
         Checkpoints(overwrite=overwrite_output, early_stopping_patience=early_stopping_patience, **compared),
         FastOnCpu(),
         Tf32InTraining(),
-        LongestBatchFirst(),
+        LongestBatchFirst(loss),
         RatesTable(),
         StopAtNonFinite(),
         PaddingShare(),
@@ -122,7 +124,8 @@ class LongestBatchFirst(TrainerCallback):
     disturb their own.
     """
 
-    def __init__(self):
+    def __init__(self, loss: Callable | None = None):
+        self.loss = loss  # of the Trainer; none: that of the model
         self.said: Callable[[float], str] | None = None  # waits for the seconds of an evaluation
 
     def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):
@@ -179,7 +182,9 @@ class LongestBatchFirst(TrainerCallback):
         with torch.random.fork_rng(devices, device_type=args.device.type if devices else "cuda"):
             start = time.perf_counter()
             try:
-                loss = model(**batch).loss
+                labels = None if self.loss is None else batch.pop("labels")
+                outputs = model(**batch)
+                loss = outputs.loss if self.loss is None else self.loss(outputs, labels)
                 loss.backward()
             except RuntimeError as error:
                 if args.auto_find_batch_size or not should_reduce_batch_size(error):

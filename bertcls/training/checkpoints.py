@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from bertcls.export.onnx import remove_export
-from bertcls.layout import CHECKPOINTS, COMPLETE, ONNX, RUN_FILES, START
+from bertcls.layout import CHECKPOINTS, COMPLETE, ONNX, PLAIN, RUN_FILES, START
 from bertcls.process import file_digest, is_full_disk, sync_folder, whole_file
 
 TERMINATED = 143  # exit code of a process that SIGTERM ended: 128 + 15
@@ -252,9 +252,13 @@ def describe_rows(dataset) -> dict:
 def _digest_array(array: pa.Array, name: str, digests: dict) -> None:
     """Adds values and list lengths to the digests, one a depth: the cut into chunks does not count."""
     while pa.types.is_nested(array.type):
-        lengths = pc.list_value_length(array).to_numpy(zero_copy_only=False)
+        lengths = pc.list_value_length(array).fill_null(-1).to_numpy(zero_copy_only=False)
         digests.setdefault(f"{name} lengths", hashlib.sha256()).update(lengths.astype("<i8").tobytes())
         name, array = f"{name} items", array.flatten()
+    if array.null_count:  # of rows without a label
+        empty = array.is_null().to_numpy(zero_copy_only=False).tobytes()
+        digests.setdefault(f"{name} nulls", hashlib.sha256()).update(empty)
+        array = array.fill_null(0)
     if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
         kind = "<i8" if pa.types.is_integer(array.type) else "<f8"
         content = np.ascontiguousarray(array.to_numpy(zero_copy_only=False)).astype(kind).tobytes()
@@ -377,7 +381,7 @@ def clear_results(run_dir: str) -> None:
 
 def removed_by_overwriting(run_dir: str) -> list[Path]:
     """The files and folders that `clear_output` removes, there or not."""
-    return [Path(run_dir, name) for name in (*RUN_FILES, "report", "stock", ONNX, CHECKPOINTS)]
+    return [Path(run_dir, name) for name in (*RUN_FILES, "report", "stock", ONNX, PLAIN, CHECKPOINTS)]
 
 
 def clear_output(run_dir: str) -> None:
@@ -385,7 +389,8 @@ def clear_output(run_dir: str) -> None:
     new one, nor old scores pass for new ones. Other files stay."""
     clear_results(run_dir)
     remove_export(Path(run_dir, ONNX))
-    shutil.rmtree(Path(run_dir, CHECKPOINTS), ignore_errors=True)
+    for name in (PLAIN, CHECKPOINTS):
+        shutil.rmtree(Path(run_dir, name), ignore_errors=True)
 
 
 def how_to_go_on(checkpoints: Path) -> str:
@@ -393,7 +398,7 @@ def how_to_go_on(checkpoints: Path) -> str:
     run = checkpoints.parent
     if newest_complete(checkpoints)[0] is None:
         return "No checkpoint is whole yet: begin anew" + (", with --overwrite_output." if run.exists() else ".")
-    while run.name.startswith(("seed-", "fold-", "size-")) or run.name == "final":  # one of several
+    while run.name.startswith(("seed-", "fold-", "size-")) or run.name in ("final", PLAIN):  # one of several
         run = run.parent
     return f"To go on, give --output_dir {run} --resume_from_checkpoint and the same options."
 

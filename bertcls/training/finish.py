@@ -63,6 +63,7 @@ def finish_run(
     label_column: str | None = None,
     probes: str | None = None,
     figures: bool = True,
+    beside: Callable | None = None,
     hub: dict | None = None,
 ) -> dict:
     """Calibrates and saves the model, loads it afresh, scores the reported rows with that, and pushes where asked.
@@ -84,6 +85,7 @@ def finish_run(
         label_column: what the numbers of a regression are called in the report.
         probes: file for `run_probes`.
         figures: draw the figures and the page.
+        beside: as in `write_report`.
         hub: arguments of `push_folder`; `None` pushes nothing.
 
     Returns:
@@ -127,6 +129,7 @@ def finish_run(
             own=own,
             probes=probes,
             draw=figures,
+            beside=beside,
         )
         say(describe_report(facts, run_dir=run_dir, texts=texts_of(splits["train"].select(range(1)))))
     else:

@@ -300,7 +300,8 @@ def _refuse_harm(args: TextArguments, output_dir: Path) -> None:
     """Refuses an output folder in the data, and to overwrite what the run reads."""
     data = [args.dataset_name, *args.data_files]
     refuse_inside(output_dir, data, "--output_dir")
-    read = [*data, args.model_name_or_path, getattr(args, "probes", None)] if args.overwrite_output else []
+    others = [getattr(args, name, None) for name in ("probes", "teacher", "plain_run")]
+    read = [*data, args.model_name_or_path, *others] if args.overwrite_output else []
     for source in [Path(value).expanduser().resolve() for value in read if value]:
         if source == output_dir.resolve() or any(
             source.is_relative_to(path.resolve()) for path in removed_by_overwriting(str(output_dir))

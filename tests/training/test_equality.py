@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
-from equality import first_step
+from equality import distilled_step, first_step
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,13 @@ def test_micro_batches_and_processes_give_the_same_step(class_weights, two_proce
     for name, other in others.items():
         assert other["loss"] == pytest.approx(whole["loss"], abs=1e-5), name
         torch.testing.assert_close(other["update"], whole["update"], atol=1e-5, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_a_teacher_as_one_does(two_processes, tmp_path):
+    whole, other = distilled_step(str(tmp_path), 16, 1), two_processes["distilled"]
+    assert other["loss"] == pytest.approx(whole["loss"], abs=1e-5)
+    torch.testing.assert_close(other["update"], whole["update"], atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow
