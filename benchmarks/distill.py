@@ -1,4 +1,4 @@
-"""Distillation on SST-2: students on the labels alone, taught on the phrases of train, and on unlabelled sentences, too.
+"""Distillation on SST-2: students on the labels alone, taught on the training phrases, and on unlabelled sentences.
 
 Each run is a command of `recipes/distill.py` in a folder of its own below --output_dir; the first one of a student and
 a seed also makes its run on the labels alone. Finished runs are appended to --output, and not made again; at the end

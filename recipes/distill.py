@@ -85,9 +85,6 @@ class Arguments(RecipeArguments):
         if self.teacher is None or bool(self.student_layers) == bool(self.model_name_or_path):
             found = "no --teacher" if self.teacher is None else "both or none of --student_layers --model_name_or_path"
             raise ValueError(f"Found {found}; expected a teacher, and one of these for the student. Give them.")
-        if self.sample and self.teacher == SAMPLE["teacher"] and not Path(self.teacher).exists():
-            make = f"python recipes/sst2_finetune.py --sample --output_dir {self.teacher}"
-            raise FileNotFoundError(f"Found no teacher in {self.teacher}; expected the sample's. Make it: {make}")
         if not (0 < self.temperature < 1e3 and 0 <= self.alpha < 1):
             found = f"--temperature {self.temperature:g} and --alpha {self.alpha:g}"
             raise ValueError(f"Found {found}; expected more than 0, and from 0 to below 1. Correct it.")
@@ -109,8 +106,8 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
     splits = load_splits(args.dataset_name, keep_unlabelled=True, **args.of(load_splits))
     unlabelled = splits.pop("unlabelled", None)
     splits, reported_split = arrange_splits(splits, **args.of(arrange_splits))
-    tokenizer = load_tokenizer(args.model_name_or_path)
     teacher = load_teacher(args.teacher, splits["train"], **args.of(load_teacher))
+    tokenizer = load_tokenizer(args.model_name_or_path)
     splits = audit_run(splits, tokenizer=tokenizer, seed=training_args.seed, **args.of(audit_run))
 
     # 2. The teacher answers, from raw text; clean and tokenize; both in batched, cached maps

@@ -94,7 +94,11 @@ def load_teacher(
         ValueError: a model of another task, of other labels, without a classifier or without such layers.
     """
     kind, names, pairs = problem_type_of(train), label_names_of(train), "text_pair" in train.column_names
-    ours = load_config(name_or_path).model_type == "bertcls"
+    try:
+        ours = load_config(name_or_path).model_type == "bertcls"
+    except FileNotFoundError as error:
+        make = "python recipes/sst2_finetune.py --sample --output_dir runs/sample-teacher"
+        raise FileNotFoundError(f"{error} The teacher is trained first; that of --sample by: {make}") from error
     classifier = TextClassifier.from_pretrained(name_or_path) if ours else _stock_classifier(name_or_path, pairs)
     config = classifier.model.config
     found, own = config.problem_type or SINGLE_LABEL, classifier.label_names

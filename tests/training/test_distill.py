@@ -323,9 +323,9 @@ WRONG = {
         ["--teacher", "t", "--student_layers", "0", "--label_smoothing_factor", "0.1"],
         "Found --label_smoothing_factor; expected it left out",
     ),
-    "no sample of a teacher": (
+    "no teacher of the sample": (
         ["--sample"],
-        "Found no teacher in runs/sample-teacher; expected the sample's. Make it",
+        "that of --sample by: python recipes/sst2_finetune.py --sample --output",
     ),
     "no plain run": (
         ["--teacher", "T", "--student_layers", "0", "--plain_run", "gone"],
