@@ -73,7 +73,9 @@ def counted(statuses: list) -> str:
 def schema(port: int, examples: int) -> str:
     command = ["schemathesis", "run", f"http://127.0.0.1:{port}/openapi.json", "--max-examples", str(examples)]
     with tempfile.TemporaryDirectory() as folder:  # it leaves a cache where it runs
-        refusals = "[checks.negative_data_rejection]\nexpected-statuses = [400, 413, 415, 422]\n"  # it does not know 413
+        refusals = (
+            "[checks.negative_data_rejection]\nexpected-statuses = [400, 413, 415, 422]\n"  # it does not know 413
+        )
         Path(folder, "schemathesis.toml").write_text(refusals)
         done = subprocess.run([*command, "--seed", "1"], capture_output=True, text=True, cwd=folder)
     generated = re.search(r"(\d+ generated.*)", done.stdout)

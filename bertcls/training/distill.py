@@ -114,20 +114,16 @@ class TaughtCollator(WindowCollator):
 
     Args:
         tokenizer, config: as there.
-        training_args: says how many rows a step has.
+        args: of training, which say how many rows a step has.
         train: tokenized rows, whose `teacher_vector` has a width where vectors are matched.
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        config: BertClsConfig,
-        training_args: TrainingArguments,
-        train: Dataset,
+        self, tokenizer: PreTrainedTokenizerBase, config: BertClsConfig, args: TrainingArguments, train: Dataset
     ):
         super().__init__(tokenizer, config)
         vectors = len(train[0][VECTOR]) if VECTOR in train.column_names else 0
-        rows = training_args.train_batch_size * training_args.gradient_accumulation_steps * training_args.world_size
+        rows = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         self.targets = Targets(self.num_labels or 1, config.num_labels, vectors, rows)
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:

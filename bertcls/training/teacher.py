@@ -37,19 +37,12 @@ ANSWERS, VECTOR = "teacher_logits", "teacher_vector"  # columns of taught rows
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained classifier whose answers are learnt.
+    """A trained classifier whose answers are learnt."""
 
-    Args:
-        classifier: of one of our folders, or around a stock model.
-        name: as it was given.
-        columns: of its answers, in the order of the labels of the data.
-        digest: of its weights, tokenizer and contract.
-    """
-
-    classifier: TextClassifier
+    classifier: TextClassifier  # of one of our folders, or around a stock model
     name: str
-    columns: list[int]
-    digest: str
+    columns: list[int]  # of its answers, in the order of the labels of the data
+    digest: str  # of its weights, tokenizer and contract
 
     def answer_table(self, dataset: Dataset) -> pd.DataFrame:
         """As that of `bertcls.report.scores`, by its own temperature and thresholds."""
@@ -122,8 +115,8 @@ def load_teacher(
             f"Found --match_vectors {match_vectors} with the stock classifier {name_or_path}; expected a folder that "
             "a recipe saved, whose vectors are known. Leave it out."
         )
-    encoder = classifier.model.encoder if ours else classifier.model.model.base_model
     if student_layers:
+        encoder = classifier.model.encoder if ours else classifier.model.model.base_model
         count = encoder_parts(encoder).num_layers
         if {*student_layers} - {*range(count)} or sorted({*student_layers}) != student_layers:
             raise ValueError(
@@ -140,14 +133,8 @@ def load_teacher(
 def _stock_classifier(name_or_path: str, pairs: bool) -> TextClassifier:
     tokenizer, config = load_tokenizer(name_or_path), load_config(name_or_path)
     options = {"config": config, "dtype": torch.float32, "output_loading_info": True, "trust_remote_code": False}
-    try:
-        with readable_weights(name_or_path):
-            model, info = AutoModelForSequenceClassification.from_pretrained(name_or_path, **options)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"No classifier can be loaded from {name_or_path} ({str(error).splitlines()[0]}); expected a folder that "
-            "a recipe saved, or a stock sequence classifier. Give another --teacher."
-        ) from error
+    with readable_weights(name_or_path):
+        model, info = AutoModelForSequenceClassification.from_pretrained(name_or_path, **options)
     if info["missing_keys"]:
         raise ValueError(
             f"Found no weights {', '.join(sorted(info['missing_keys'])[:3])} in {name_or_path}; expected a trained "

@@ -218,6 +218,7 @@ def test_the_answers_are_kept_until_weights_contract_or_rows_change(
 ):
     rows = pd.DataFrame({"text": [f"text {row}" for row in range(30)], "label": ["bad", "good"] * 15})
     rows.to_csv(tmp_path / "train.csv", index=False)
+    (tmp_path / "more.txt").write_text("another text\n")
     splits = load_splits(train_file=str(tmp_path / "train.csv"))
     asked, kept = [], TextClassifier.logits
     monkeypatch.setattr(TextClassifier, "logits", lambda *args, **more: asked.append(1) or kept(*args, **more))
@@ -225,7 +226,8 @@ def test_the_answers_are_kept_until_weights_contract_or_rows_change(
 
     def ask() -> int:
         before = len(asked)
-        teach(splits, None, load_teacher(str(tmp_path / "teacher"), splits["train"]))
+        teacher = load_teacher(str(tmp_path / "teacher"), splits["train"])
+        teach(splits, None, teacher, unlabelled_file=str(tmp_path / "more.txt"))
         return len(asked) - before
 
     assert [ask(), ask()] == [1, 0]
@@ -236,6 +238,8 @@ def test_the_answers_are_kept_until_weights_contract_or_rows_change(
     with torch.no_grad():
         model.classifier.bias[0] += 1e-3
     model.save_pretrained(tmp_path / "teacher")
+    assert [ask(), ask()] == [1, 0]
+    (tmp_path / "more.txt").write_text("yet another text\n")
     assert [ask(), ask()] == [1, 0]
 
 
