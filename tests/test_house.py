@@ -19,7 +19,7 @@ FLOORS = {  # which may be imported from which
     "data": {"data", "ground"},
     "ground": set(),
 }
-GROUND = {"layout", "process"}
+GROUND = {"layout", "process", "together"}
 OPEN_TO_DATA = {"text", "modeling"}
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
