@@ -200,8 +200,8 @@ def parse(
     if training_args.device.type == "cpu":
         use_cores(args.cpu_threads)
     named = training_args.output_dir if {"output_dir"} & (given | {*defaults}) else None
-    launch, resumes = launchers() if restarts() else [], training_args.resume_from_checkpoint is not None
     _refuse_restarts(args, training_args, named)
+    launch, resumes = launchers() if restarts() else [], training_args.resume_from_checkpoint is not None
     args.run_dir, training_args.resume_from_checkpoint = from_rank_0(
         lambda: _make_output_dir(args, training_args, named, launch)
     )
