@@ -1,5 +1,7 @@
 """Shards of a job array: each labels its share of the parts, and the same command without one joins them."""
 
+import re
+
 import pytest
 from conftest import load_recipe
 from filelock import FileLock
@@ -20,7 +22,7 @@ def words(encoder_folder, tmp_path_factory) -> list:
     """Of a command that labels 100 rows in 13 parts, but for its output."""
     place = tmp_path_factory.mktemp("shards")
     (place / "mine.csv").write_text(
-        "text\n" + "".join(f"good film {row}, {'bad ' * (row % 7)}\n" for row in range(100))
+        "text\n" + "".join(f"good film {row} {'bad ' * (row % 7)}\n" for row in range(100))
     )
     model = save_model(encoder_folder, place / "model")
     return ["--model_name_or_path", model, "--dataset_name", place / "mine.csv", "--rows_per_part", "8"]
@@ -78,7 +80,7 @@ def test_what_other_shards_would_lose_or_mix_is_refused(recipe, words, tmp_path,
     there = sorted(folder.iterdir())
     for option in (["--rows_per_part", "9"], ["--abstain_below", "0.7"], ["--keep_columns", "false"]):
         line = refused(capsys, recipe, *here, "--shard", "2/2", *option)
-        assert f"Found parts of a run with another {option[0][2:]} in" in line
+        assert re.search(rf"Found parts of a run with another [\w ]*{option[0][2:]} in", line)
     line = refused(capsys, recipe, *here, "--shard", "2/2", "--overwrite_output")
     assert "Found --overwrite_output with --shard 2/2; expected one of them" in line
     assert "Found --shard, which does nothing here" in refused(

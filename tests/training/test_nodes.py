@@ -109,7 +109,9 @@ def test_a_killed_process_is_started_again_and_ends_as_an_undisturbed_run(one_ma
         assert ended(launchers) == [0, 0], said(tmp_path)[-3000:]
         assert said(tmp_path).count("Another attempt: goes on from checkpoint-") == 1
         check_same(tmp_path / "run", one_machine)
-        launchers = start(machines, "restart", tmp_path, *OPTIONS, "8", "--max_steps", "1", "--output_dir", one_machine)
+        launchers = start(
+            machines, "restart", tmp_path, *OPTIONS, "8", "--max_steps", "1", "--output_dir", one_machine
+        )
         assert 0 not in ended(launchers)
     lines = [line for line in said(tmp_path).splitlines() if line.startswith("error: ")]
 
@@ -129,7 +131,7 @@ def test_a_cut_cable_ends_a_run_that_would_hang(tmp_path):
 @pytest.mark.slow
 @two_machines
 def test_a_machine_that_dies_loses_nothing_that_was_labelled(encoder_folder, tmp_path):
-    rows = [f"good film {row}, {'bad ' * (row % 50)}\n" for row in range(4000)]
+    rows = [f"good film {row} {'bad ' * (row % 50)}\n" for row in range(4000)]
     (tmp_path / "new.csv").write_text("text\n" + "".join(rows))
     save_model(encoder_folder, tmp_path / "mine")
     folder, recipe = parts_folder(tmp_path / "labels.parquet"), load_recipe("predict")
