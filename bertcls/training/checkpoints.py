@@ -129,7 +129,7 @@ class Checkpoints(TrainerCallback):
         collate = train_dataloader.collate_fn
         if hasattr(collate, "epoch"):
             collate.epoch.fill_(int(state.epoch))
-        sampler = train_dataloader.get_sampler()
+        sampler = sampler_of(train_dataloader)
         if hasattr(sampler, "generator"):
             sampler.generator = sampler.generator or torch.Generator()
             seed = args.seed if args.data_seed is None else args.data_seed
@@ -185,6 +185,13 @@ class Checkpoints(TrainerCallback):
         flag = torch.tensor(float(self.terminated))
         torch.distributed.all_reduce(flag, group=self.group)
         return bool(flag)
+
+
+def sampler_of(dataloader):
+    """That which orders the rows; with several processes it is within the one that shares out its batches."""
+    found = dataloader.get_sampler()
+    shared = getattr(dataloader.batch_sampler, "batch_sampler", None)
+    return getattr(shared, "sampler", None) if found is None else found
 
 
 def describe_run(args, model) -> dict:
