@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import socket
 import sys
 import threading
@@ -48,7 +49,7 @@ class _Pulse:
             try:
                 torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MIN, group=self.group)
             except RuntimeError as error:
-                return self._lose(str(error).splitlines()[0][-160:])
+                return self._lose(re.sub(r"^\[.*?\] ", "", str(error)).splitlines()[0].split(". ")[0])
             pause = _BEAT if numbers.sum() == 0 else _WAITING
             with self.changed:
                 self.all_came = int(numbers[0])
