@@ -25,6 +25,7 @@ def begin(work, rank: int, count: int, folder: Path) -> None:
     os.dup2(said, 1), os.dup2(said, 2)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}  # which accelerate asks for, and nobody uses
     PartialState._reset_state()
     torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=count)
     try:
@@ -59,6 +60,7 @@ def test_all_wait_for_the_slowest_and_hear_the_first(tmp_path):
         heard = together.from_rank_0(lambda: time.sleep(0.5) or f"rank {rank}")
         shared = together.first_in(folder / "shared")
         apart = together.first_in(folder / f"disk-{rank // 2}")  # two processes of one machine, one of another
+        together.meet()
         left = [*(folder / "shared").iterdir(), *(folder / f"disk-{rank // 2}").iterdir()]
         return there, heard, shared, apart, left
 
