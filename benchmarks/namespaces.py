@@ -71,9 +71,9 @@ class Machines:
         self.started.append(subprocess.Popen(words, env=environment, **options))
         return self.started[-1]
 
-    def cut(self) -> None:
-        """The cable, at the second machine."""
-        ip("-n", self.names[1], "link", "set", "eth0", "down")
+    def cut(self, state: str = "down") -> None:
+        """The cable, at the second machine; `up` mends it."""
+        ip("-n", self.names[1], "link", "set", "eth0", state)
 
 
 def worker_of(launcher: subprocess.Popen) -> psutil.Process | None:
