@@ -79,7 +79,7 @@ class RunArguments(TrainingArguments):
     logging_steps: float = _option(0.05, "Steps between logs, or their share of all.")
     logging_nan_inf_filter: bool = _option(False, "It waits for the device at each step, and hides a NaN.")
     ddp_broadcast_buffers: bool | None = _option(False, "No buffer changes in training.")
-    ddp_timeout: int = _option(30 * 24 * 3600, "Seconds; with --seeds the others wait while rank 0 reports.")
+    ddp_timeout: int = _option(600, "Seconds after which a process or a machine that is silent ends the run.")
     hub_private_repo: bool | None = _option(True, "Of a repository that is made.")
     hub_strategy: str = _option("end", "The finished model alone is pushed.")
     do_train: bool = _option(True, "Always.")

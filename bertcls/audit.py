@@ -22,8 +22,9 @@ from bertcls.data.load import load_splits
 from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, comparison_keys, containing_texts, draw_rows
 from bertcls.layout import AUDIT
 from bertcls.modeling import REGRESSION
-from bertcls.process import OptionParser, from_rank_0, one_line_errors, say
+from bertcls.process import OptionParser, one_line_errors, say
 from bertcls.text import CJK_CHARACTER, nfkc
+from bertcls.together import from_rank_0
 from bertcls.tokenization import load_tokenizer
 
 LEAK_EXIT_CODE = 3

@@ -7,6 +7,7 @@ CHECKPOINTS = "checkpoints"  # folder of Trainer's checkpoints
 START = "start"  # beside the checkpoints: the model before its first step, which may be the best one
 COMPLETE = "complete.json"  # in a checkpoint, written last
 PLAIN = "plain"  # folder of a distilled student's twin, trained on the labels alone
+LAUNCH = ".launch"  # of a run whose launcher starts it again: which launcher that is
 REPORT = "report"  # folder; all scores of the reported rows can be recomputed from the predictions in it
 RESULTS = f"{REPORT}/metrics.json"
 PREDICTIONS = f"{REPORT}/predictions.parquet"

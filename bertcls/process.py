@@ -13,12 +13,10 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 import torch
 import xxhash
-from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from huggingface_hub.errors import StrictDataclassError
 from tqdm import tqdm
@@ -26,7 +24,6 @@ from transformers.utils import logging
 
 _LONGEST_LINE = 1500  # characters of an error: its data, a name or a type, may have any number
 LOCK = ".lock"  # file in a folder that a process writes to; it stays
-Result = TypeVar("Result")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _FULL_DISK = (  # what safetensors (122 is the user's quota) and torch say, which raise errors of their own
     *("No space left on device", "os error 28", "os error 122"),
@@ -135,22 +132,6 @@ def warn(message: str) -> None:
         logger.warning(message)
 
 
-def from_rank_0(make: Callable[[], Result]) -> Result:
-    """What `make` gives on the first process, or raises there: on all of them, since they would wait for it."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return make()
-    answer: list = [None, None]
-    if torch.distributed.get_rank() == 0:
-        try:
-            answer[0] = make()
-        except (OSError, ValueError) as error:
-            answer[1] = error
-    broadcast_object_list(answer)
-    if answer[1] is not None:
-        raise answer[1]
-    return answer[0]
-
-
 def refuse_inside(output: str | Path, sources: Iterable[str | None], flag: str) -> None:
     """Refuses an `output`, named by `flag`, that is or lies in one of the `sources` here, which it would harm."""
     output = Path(output).expanduser().resolve()
@@ -162,11 +143,14 @@ def refuse_inside(output: str | Path, sources: Iterable[str | None], flag: str) 
             )
 
 
-def lock_folder(folder: Path, flag: str) -> FileLock:
-    """The lock of a folder, named by `flag`, until it is released, nobody refers to it, or the process ends."""
-    lock = FileLock(folder / LOCK, is_singleton=True)  # one for all runs of this process
+def lock_folder(folder: Path, flag: str, *, name: str = LOCK, seconds: float = 0) -> FileLock:
+    """The lock of a folder, named by `flag`, until it is released, nobody refers to it, or the process ends.
+
+    `name` is that of its file where a folder has several; another process may hold it for `seconds`.
+    """
+    lock = FileLock(folder / name, is_singleton=True)  # one for all runs of this process
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=seconds)
     except Timeout as error:
         raise ValueError(
             f"Found another run that is writing to {folder}; expected none. Wait for it, end it, or name another "

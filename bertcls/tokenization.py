@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
@@ -17,6 +16,7 @@ if TYPE_CHECKING:  # a server that labels texts does not import datasets
 from bertcls.modeling import load_config
 from bertcls.process import say
 from bertcls.text import check_steps, clean_all, own_steps
+from bertcls.together import first_of_cache
 
 _WAYS = {
     "truncation": ("none", "head", "tail", "head_tail"),
@@ -328,7 +328,7 @@ def tokenize_splits(
     contract |= {"truncation": truncation, "pair_truncation": pair_truncation if pairs else None}
     check_steps(cleaning)
     result, special = {}, tokenizer.num_special_tokens_to_add(pair=pairs)
-    with PartialState().local_main_process_first():  # the others read its cache
+    with first_of_cache():
         for name in [name for name in ("train", "validation") if name in splits]:
             max_windows = max_train_windows if name == "train" else None
             result[name] = splits[name].map(

@@ -3,6 +3,7 @@
 Data: csv, tsv, json, jsonl, parquet or txt, compressed or not, a folder or a Hub id, as in the recipes; no labels.
 Run:  python recipes/predict.py --model_name_or_path runs/mine --dataset_name mine.csv --output_file labels.parquet
       accelerate launch --multi_gpu recipes/predict.py ...    (all GPUs; on several machines to a folder that all see)
+      python recipes/predict.py ... --shard 3/16              (of a job array; then without --shard, which joins them)
       python recipes/predict.py --model_name_or_path runs/mine --text "Never again."
       python recipes/predict.py --model_name_or_path runs/mine --text -         (a line of standard input, a line out)
 
@@ -20,11 +21,12 @@ from tqdm.auto import tqdm
 
 from bertcls import TextClassifier
 from bertcls.data.streams import stream_rows
-from bertcls.process import from_rank_0, one_line_errors
+from bertcls.process import one_line_errors
 from bertcls.serve.bulk import (
     Survey,
     check_output,
     check_pairs,
+    describe_missing,
     describe_prediction,
     describe_program,
     lines_of_standard_input,
@@ -34,6 +36,7 @@ from bertcls.serve.bulk import (
     start_processes,
 )
 from bertcls.text import load_steps
+from bertcls.together import from_rank_0, meet, staying_together
 from bertcls.training.launch import parse_options
 
 SOURCE = ("split", "text_column", "text_pair_column", "id_column", "encoding", "delimiter", "streaming")  # of the data
@@ -58,6 +61,7 @@ class Arguments:
     overwrite_output: bool = field(default=False, metadata={"help": "Remove what is there, and start anew."})
     abstain_below: float | None = field(default=None, metadata={"help": "Null where no label is so probable."})
     rows_per_part: int = field(default=4096, metadata={"help": "Rows written at once, and lost at most if killed."})
+    shard: str | None = field(default=None, metadata={"help": "Label a share of the parts, such as 3/16; no joining."})
     text: str | None = field(
         default=None, metadata={"help": "One text to label; - labels standard input line by line, pairs with a tab."}
     )
@@ -73,7 +77,7 @@ class Arguments:
             raise ValueError("Found --text and --dataset_name, or neither; expected one of them. Give one.")
         if (self.dataset_name is None) != (self.output_file is None):
             raise ValueError("Found --dataset_name or --output_file alone; expected both or neither. Give the other.")
-        of_data = (*SOURCE, "dataset_config_name", "overwrite_output")
+        of_data = (*SOURCE, "dataset_config_name", "overwrite_output", "shard")
         idle = [name for name in of_data if self.text is not None and getattr(self, name)]
         idle += ["text_pair"] if self.text_pair is not None and self.text in (None, "-") else []
         if idle:
@@ -88,7 +92,7 @@ def main(args: Arguments) -> None:
     # 1. The model, on one device a process
     output_file = Path(args.output_file or "").expanduser()
     if args.text is None:
-        check_output(output_file, source=args.dataset_name, overwrite=args.overwrite_output)
+        check_output(output_file, source=args.dataset_name, overwrite=args.overwrite_output, shard=args.shard)
     state = start_processes(args.cpu_threads, cpu=args.backend == "onnx")
     load_steps(args.steps)
     engine = {"backend": args.backend, "dtype": args.dtype}
@@ -109,9 +113,9 @@ def main(args: Arguments) -> None:
 
         # 3. The parts that a killed run left are gone on with, if they are of this model, data and options
         names = ("abstain_below", "words", "rows_per_part", "streaming", "keep_columns", *engine)
-        manifest = describe_program(classifier) | {"data": survey.digest}
+        manifest = describe_program(classifier) | {"data": survey.digest, "rows": survey.counts["rows"]}
         manifest |= {name: getattr(args, name) for name in names}
-        locks.append(open_parts(output_file, manifest, overwrite=args.overwrite_output))
+        locks.append(open_parts(output_file, manifest, overwrite=args.overwrite_output, shard=args.shard))
         return (None, None) if args.streaming else (survey.counts["rows"], survey.digest)
 
     total, digest = from_rank_0(begin)
@@ -119,19 +123,21 @@ def main(args: Arguments) -> None:
     # 4. Label: a part a process at a time
     shown = {} if state.is_main_process else {"disable": True}  # of all processes' rows, which go on abreast
     with tqdm(total=total, desc="Labelling", unit=" rows", smoothing=0, **shown) as bar:
-        asked = {"abstain_below": args.abstain_below, "words": args.words}
+        asked = {"abstain_below": args.abstain_below, "words": args.words, "shard": args.shard}
         parts, counts = predict_parts(classifier, rows(), output_file, state=state, digest=digest, bar=bar, **asked)
-    state.wait_for_everyone()
+    meet()
 
-    # 5. One file, in the order of the data
-    if state.is_main_process:
+    # 5. One file, in the order of the data, once all parts are there
+    if state.is_main_process and args.shard is not None:
+        left = describe_missing(parts, args.shard) or "no part is missing: without --shard they are joined"
+        print(f"Shard {args.shard} is labelled; {left}.")
+    elif state.is_main_process:
         merge_parts(parts, output_file)
         locks.pop().release()
         print(f"{output_file}: {counts['rows']:,} rows")
         for kind, what in (("missing", "no text, and so no label"), ("empty", "an empty text, labelled as it is")):
             if counts[kind]:
                 print(f"{counts[kind]:,} of them have {what}")
-    state.destroy_process_group()
 
 
 def answer(classifier: TextClassifier, args: Arguments) -> None:
@@ -150,5 +156,5 @@ def answer(classifier: TextClassifier, args: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors():
+    with one_line_errors(), staying_together():
         main(parse_options(Arguments, description=__doc__))

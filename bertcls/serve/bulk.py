@@ -5,11 +5,11 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -30,10 +30,13 @@ from bertcls.data.tables import join_tables
 from bertcls.inference import Prediction, TextClassifier
 from bertcls.modeling import MULTI_LABEL, REGRESSION
 from bertcls.process import LOCK, file_digest, lock_folder, refuse_inside, use_cores, whole_file
+from bertcls.together import TIMEOUT, restarts, start_pulse
 
 FORMATS = (".parquet", ".jsonl", ".csv")
 _MANIFEST = "manifest.json"
 _SHOWN_WORDS = 8  # of a text in the terminal
+_SHOWN = 10  # of the parts that are missing
+_LOCK_SECONDS = 30  # in which another shard has written or compared the manifest
 _CODE = (
     "text",
     "tokenization",
@@ -48,7 +51,8 @@ _CODE = (
 def start_processes(cpu_threads: int | None = None, *, cpu: bool = False) -> PartialState:
     """This process among those of the launcher, on its accelerator, or on a CPU with its share of the cores."""
     on_cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    state = PartialState(cpu=on_cpu, timeout=timedelta(days=30))  # the fastest process waits for the slowest
+    state = PartialState(cpu=on_cpu, timeout=TIMEOUT)
+    start_pulse()
     if state.device.type == "cpu":
         use_cores(cpu_threads)
     return state
@@ -150,6 +154,7 @@ def predict_parts(
     output_file: Path,
     *,
     state: PartialState,
+    shard: str | None = None,
     digest: str | None = None,
     abstain_below: float | None = None,
     words: bool = False,
@@ -157,19 +162,20 @@ def predict_parts(
 ) -> tuple[list[Path], Counter]:
     """Labels this process's share of the parts that are not there yet, a table a part.
 
-    Every process reads all tables and labels each `num_processes`-th one. So a part holds the same rows, and the same
-    bytes on the same kind of machine, whatever the number of processes and of restarts. Gives the files of all parts
-    in order (those of other processes may not be there yet), and the counts of `Survey`. A part whose rows or bytes
-    are not those that the file beside it tells of is labelled anew.
+    Every process reads all tables and labels each `num_processes`-th one of its shard. So a part holds the same rows,
+    and the same bytes on the same kind of machine, whatever the number of processes, shards and restarts. Gives the
+    files of all parts in order (those of other processes may not be there yet), and the counts of `Survey`. A part
+    whose rows or bytes are not those that the file beside it tells of is labelled anew.
 
     Raises:
         ValueError: other rows than those of `digest`.
     """
-    parts, survey, folder = [], Survey(), parts_folder(output_file)
+    parts, survey, folder, (index, count) = [], Survey(), parts_folder(output_file), number_of_shard(shard)
     there = {path.name for path in folder.iterdir()}
     for number, table in enumerate(survey.read(tables)):
-        parts.append(part := folder / f"part-{number:06d}.parquet")
-        record, mine = part.with_suffix(".json"), number % state.num_processes == state.process_index
+        parts.append(part := _part(folder, number))
+        turn, of_others = divmod(number - index, count)
+        record, mine = part.with_suffix(".json"), not of_others and turn % state.num_processes == state.process_index
         if record.name in there and not (mine and _record_of(part, survey.part) != record.read_text()):
             if not bar.disable:
                 bar.initial += len(table)  # no part of this run's speed
@@ -187,14 +193,40 @@ def predict_parts(
     return parts, survey.counts
 
 
+def _part(folder: Path, number: int) -> Path:
+    return folder / f"part-{number:06d}.parquet"
+
+
 def _record_of(part: Path, rows: str) -> str:
     """What tells of a part that is whole: digests of its rows before they were labelled, and of its file."""
     return json.dumps({"rows": rows, "file": file_digest(part) if part.is_file() else None})
 
 
-def check_output(output_file: Path, *, source: str | None = None, overwrite: bool = False) -> None:
+def number_of_shard(shard: str | None) -> tuple[int, int]:
+    """Which shard it is, counted from 0, and of how many; without one the only one.
+
+    >>> number_of_shard("3/16"), number_of_shard(None)
+    ((2, 16), (0, 1))
+    """
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard or "1/1")
+    number, count = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= count:
+        raise ValueError(f"Found --shard {shard}; expected one from 1/16 to 16/16, or of another number. Correct it.")
+    return number - 1, count
+
+
+def check_output(
+    output_file: Path, *, source: str | None = None, overwrite: bool = False, shard: str | None = None
+) -> None:
     """Refuses an output of another kind than `FORMATS`, one in its source, and one that is there, but for what a
-    killed run left."""
+    killed run left; and to overwrite what other shards, or earlier attempts of the launcher, have labelled."""
+    number_of_shard(shard)
+    other = f"--shard {shard}" if shard else f"--max_restarts {restarts()}" if restarts() else None
+    if overwrite and other:
+        raise ValueError(
+            f"Found --overwrite_output with {other}; expected one of them, since it would remove what was labelled "
+            "before. Leave it out, and remove the old output, or name another."
+        )
     if output_file.suffix not in FORMATS:
         raise ValueError(
             f"Found --output_file {output_file}; expected a name that ends with {', '.join(FORMATS)}. Rename it."
@@ -215,25 +247,27 @@ def check_pairs(classifier: TextClassifier, *, given: bool, flag: str) -> None:
         )
 
 
-def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False) -> FileLock:
+def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False, shard: str | None = None) -> FileLock:
     """Makes and locks the folder of the parts, or goes on with one that a run with the same manifest left.
 
     `manifest` is what decides the content of the parts: model, data and options; `overwrite` removes what is there.
+    Shards hold a lock each, and a run of all the lock of the folder, which it gets where no shard is at work.
     """
     folder = parts_folder(output_file)
     path = folder / _MANIFEST
-    if folder.is_dir() and not path.is_file() and any(file.name != LOCK for file in folder.iterdir()):
+    ours = (LOCK, _MANIFEST)  # another shard may be writing it
+    if folder.is_dir() and not path.is_file() and any(not file.name.startswith(ours) for file in folder.iterdir()):
         raise FileExistsError(
             f"Found the folder {folder} without {_MANIFEST}; expected none, or one that a run of predict.py left. "
             "Remove it, or name another --output_file."
         )
     if overwrite and folder.is_dir():
-        lock_folder(folder, "--output_file").release()
+        _lock_parts(folder).release()
         _remove_folder(folder)
     if overwrite:
         output_file.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = lock_folder(folder, "--output_file")
+    lock = lock_folder(folder, "--output_file", seconds=_LOCK_SECONDS) if shard else _lock_parts(folder)
     try:
         there = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else manifest
     except (ValueError, TypeError, RecursionError) as error:
@@ -250,16 +284,49 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False) ->
         )
     with whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    if shard:
+        try:
+            return lock_folder(folder, "--output_file", name=f"{LOCK}-{shard.replace('/', '-of-')}")
+        finally:
+            lock.release()
+    parts = [_part(folder, number) for number in range(-(-manifest["rows"] // manifest["rows_per_part"]))]
+    begun = any(folder.glob("part-*.json")) and not manifest["streaming"]  # of a stream one part's rows are known
+    if begun and (missing := describe_missing(parts)):
+        print(f"Goes on with {folder}: {missing}.")
     return lock
+
+
+def _lock_parts(folder: Path) -> FileLock:
+    """The lock of all parts, which no shard that is at work holds in part."""
+    lock = lock_folder(folder, "--output_file")
+    try:
+        for path in folder.glob(f"{LOCK}-*"):
+            lock_folder(folder, "--output_file", name=path.name).release()
+    except ValueError:
+        lock.release()
+        raise
+    return lock
+
+
+def describe_missing(parts: list[Path], shard: str | None = None) -> str | None:
+    """Which of the parts are not there, or not whole, and of which shards they are; `None` where all are there."""
+    there = {path.name for path in parts[0].parent.iterdir()} if parts else set()
+    missing = [int(part.stem[5:]) for part in parts if part.with_suffix(".json").name not in there]
+    if not missing:
+        return None
+    count = number_of_shard(shard)[1]
+    names = [f"part-{number:06d}" for number in missing]
+    shards = [f"{number + 1}/{count}" for number in sorted({number % count for number in missing})]
+    shown, theirs = (", ".join(words[:_SHOWN]) + ", ..." * (len(words) > _SHOWN) for words in (names, shards))
+    return f"{len(missing)} of {len(parts)} parts are missing: {shown}{f' (of --shard {theirs})' if shard else ''}"
 
 
 def merge_parts(parts: list[Path], output_file: Path) -> None:
     """Joins parts to one file, one part in memory at a time, and removes their folder."""
-    missing = [part.name for part in parts if not part.with_suffix(".json").is_file()]
-    if missing:
+    if missing := describe_missing(parts):
         raise FileNotFoundError(
-            f"{len(missing)} of {len(parts)} parts are not in {parts_folder(output_file)}, the first is {missing[0]}; "
-            "expected all of them. Start the command again; on several machines the folder must be one that all see."
+            f"In {parts_folder(output_file)} {missing}; expected all of them. Start the command again; on several "
+            "machines the folder must be one that all see."
         )
     schema = join_tables([pq.read_schema(part).empty_table() for part in parts], "the parts").schema
     with whole_file(output_file) as path, contextlib.ExitStack() as stack:

@@ -18,7 +18,7 @@ from transformers.utils.import_utils import enable_tf32
 
 from bertcls.layout import START
 from bertcls.optim import check_rates
-from bertcls.training.checkpoints import Checkpoints
+from bertcls.training.checkpoints import Checkpoints, sampler_of
 from bertcls.training.console import use_epoch_lines
 from bertcls.training.cpu import FastOnCpu
 
@@ -130,7 +130,7 @@ class LongestBatchFirst(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):
         # Trainer hands the sampler a lazy column, which costs seconds at every sort of an epoch.
-        sampler = train_dataloader.get_sampler()
+        sampler = sampler_of(train_dataloader)
         if hasattr(sampler, "lengths"):
             sampler.lengths = list(sampler.lengths)
         if control.should_training_stop or state.max_steps == 0:  # a finished run, loaded for its report; few rows

@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from accelerate import PartialState
 from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from bertcls.export.onnx import remove_export
 from bertcls.layout import CHECKPOINTS, COMPLETE, ONNX, PLAIN, RUN_FILES, START
 from bertcls.process import file_digest, is_full_disk, sync_folder, whole_file
+from bertcls.together import meet, processes
 
 TERMINATED = 143  # exit code of a process that SIGTERM ended: 128 + 15
 _SETTINGS = (  # of TrainingArguments; the first two decide on rows and weights, so they are compared first
@@ -67,6 +67,7 @@ class Checkpoints(TrainerCallback):
         self.kept = args.save_total_limit
         if self.overwrite and args.process_index == 0:
             clear_output(str(Path(args.output_dir).parent))
+        meet()
         if args.resume_from_checkpoint is None:
             return
         checkpoint = Path(args.resume_from_checkpoint)
@@ -120,7 +121,7 @@ class Checkpoints(TrainerCallback):
             control.should_training_stop = True
         args.save_total_limit = None  # Trainer would remove before we have written
         if args.world_size > 1 and self.group is None:
-            self.group = torch.distributed.new_group(backend="gloo")
+            self.group = torch.distributed.new_group(backend="gloo", timeout=args.ddp_timeout_delta)
         if self.former_handler is None and threading.current_thread() is threading.main_thread():
             self.former_handler = signal.signal(signal.SIGTERM, self._terminate)
 
@@ -128,7 +129,7 @@ class Checkpoints(TrainerCallback):
         collate = train_dataloader.collate_fn
         if hasattr(collate, "epoch"):
             collate.epoch.fill_(int(state.epoch))
-        sampler = train_dataloader.get_sampler()
+        sampler = sampler_of(train_dataloader)
         if hasattr(sampler, "generator"):
             sampler.generator = sampler.generator or torch.Generator()
             seed = args.seed if args.data_seed is None else args.data_seed
@@ -145,9 +146,8 @@ class Checkpoints(TrainerCallback):
             control.should_save = True
 
     def on_save(self, args, state, control, **kwargs):
-        process = PartialState()
         checkpoint = Path(args.output_dir, f"checkpoint-{state.global_step}")
-        process.wait_for_everyone()  # each writes its random state
+        meet()  # each writes its random state
         if args.should_save:
             ended = None
             if control.should_training_stop:
@@ -157,8 +157,8 @@ class Checkpoints(TrainerCallback):
                 print(f"Removed {folder.name}, which is not whole ({why_incomplete(folder)}).")
                 shutil.rmtree(folder)
             rotate_checkpoints(args.output_dir, self.kept, state.best_model_checkpoint)
+        meet()  # a launcher ends the others when the first one ends
         if self._one_was_terminated(args):
-            process.wait_for_everyone()  # a launcher ends the others when the first one ends
             if args.process_index == 0:
                 how = how_to_go_on(checkpoint.parent)
                 if args.save_only_model:
@@ -176,7 +176,7 @@ class Checkpoints(TrainerCallback):
 
     def _terminate(self, number, frame) -> None:
         self.terminated = True
-        if PartialState().num_processes == 1:  # else a launcher may forward what the process got already
+        if processes() == 1:  # else a launcher may forward what the process got already
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _one_was_terminated(self, args) -> bool:
@@ -185,6 +185,13 @@ class Checkpoints(TrainerCallback):
         flag = torch.tensor(float(self.terminated))
         torch.distributed.all_reduce(flag, group=self.group)
         return bool(flag)
+
+
+def sampler_of(dataloader):
+    """That which orders the rows; with several processes it is within the one that shares out its batches."""
+    found = dataloader.get_sampler()
+    shared = getattr(dataloader.batch_sampler, "batch_sampler", None)
+    return getattr(shared, "sampler", None) if found is None else found
 
 
 def describe_run(args, model) -> dict:

@@ -19,6 +19,7 @@ from bertcls.process import say
 from bertcls.report.folds import FoldAnswers
 from bertcls.report.scores import scores_before
 from bertcls.report.write import describe_report, write_metrics, write_report
+from bertcls.together import finishing
 
 _COMPARED = 64  # texts on which the saved model must answer as the trained one
 
@@ -42,6 +43,7 @@ def calibrate(classifier: TextClassifier, validation: Dataset) -> None:
         config.thresholds = tune_thresholds(classifier.to_probabilities(logits), labels)
 
 
+@finishing()
 def finish_run(
     trainer: Trainer,
     splits: DatasetDict,

@@ -10,11 +10,20 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from accelerate.utils import gather_object
 
 from bertcls.arguments import NEWEST, RunArguments, TextArguments
-from bertcls.layout import CHECKPOINTS, RESULTS
-from bertcls.process import LOCK, from_rank_0, lock_folder, one_line_errors, refuse_inside, use_cores
+from bertcls.layout import CHECKPOINTS, LAUNCH, RESULTS
+from bertcls.process import LOCK, lock_folder, one_line_errors, refuse_inside, use_cores, whole_file
 from bertcls.report.folds import chosen_epochs
+from bertcls.together import (
+    first_in,
+    from_rank_0,
+    launchers,
+    restarts,
+    start_pulse,
+    staying_together,
+)
 from bertcls.training.checkpoints import (
     clean_up_full_disk,
     how_to_go_on,
@@ -51,11 +60,12 @@ def run_recipe(
             return how_to_go_on(under_way) if under_way else None
         return clean_up_full_disk(error, under_way)
 
-    with one_line_errors(explain=explain):
+    with one_line_errors(explain=explain), staying_together():
         for args, training_args in parse_runs(
             arguments_class, argv, defaults=defaults, sample=sample, description=description
         ):
             under_way = Path(training_args.output_dir)
+            start_pulse(training_args.ddp_timeout_delta)
             try:
                 main(args, training_args)
             except BaseException:
@@ -190,9 +200,18 @@ def parse(
     if training_args.device.type == "cpu":
         use_cores(args.cpu_threads)
     named = training_args.output_dir if {"output_dir"} & (given | {*defaults}) else None
+    _refuse_restarts(args, training_args, named)
+    launch, resumes = launchers() if restarts() else [], training_args.resume_from_checkpoint is not None
     args.run_dir, training_args.resume_from_checkpoint = from_rank_0(
-        lambda: _make_output_dir(args, training_args, named)
+        lambda: _make_output_dir(args, training_args, named, launch)
     )
+    if not resumes and training_args.resume_from_checkpoint is not None:  # an attempt that goes on, as `RunArguments`
+        training_args.eval_on_start, training_args.restore_callback_states_from_checkpoint = False, True
+    if not training_args.save_on_each_node and max(gather_object([first_in(args.run_dir)])) > 0:
+        raise ValueError(
+            f"Found {args.run_dir} on one machine alone; expected a folder that all of them see. Name another "
+            "--output_dir, or give --save_on_each_node."
+        )
     training_args.output_dir = str(Path(args.run_dir, CHECKPOINTS))
     args.started = time.time()
     if training_args.device.type not in ("cpu", "mps"):
@@ -222,8 +241,24 @@ def _unnamed_run() -> Path:
     return Path("runs") / f"{Path(sys.argv[0]).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _make_output_dir(args: TextArguments, training_args: RunArguments, named: str | None) -> tuple[str, str | None]:
-    """The folder of the run, locked, and the checkpoint to resume from."""
+def _refuse_restarts(args: TextArguments, training_args: RunArguments, named: str | None) -> None:
+    """Refuses what a later attempt of the launcher could not go on with."""
+    for wrong, found, fix in (
+        (named is None, "no --output_dir", "Name one that all machines see"),
+        (training_args.save_on_each_node, "--save_on_each_node", "Leave it out, and name a folder that all see"),
+        (args.overwrite_output, "--overwrite_output", "Name a new --output_dir"),
+    ):
+        if restarts() and wrong:
+            raise ValueError(
+                f"Found {found} with --max_restarts {restarts()}; expected one folder, in which each attempt goes on "
+                f"from what the ones before left. {fix}."
+            )
+
+
+def _make_output_dir(
+    args: TextArguments, training_args: RunArguments, named: str | None, launch: list[list]
+) -> tuple[str, str | None]:
+    """The folder of the run, locked, and the checkpoint to resume from; `launch` is that of `launchers`."""
     checkpoint, elsewhere = training_args.resume_from_checkpoint, False
     if named is not None:
         output_dir = Path(named)
@@ -240,6 +275,10 @@ def _make_output_dir(args: TextArguments, training_args: RunArguments, named: st
             f"Found --resume_from_checkpoint {checkpoint}, which does not lie in a folder {CHECKPOINTS} of a run. "
             "Name the folder of the run by --output_dir."
         )
+    if _began_here(output_dir, launch):
+        newest = newest_complete(output_dir / CHECKPOINTS)[0]
+        checkpoint, args.overwrite_output = NEWEST if newest else checkpoint, newest is None
+        print(f"Another attempt: {f'goes on from {newest.name}' if newest else 'no checkpoint is whole yet'}.")
     if checkpoint == NEWEST:
         newest, skipped = newest_complete(output_dir / CHECKPOINTS)
         if newest is None:
@@ -274,13 +313,25 @@ def _make_output_dir(args: TextArguments, training_args: RunArguments, named: st
         ) from error
     if fills:  # once more: another run may just have ended
         _refuse_filled(args, output_dir)
+    if launch:
+        with whole_file(output_dir / LAUNCH) as path:
+            path.write_text(json.dumps(launch))
     return str(output_dir), checkpoint
+
+
+def _began_here(output_dir: Path, launch: list[list]) -> bool:
+    """Whether an earlier attempt of the same launch began its run in a folder: one of its launchers is still there."""
+    try:
+        before = json.loads((output_dir / LAUNCH).read_text())
+    except (OSError, ValueError):
+        return False
+    return any(ours[:2] == theirs[:2] and abs(ours[2] - theirs[2]) < 60 for ours in launch for theirs in before)
 
 
 def _leave_no_empty_folder(args: TextArguments) -> None:
     """Removes the folder that a run made and wrote nothing into."""
     folder = Path(args.run_dir)
-    if args.made and not any(path.is_file() and path.name != LOCK for path in folder.rglob("*")):
+    if args.made and not any(path.is_file() and path.name not in (LOCK, LAUNCH) for path in folder.rglob("*")):
         args.lock.release()
         shutil.rmtree(folder)
         if folder.parent == Path("runs") and not any(folder.parent.iterdir()):
@@ -288,7 +339,7 @@ def _leave_no_empty_folder(args: TextArguments) -> None:
 
 
 def _refuse_filled(args: TextArguments, output_dir: Path) -> None:
-    filled = any(path.is_file() and path != output_dir / LOCK for path in output_dir.rglob("*"))
+    filled = any(path.is_file() and path.name not in (LOCK, LAUNCH) for path in output_dir.rglob("*"))
     if filled and not args.overwrite_output:
         raise FileExistsError(
             f"The output folder {output_dir} is not empty; expected a new or empty one. Name another --output_dir, or "

@@ -4,7 +4,6 @@ import hashlib
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import (
     DataCollatorForLanguageModeling,
@@ -15,6 +14,7 @@ from transformers import (
 from bertcls.data.splits import SPLIT_SEED
 from bertcls.process import say, warn
 from bertcls.text import clean_all
+from bertcls.together import first_of_cache
 from bertcls.tokenization import check_window
 
 IGNORED = -100  # label of a position that is not scored
@@ -251,7 +251,7 @@ def pack_splits(
     check_window(tokenizer, max_length=max_length, overlap=0)
     packing = {"tokenizer": tokenizer, "max_length": max_length, "cleaning": cleaning}
     packing["whole_word_mask"] = masking.whole_word_mask
-    with PartialState().local_main_process_first():  # the others read its cache
+    with first_of_cache():
         blocks = DatasetDict()
         for name in ("train", "validation"):
             names = splits[name].column_names

@@ -27,6 +27,7 @@ from bertcls.report.figures import draw_curves
 from bertcls.report.record import write_record
 from bertcls.report.scores import scores_before
 from bertcls.report.write import write_metrics
+from bertcls.together import finishing
 from bertcls.training.masking import IGNORED, MaskedBatches, MaskingCheck
 
 
@@ -237,6 +238,7 @@ def warm_up_head(
     model.base_model.requires_grad_(True)
 
 
+@finishing()
 def finish_pretraining(
     trainer: Trainer,
     results: dict,

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.optim import freeze
 from bertcls.process import say
+from bertcls.together import meet
 from bertcls.tokenization import WindowCollator
 from bertcls.training.checkpoints import weights_digest
 from bertcls.training.contrastive import contrastive_stage
@@ -51,6 +52,7 @@ def prepare_training(
     Raises:
         ValueError: a metric or an option that does not go with the task.
     """
+    meet()  # some had to load the encoder first
     freeze(model, freeze_encoder=freeze_encoder, freeze_layers=freeze_layers)
     model.start_digest = weights_digest(model.encoder)  # of the encoder as it came, for a run that is gone on with
     rows, kind = len(tokenized["train"]), model.config.problem_type or SINGLE_LABEL

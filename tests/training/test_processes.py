@@ -25,6 +25,7 @@ EXPECTED = {
     "cpu_2proc": PLAIN | {"num_processes": 2},
     "multi_gpu": PLAIN | {"num_processes": 4},
     "multi_node": PLAIN | {"num_processes": 8, "num_machines": 2, "main_process_port": 29500},
+    "multi_node_elastic": PLAIN | {"num_processes": 8, "num_machines": 2, "same_network": False},
     "fsdp": PLAIN | {"num_processes": 4, "multi_gpu": False, "use_fsdp": True},
     "deepspeed_zero2": PLAIN | {"num_processes": 4, "multi_gpu": False, "use_deepspeed": True},
 }
