@@ -199,8 +199,8 @@ def restarts() -> int:
     found = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
     if found and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise ValueError(
-            f"Found --max_restarts {found}; expected --rdzv_backend c10d and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 with "
-            "it, else another attempt may look for processes of the one before. Give the one, and set the other."
+            f"Found --max_restarts {found}; expected --rdzv_backend c10d and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
+            "with it, else another attempt may look for processes of the one before. Give the one, and set the other."
         )
     return found
 
