@@ -31,7 +31,7 @@ def start(machines: Machines, folder: Path, restarts: int, silence: int) -> list
     started = []
     for number in (0, 1):
         with open(folder / f"said-{number}", "w") as said:
-            environment = {"GLOO_SOCKET_IFNAME": "eth0"}
+            environment = {"GLOO_SOCKET_IFNAME": "eth0", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
             started.append(machines.start(number, words, env=environment, stdout=said, stderr=subprocess.STDOUT))
     return started
 

@@ -191,8 +191,18 @@ def first_of_cache() -> Iterator[None]:
 
 
 def restarts() -> int:
-    """How often the launcher starts the processes again where one of them ends (its `--max_restarts`)."""
-    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    """How often the launcher starts the processes again where one of them ends (its `--max_restarts`).
+
+    Raises:
+        ValueError: its attempts share a store of addresses, so that one may ask for a process of the one before.
+    """
+    found = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    if found and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise ValueError(
+            f"Found --max_restarts {found}; expected --rdzv_backend c10d and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
+            "with it, else another attempt may look for processes of the one before. Give the one, and set the other."
+        )
+    return found
 
 
 def launchers() -> list[list]:

@@ -76,3 +76,9 @@ def test_an_attempt_leaves_what_another_launch_wrote(start, tmp_path):
 def test_what_an_attempt_could_not_go_on_with(start, words, found):
     with pytest.raises(ValueError, match=found):
         start((1.0, 2.0), *(words or []), named=words is not None)
+
+
+def test_attempts_that_share_their_addresses(start, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.raises(ValueError, match="expected --rdzv_backend c10d and TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        start((1.0, 2.0))
