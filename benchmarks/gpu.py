@@ -139,7 +139,8 @@ def prepare(args: argparse.Namespace) -> None:
     make_model(args.folder, args.small)
     if args.dataset_name is None:
         steps, batch = args.size["steps"], max(ARMS.values())
-        make_texts(args.folder, {"train": steps * batch if args.small else SST2_ROWS, "validation": 872})
+        rows = {"train": steps * batch, "validation": 64} if args.small else {"train": SST2_ROWS, "validation": 872}
+        make_texts(args.folder, rows)
     sentences = split_of(args, "validation")["text"][:50]
     make_run(args.folder, sentences, PADDED if args.small else 256)
 
@@ -332,7 +333,9 @@ def ask(args: argparse.Namespace, name: str, seconds: float) -> dict:
     found.unlink(missing_ok=True)
     # a process that has seen CUDA cannot be forked; without, that saves the imports
     process = multiprocessing.get_context("fork" if DEVICE == "cpu" else "spawn").Process(
-        target=run_part, args=(args, name)
+        target=run_part,
+        args=(args, name),
+        name="MainProcess",  # transformers' collators take others for workers of a loader
     )
     process.start()
     process.join(seconds)

@@ -1,7 +1,8 @@
 """Seconds from the start of a program to its first answer, beside what it cannot do without of transformers.
 
-Each is started in a process of its own, in turn and in every other round backwards; medians are printed, with the
-packages that take most of the time of import beyond the reference (of one more start, by `-X importtime`).
+Each is started in a process of its own, in turn and in every other round backwards, once to warm up; medians are
+printed, of the clock and of the processor, which other work on the machine moves less. Of one more start by
+`-X importtime`: the packages that take most of the time of import beyond the reference.
 
 Run:  python benchmarks/start.py
 """
@@ -16,6 +17,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from machine import interleaved, show
 from predict_memory import save_model
 
@@ -34,6 +36,14 @@ def start(words: list[str], *options: str) -> str:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, *options, *words]
     return subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stderr
+
+
+def timed(found: list[float], words: list[str]) -> None:
+    """Adds the processor seconds of a start."""
+    before = os.times()
+    start(words)
+    after = os.times()
+    found.append(after.children_user + after.children_system - before.children_user - before.children_system)
 
 
 def packages(words: list[str]) -> Counter:
@@ -56,19 +66,21 @@ def main() -> None:
             name: [word.format(model=Path(folder, "model")) for word in command]
             for name, (command, _) in PROGRAMS.items()
         }
-        seconds = interleaved({name: partial(start, command) for name, command in words.items()}, args.rounds)
+        processor: dict[str, list[float]] = {name: [] for name in words}
+        seconds = interleaved({name: partial(timed, processor[name], words[name]) for name in words}, args.rounds)
         spent = {name: packages(command) for name, command in words.items()}
+    used = {name: float(np.median(found[1:])) for name, found in processor.items()}
     table, names = [], list(PROGRAMS)
     for name, (_, beside) in PROGRAMS.items():
         if beside is None:
-            table.append([name, seconds[name], "", "", ""])
+            table.append([name, seconds[name], used[name], "", "", ""])
             continue
         reference = names[beside]
         more = (spent[name] - spent[reference]).most_common(5)
         shown = ", ".join(f"{package} {taken:.2f}" for package, taken in more if taken >= 0.02)
-        times, above = seconds[name] / seconds[reference], seconds[name] - seconds[reference]
-        table.append([name, seconds[name], times, above, shown])
-    headings = ["program", "seconds", "x transformers", "seconds above", "most of it, seconds of import"]
+        times, above = (used[name] / used[reference], used[name] - used[reference])
+        table.append([name, seconds[name], used[name], times, above, shown])
+    headings = ["program", "s", "s of a processor", "x the reference", "s above it", "most of it, s of import"]
     show(f"Medians of {args.rounds} starts", headings, table, args.output)
 
 

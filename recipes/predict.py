@@ -34,7 +34,7 @@ from bertcls.serve.bulk import (
     start_processes,
 )
 from bertcls.text import load_steps
-from bertcls.training.launch import parse_options
+from bertcls.training.options import parse_options
 
 SOURCE = ("split", "text_column", "text_pair_column", "id_column", "encoding", "delimiter", "streaming")  # of the data
 

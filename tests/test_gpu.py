@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from bertcls import TextClassifier, export_onnx
-from bertcls.training.launch import parse_options
+from bertcls.training.options import parse_options
 
 pytestmark = pytest.mark.gpu
 WORDS = "--max_train_samples 96 --per_device_train_batch_size 32 --num_train_epochs 3 --head_init random".split()
