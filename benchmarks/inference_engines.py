@@ -2,8 +2,9 @@
 
 All answer the same texts with the same model, each in a process of its own and in interleaved rounds, so that noise of
 the machine meets all; medians are printed. Ours have the process that `recipes/predict.py` has. The baselines cut a
-text at one window, and do not clean it. `off` is how far a probability is at most from that of torch in fp32, `moves`
-how far it moves at most when a text is answered alone, padded to its own length, in place of among all texts.
+text at one window, and do not clean it. Torch computes on the accelerator where there is one. `off` is how far a
+probability is at most from that of torch in fp32, `moves` how far it moves at most when a text is answered alone,
+padded to its own length, in place of among all texts.
 Run:  python benchmarks/inference_engines.py --model_name_or_path runs/sst2 --dataset_name $DATA/sst2
       and of long texts: --dataset_name $DATA/imdb --split test --max_samples 200
 """
@@ -16,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import transformers
-from machine import ask_in_turn, show, tell
+from machine import DEVICE, ask_in_turn, show, tell
 from transformers import AutoConfig, AutoModelForSequenceClassification, pipeline
 
 from bertcls import TextClassifier, export_onnx, load_splits, load_tokenizer
@@ -38,7 +39,7 @@ Answer = Callable[[list[str]], np.ndarray]  # probabilities [texts, num_labels]
 
 def pipeline_answers(run: str, batch_size: int, max_length: int) -> Answer:
     """Probabilities `[texts, num_labels]` as `transformers.pipeline` gives them."""
-    classify = pipeline("text-classification", model=run, device="cpu", batch_size=batch_size, dtype=torch.float32)
+    classify = pipeline("text-classification", model=run, device=DEVICE, batch_size=batch_size, dtype=torch.float32)
     names = [classify.model.config.id2label[label] for label in range(classify.model.config.num_labels)]
 
     def answer(texts: list[str]) -> np.ndarray:
@@ -51,13 +52,14 @@ def pipeline_answers(run: str, batch_size: int, max_length: int) -> Answer:
 
 def padded_answers(run: str) -> Answer:
     """Probabilities `[texts, num_labels]` from one text a forward, padded to 128 tokens."""
-    model = AutoModelForSequenceClassification.from_pretrained(run, dtype=torch.float32).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(run, dtype=torch.float32).eval().to(DEVICE)
     tokenizer = load_tokenizer(run)
     settings = dict(padding="max_length", truncation=True, max_length=PADDED, return_tensors="pt")
 
     @torch.inference_mode()
     def answer(texts: list[str]) -> np.ndarray:
-        return torch.cat([model(**tokenizer(text, **settings)).logits.softmax(-1) for text in texts]).numpy()
+        batches = (tokenizer(text, **settings).to(DEVICE) for text in texts)
+        return torch.cat([model(**batch).logits.softmax(-1) for batch in batches]).cpu().numpy()
 
     return answer
 
@@ -68,7 +70,8 @@ def make(engine: str, args: argparse.Namespace) -> Answer:
         use_cores()
         backend, dtype = ENGINES[engine]
         folder = args.onnx_folder if backend == "onnx" else run
-        return TextClassifier.from_pretrained(folder, backend, dtype=dtype, device="cpu").probabilities
+        device = "cpu" if backend == "onnx" else DEVICE
+        return TextClassifier.from_pretrained(folder, backend, dtype=dtype, device=device).probabilities
     torch.set_num_threads(cores_per_process())
     if engine in PIPELINES:
         config, tokenizer = AutoConfig.from_pretrained(run), load_tokenizer(run)

@@ -14,6 +14,8 @@ import transformers
 
 from bertcls.process import peak_memory
 
+DEVICE = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")  # of what is measured
+
 
 def matmul_rate(dtype: torch.dtype = torch.float32, size: int = 2048, device: str = "cpu") -> float:
     """GFLOP/s of `size` x `size` matrix products, the median of five."""
@@ -46,9 +48,14 @@ def interleaved(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str,
     return {name: float(np.median(found[1:])) for name, found in seconds.items()}
 
 
+def peak_gib() -> float:
+    """Of the memory of the accelerator where there is one, else of this process."""
+    return (peak_memory() if DEVICE == "cpu" else torch.accelerator.max_memory_allocated()) / 2**30
+
+
 def tell(**facts) -> None:
     """What a benchmark says from a process of its own: to `ask_in_turn`, with the peak memory in GiB."""
-    print("found:", json.dumps(facts | {"peak": peak_memory() / 2**30}))
+    print("found:", json.dumps(facts | {"peak": peak_gib()}))
 
 
 def ask_in_turn(

@@ -34,7 +34,7 @@ def plain_server(name_or_path: str, threads: int) -> None:
     from bertcls.text import clean
 
     torch.set_num_threads(threads)
-    classifier = TextClassifier.from_pretrained(name_or_path, device="cpu")
+    classifier = TextClassifier.from_pretrained(name_or_path)
     config, tokenizer, lock = classifier.model.config, classifier.tokenizer, threading.Lock()
 
     app = Flask("plain")
@@ -48,7 +48,7 @@ def plain_server(name_or_path: str, threads: int) -> None:
                 truncation=True,
                 max_length=128,
                 return_tensors="pt",
-            )
+            ).to(classifier.device)
         with torch.inference_mode():
             logits = classifier.model(**inputs).logits
         return {"results": logits.argmax(-1).tolist()}
@@ -105,6 +105,15 @@ def started(command: list[str]) -> tuple[subprocess.Popen, int]:
     return process, int(process.stdout.readline().rsplit(":", 1)[1])
 
 
+def servers(name_or_path: str, threads: int) -> dict[str, list[str]]:
+    """The commands of both."""
+    common = ["--model_name_or_path", str(Path(name_or_path).resolve())]
+    return {
+        "plain": [sys.executable, __file__, "--plain", *common, "--threads", str(threads)],
+        "service": [sys.executable, "recipes/serve.py", *common, "--port", "0", "--cpu_threads", str(threads)],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_name_or_path", required=True, help="folder that a recipe saved")
@@ -127,12 +136,8 @@ def main() -> None:
     file = args.texts or Path(args.model_name_or_path, "report", "predictions.parquet")
     texts = pq.read_table(file, columns=["text"])["text"].to_pylist()
     torch.set_num_threads(args.threads)
-    truth = TextClassifier.from_pretrained(args.model_name_or_path, device="cpu").logits(texts).argmax(-1).tolist()
-    common = ["--model_name_or_path", str(Path(args.model_name_or_path).resolve())]
-    commands = {
-        "plain": [sys.executable, __file__, "--plain", *common, "--threads", str(args.threads)],
-        "service": [sys.executable, "recipes/serve.py", *common, "--port", "0", "--cpu_threads", str(args.threads)],
-    }
+    truth = TextClassifier.from_pretrained(args.model_name_or_path).logits(texts).argmax(-1).tolist()
+    commands = servers(args.model_name_or_path, args.threads)
     found: dict[str, list[dict]] = {name: [] for name in commands}
     for _ in range(args.turns):
         for name, command in commands.items():

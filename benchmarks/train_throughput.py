@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset
-from machine import ask_in_turn, matmul_rate, show, tell, wait_for
+from machine import DEVICE, ask_in_turn, matmul_rate, show, tell, wait_for
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForSequenceClassification,
@@ -168,7 +168,8 @@ def recipe(rows: Dataset, args: argparse.Namespace, batch_size: int, epochs: int
     tokenizer = AutoTokenizer.from_pretrained(args.model_name_or_path)
     settings = {"tokenizer": tokenizer, "max_length": options.max_length, "cleaning": options.cleaning}
     encoded = rows.map(tokenize_windows, batched=True, remove_columns="text", fn_kwargs=settings)
-    model = BertClsForSequenceClassification.from_encoder(args.model_name_or_path, num_labels=2, **options.head)
+    head = options.of(BertClsForSequenceClassification.from_encoder)
+    model = BertClsForSequenceClassification.from_encoder(args.model_name_or_path, num_labels=2, **head)
     collator, timer = WindowCollator(tokenizer), StepTimer(args.device)
     Trainer(
         model=model,
@@ -240,7 +241,7 @@ def main() -> None:
     parser.add_argument("--cpu_threads", type=int, default=cores_per_process())
     parser.add_argument("--output", help="a JSON file to write")
     args = parser.parse_args()
-    args.device = str(torch.accelerator.current_accelerator() or "cpu")
+    args.device = DEVICE
     torch.set_num_threads(args.cpu_threads)
     alike = args.batch_size or args.accuracy
     args.arms = args.arms or [arm for arm in ARMS if not alike or "batch" not in arm]

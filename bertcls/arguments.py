@@ -13,9 +13,9 @@ from accelerate.utils import str_to_bool
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 
+from bertcls.layout import NEWEST
 from bertcls.text import check_steps
 
-NEWEST = "newest"  # --resume_from_checkpoint without a value
 _REFUSED = {  # why options of Trainer cannot work here or would do nothing
     "a recipe computes its metrics from all logits, labels and example ids of the evaluation at once": (
         "remove_unused_columns batch_eval_metrics eval_do_concat_batches prediction_loss_only label_names "

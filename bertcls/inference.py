@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -157,6 +156,8 @@ class TextClassifier:
         """The model that a Trainer holds; under FSDP a copy with all weights, so call this in every process."""
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         if trainer.is_fsdp_enabled:  # the processes hold a part each, and a forward pass in one would wait for all
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
             weights = get_model_state_dict(trainer.model, options=StateDictOptions(full_state_dict=True))
             model = BertClsForSequenceClassification(model.config)
             model.load_state_dict(weights)

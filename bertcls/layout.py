@@ -30,3 +30,4 @@ RUN_FILES = (*MODEL_FILES, CARD, RECORD)  # beside the folders and audit.json, w
 
 FOLDS = "folds"  # the same where each was held out once
 DRAWN = "test (drawn by the run)"  # what the reported rows are called where they are no split of the source
+NEWEST = "newest"  # checkpoint: --resume_from_checkpoint without a value

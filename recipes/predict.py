@@ -37,7 +37,7 @@ from bertcls.serve.bulk import (
 )
 from bertcls.text import load_steps
 from bertcls.together import from_rank_0, meet, staying_together
-from bertcls.training.launch import parse_options
+from bertcls.training.options import parse_options
 
 SOURCE = ("split", "text_column", "text_pair_column", "id_column", "encoding", "delimiter", "streaming")  # of the data
 

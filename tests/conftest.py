@@ -27,6 +27,11 @@ def pytest_unconfigure():
         shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not torch.accelerator.is_available():
+        pytest.skip("no accelerator here")
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     return AutoTokenizer.from_pretrained(TINY)

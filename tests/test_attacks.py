@@ -14,8 +14,9 @@ from filelock import FileLock
 from helpers import save_model
 
 from bertcls import BertClsForSequenceClassification, RecipeArguments, TextClassifier, clean, load_tokenizer
-from bertcls.training.launch import parse, parse_options
+from bertcls.training.launch import parse
 from bertcls.training.mlm import load_masked_lm
+from bertcls.training.options import parse_options
 
 
 def run(*words, **options) -> subprocess.CompletedProcess:

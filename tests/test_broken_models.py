@@ -26,8 +26,8 @@ from bertcls import (
 )
 from bertcls.audit import audit_splits, format_audit
 from bertcls.text import STEPS, load_steps
-from bertcls.training.launch import parse_options
 from bertcls.training.mlm import load_masked_lm
+from bertcls.training.options import parse_options
 
 TEXTS = ["good film", "never bad", "dull, dull"]
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 439101405\n"

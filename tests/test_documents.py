@@ -28,8 +28,8 @@ from transformers import AutoTokenizer
 import bertcls
 from bertcls import BertClsForSequenceClassification, RecipeArguments, RunArguments, TextClassifier
 from bertcls.text import STEPS
-from bertcls.training.launch import parse, parse_options, parse_runs
-from bertcls.training.options import Parser
+from bertcls.training.launch import parse, parse_runs
+from bertcls.training.options import Parser, parse_options
 
 NAMES = (
     "README.md",

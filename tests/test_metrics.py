@@ -6,8 +6,9 @@ from sklearn import metrics as reference
 from transformers import EvalPrediction
 
 from bertcls import BertClsConfig, make_compute_metrics
-from bertcls.metrics import ClassificationMetric, MultiLabelMetric, fit_temperature, log_loss, tune_thresholds
+from bertcls.metrics import fit_temperature, log_loss, tune_thresholds
 from bertcls.report.statistics import wilson_interval
+from bertcls.scorers import ClassificationMetric, MultiLabelMetric
 
 CONFIG = BertClsConfig(id2label={0: "a", 1: "b"}, problem_type="single_label_classification")
 LABELS = [0, 0, 0, 0, 1, 1, 2]

@@ -10,7 +10,6 @@ from contextlib import suppress
 import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, LargeList, List, Value
-from sklearn.preprocessing import MultiLabelBinarizer
 
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.process import say, warn
@@ -39,6 +38,8 @@ def label_array(dataset: Dataset) -> np.ndarray:
     labels = dataset["label"][:]
     if problem_type_of(dataset) != MULTI_LABEL:
         return np.array(labels)
+    from sklearn.preprocessing import MultiLabelBinarizer
+
     return MultiLabelBinarizer(classes=range(len(label_names_of(dataset)))).fit_transform(labels)
 
 

@@ -7,7 +7,6 @@ import pandas as pd
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets.fingerprint import Hasher
-from sklearn.datasets import fetch_20newsgroups
 
 from bertcls.data.folders import SPLITS, Files, find_splits
 from bertcls.data.labels import NUMBER, LabelColumn, join_columns, read_lists
@@ -179,6 +178,8 @@ def load_newsgroups(categories: list[str], remove: list[str]) -> DatasetDict:
         FileNotFoundError: not in scikit-learn's data folder (`SCIKIT_LEARN_DATA`), and no network.
         ValueError: an unknown group or part.
     """
+    from sklearn.datasets import fetch_20newsgroups
+
     parts = () if remove == ["none"] else tuple(remove)
     if {*parts} - {"headers", "footers", "quotes"}:
         raise ValueError(f"Found --remove {' '.join(remove)}; expected headers, footers or quotes, or none alone.")

@@ -6,8 +6,6 @@ from contextlib import suppress
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from iterstrat.ml_stratifiers import MultilabelStratifiedKFold, MultilabelStratifiedShuffleSplit
-from sklearn.model_selection import StratifiedKFold, train_test_split
 from tqdm.auto import tqdm
 
 from bertcls.data.labels import label_array, label_names_of, problem_type_of
@@ -112,6 +110,9 @@ def _fold(rows: Dataset, test: Dataset | None, fold: str, seed: int) -> tuple[Da
     labels = label_array(rows)[firsts] if several else _strata(rows, firsts)
     if not several and np.bincount(labels).max() < int(count):  # more folds than texts in a decile of values
         labels = np.zeros_like(labels)
+    from iterstrat.ml_stratifiers import MultilabelStratifiedKFold  # scikit-learn, which --help does without
+    from sklearn.model_selection import StratifiedKFold
+
     folds = (MultilabelStratifiedKFold if several else StratifiedKFold)(int(count), shuffle=True, random_state=seed)
     kept, held = (firsts[places] for places in list(folds.split(firsts, labels))[int(number) - 1])
     train, validation = hold_out(_select(rows, groups, kept), seed=seed)
@@ -224,6 +225,9 @@ def _split_groups(
 
 def _stratified(dataset: Dataset, rows: np.ndarray, wanted: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The rest of `rows`, and a number or share of them: of each label within one of its share; a lone one stays."""
+    from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+    from sklearn.model_selection import train_test_split
+
     random, size = np.random.default_rng(seed), max(round(wanted * len(rows)), 1) if wanted < 1 else int(wanted)
     if "label" in dataset.column_names and problem_type_of(dataset) == MULTI_LABEL:
         draw = MultilabelStratifiedShuffleSplit(1, test_size=wanted, random_state=seed)

@@ -5,8 +5,6 @@ from functools import partial
 
 import pyarrow as pa
 
-from bertcls.data.folders import SPLIT_OF, Files, find_splits
-from bertcls.data.load import find_columns
 from bertcls.data.tables import ROWS_AT_A_TIME, join_tables, refusal
 
 KEPT = "kept:"  # before the names of columns that are handed on
@@ -35,6 +33,9 @@ def stream_rows(
     piece by piece, a data set of the Hub from a copy on disk, or with `streaming` without one. What is wrong with a
     later row is raised when it is reached.
     """
+    from bertcls.data.folders import SPLIT_OF, Files, find_splits  # datasets: who labels one text waits for nothing
+    from bertcls.data.load import find_columns
+
     found = find_splits(source, config_name, revision, streaming=streaming)
     wanted = next(iter(found)) if split is None and len(found) == 1 else split
     if (wanted := SPLIT_OF.get(wanted, wanted)) not in found:
@@ -74,6 +75,8 @@ def _in_form(
     table: pa.Table, columns: dict[str, str], id_type: pa.DataType, where: str, done: int, keep: bool
 ) -> pa.Table:
     """The columns of `stream_rows` from the table that follows on `done` rows, of one type each in all."""
+    from bertcls.data.load import find_columns
+
     here = f"{where}, row {done} and on,"
     for name in {*columns.values()} - {*table.column_names} if keep else ():  # of records that lack them
         table = table.append_column(name, pa.nulls(len(table)))

@@ -5,9 +5,7 @@ import logging
 import re
 import sys
 
-import datasets
 import huggingface_hub.utils
-import transformers.trainer
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
@@ -20,10 +18,17 @@ _IDLE_WARNINGS = re.compile(
 )
 
 
-def quiet() -> None:
-    """Silences bars of loading and saving weights, those of datasets while they are short, and idle warnings."""
+def quiet(*, data: bool = True) -> None:
+    """Silences bars of loading and saving weights, those of datasets while they are short, and idle warnings.
+
+    Without `data` datasets is left alone, which takes a while to import.
+    """
     disable_progress_bar()
     huggingface_hub.utils.enable_progress_bars()  # the line above turns off those of downloads, too
+    if not data:
+        return
+    import datasets
+
     if not isinstance(vars(datasets.utils.tqdm)["__init__"], functools.partialmethod):
         datasets.utils.tqdm.__init__ = functools.partialmethod(datasets.utils.tqdm.__init__, delay=_LONG)
         for name in ("transformers.trainer", "transformers.trainer_utils", "transformers.tokenization_utils_base"):
@@ -43,8 +48,10 @@ class EpochLines(ProgressCallback):
         self.scores: list[str] | None = None  # columns; none before the header
 
     def on_init_end(self, args, state, control, **kwargs):
-        transformers.trainer.DEFAULT_PROGRESS_CALLBACK = ProgressCallback
-        transformers.trainer.PrinterCallback = PrinterCallback
+        from transformers import trainer  # not at the top: who labels one text waits for it
+
+        trainer.DEFAULT_PROGRESS_CALLBACK = ProgressCallback
+        trainer.PrinterCallback = PrinterCallback
 
     def on_train_begin(self, args, state, control, **kwargs):
         hidden = args.disable_tqdm or not sys.stderr.isatty() or not state.is_world_process_zero
@@ -105,5 +112,7 @@ def use_epoch_lines() -> None:
 
     Trainer adds its own after all that it is given, and has no option for it.
     """
-    if transformers.trainer.DEFAULT_PROGRESS_CALLBACK is ProgressCallback:  # else a notebook's table
-        transformers.trainer.DEFAULT_PROGRESS_CALLBACK = transformers.trainer.PrinterCallback = EpochLines
+    from transformers import trainer
+
+    if trainer.DEFAULT_PROGRESS_CALLBACK is ProgressCallback:  # else a notebook's table
+        trainer.DEFAULT_PROGRESS_CALLBACK = trainer.PrinterCallback = EpochLines

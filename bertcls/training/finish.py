@@ -16,9 +16,6 @@ from bertcls.layout import START
 from bertcls.metrics import fit_temperature, tune_thresholds
 from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsForSequenceClassification
 from bertcls.process import say
-from bertcls.report.folds import FoldAnswers
-from bertcls.report.scores import scores_before
-from bertcls.report.write import describe_report, write_metrics, write_report
 from bertcls.together import finishing
 
 _COMPARED = 64  # texts on which the saved model must answer as the trained one
@@ -97,6 +94,10 @@ def finish_run(
         ValueError: the saved model answers otherwise than the trained one.
         ConnectionError: it could not be pushed; the folder is whole.
     """
+    from bertcls.report.folds import FoldAnswers  # figures and statistics, which --help does without
+    from bertcls.report.scores import scores_before
+    from bertcls.report.write import describe_report, write_metrics, write_report
+
     classifier = TextClassifier.from_trainer(trainer)  # under FSDP all processes give their part
     if not trainer.is_world_process_zero():
         return results

@@ -12,10 +12,9 @@ from typing import TypeVar
 import torch
 from accelerate.utils import gather_object
 
-from bertcls.arguments import NEWEST, RunArguments, TextArguments
-from bertcls.layout import CHECKPOINTS, LAUNCH, RESULTS
+from bertcls.arguments import RunArguments, TextArguments
+from bertcls.layout import CHECKPOINTS, LAUNCH, NEWEST, RESULTS
 from bertcls.process import LOCK, lock_folder, one_line_errors, refuse_inside, use_cores, whole_file
-from bertcls.report.folds import chosen_epochs
 from bertcls.together import (
     first_in,
     from_rank_0,
@@ -35,7 +34,6 @@ from bertcls.training.console import quiet
 from bertcls.training.options import Parser
 
 Arguments = TypeVar("Arguments", bound=TextArguments)
-Options = TypeVar("Options")
 
 
 def run_recipe(
@@ -111,6 +109,8 @@ def parse_runs(
     if not (found.seeds or found.folds or found.train_sizes):
         yield parse(arguments_class, argv, **options)
         return
+    from bertcls.report.folds import chosen_epochs  # of one run nothing is read, and --help waits for no pandas
+
     resumes = found.resume_from_checkpoint.lower() not in ("false", "no", "0")
     if resumes and "--output_dir" not in given:
         raise ValueError(
@@ -217,23 +217,6 @@ def parse(
     if training_args.device.type not in ("cpu", "mps"):
         torch.accelerator.reset_peak_memory_stats()  # of an earlier one of --seeds
     return args, training_args
-
-
-def parse_options(arguments_class: type[Options], argv: list[str] | None = None, *, description: str) -> Options:
-    """The command line of a program that trains nothing.
-
-    Args:
-        arguments_class: a dataclass of its options.
-        argv: words of the command line; `None` takes those of the process.
-        description: shown by `--help`.
-
-    Raises:
-        ValueError: an unknown or abbreviated option, or a value of another type.
-    """
-    quiet()
-    parser = Parser(arguments_class, description=description, allow_abbrev=False)
-    parser.refuse_unknown(parser.parse_known_args(argv)[1])
-    return parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[0]
 
 
 def _unnamed_run() -> Path:

@@ -5,12 +5,15 @@ import difflib
 import textwrap
 from dataclasses import fields
 from pathlib import Path
+from typing import TypeVar
 
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
-from bertcls.arguments import NEWEST, RunArguments
+from bertcls.layout import NEWEST
+from bertcls.training.console import quiet
 
+Options = TypeVar("Options")
 _OF_THE_DATA = (  # what describes a data set
     "dataset_name dataset_config_name text_column text_pair_column label_column id_column label_delimiter "
     "problem_type phrases encoding delimiter split max_samples language probes"
@@ -53,7 +56,8 @@ class Parser(HfArgumentParser):
         super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
         self.undefaulted = {action.dest: action.default for action in self._actions}
         self.groups: dict[str, str] = {}
-        if RunArguments in self.dataclass_types:
+        self.trainers = [kind for kind in self.dataclass_types if issubclass(kind, TrainingArguments)]
+        if self.trainers:
             self.groups = _GROUPS
             self.add_argument("--help_all", action="store_true", default=argparse.SUPPRESS)
         for action in self._actions:
@@ -74,7 +78,7 @@ class Parser(HfArgumentParser):
 
     def format_help(self) -> str:
         known = {action.dest: action for action in reversed(self._actions)}  # the first of a name, not its --no_ form
-        trainers = {one.name for one in fields(RunArguments)}
+        trainers = {one.name for kind in self.trainers for one in fields(kind)}
         groups = {title: names.split() for title, names in self.groups.items()}
         listed = {"help", "help_all"}.union(*groups.values())
         rest = [name for name in reversed(known) if name not in listed and not (self.groups and name in trainers)]
@@ -136,3 +140,21 @@ class Parser(HfArgumentParser):
                 settings |= {name: self.undefaulted.get(name) for name in _OF_THE_DATA if name in settings}
             settings["train_file" if "dataset_name" in given else "dataset_name"] = None
         self.set_defaults(**settings)
+
+
+def parse_options(arguments_class: type[Options], argv: list[str] | None = None, *, description: str) -> Options:
+    """The command line of a program that trains nothing.
+
+    Args:
+        arguments_class: a dataclass of its options.
+        argv: words of the command line; `None` takes those of the process.
+        description: shown by `--help`.
+
+    Raises:
+        ValueError: an unknown or abbreviated option, or a value of another type.
+    """
+    parser = Parser(arguments_class, description=description, allow_abbrev=False)
+    parser.refuse_unknown(parser.parse_known_args(argv)[1])
+    args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[0]
+    quiet(data=getattr(args, "dataset_name", None) is not None)
+    return args

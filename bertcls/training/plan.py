@@ -12,7 +12,6 @@ from bertcls.together import meet
 from bertcls.tokenization import WindowCollator
 from bertcls.training.checkpoints import weights_digest
 from bertcls.training.contrastive import contrastive_stage
-from bertcls.training.head_start import start_head
 
 ENOUGH_STEPS = 150  # of the optimizer, after which more epochs bring nothing
 MOST_EPOCHS, FEWEST_EPOCHS = 25, 3
@@ -52,6 +51,8 @@ def prepare_training(
     Raises:
         ValueError: a metric or an option that does not go with the task.
     """
+    from bertcls.training.head_start import start_head  # scikit-learn
+
     meet()  # some had to load the encoder first
     freeze(model, freeze_encoder=freeze_encoder, freeze_layers=freeze_layers)
     model.start_digest = weights_digest(model.encoder)  # of the encoder as it came, for a run that is gone on with

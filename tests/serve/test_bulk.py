@@ -29,7 +29,7 @@ from bertcls.data.streams import stream_rows
 from bertcls.process import one_line_errors
 from bertcls.report.scores import score_reported
 from bertcls.serve.bulk import digest_of, merge_parts, parts_folder, start_processes
-from bertcls.training.launch import parse_options
+from bertcls.training.options import parse_options
 
 ROWS, ROWS_PER_PART = 1000, 40
 

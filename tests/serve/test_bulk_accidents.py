@@ -145,7 +145,7 @@ def test_a_full_disk_is_one_line(recipe, words, tmp_path, capsys, monkeypatch):
 
 def test_an_output_that_exists_and_a_data_set_of_the_hub(recipe, words, tmp_path, monkeypatch, capsys):
     rows = Dataset.from_dict({"text": ["good film", "bad"]})
-    monkeypatch.setattr("bertcls.data.streams.find_splits", lambda *_, **__: {"train": rows})
+    monkeypatch.setattr("bertcls.data.folders.find_splits", lambda *_, **__: {"train": rows})
     monkeypatch.chdir(tmp_path)
     (tmp_path / "labels.csv").write_text("of an earlier run")
     words = [*words, "--dataset_name", "someone/films"]

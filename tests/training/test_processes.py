@@ -85,11 +85,11 @@ def one_process(sst2_recipe, words, tmp_path_factory) -> tuple[Path, dict]:
     return folder, run_recipe_main(sst2_recipe, folder, *words, "--per_device_train_batch_size", "32")
 
 
-def launch(place: Path, name: str, *words: str) -> tuple[Path, str]:
+def launch(place: Path, name: str, *words: str, batch: int = 16) -> tuple[Path, str]:
     """The folder that the processes chose for their run, and what they said."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     command = ["accelerate", "launch", "--config_file", str(CONFIGS / f"{name}.yaml"), *words]
-    command += ["--per_device_train_batch_size", "16", "--figures", "false"]
+    command += ["--per_device_train_batch_size", str(batch), "--figures", "false"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
     process = subprocess.Popen(command, text=True, cwd=place, env=environment, **options)
     try:
@@ -102,11 +102,11 @@ def launch(place: Path, name: str, *words: str) -> tuple[Path, str]:
     return folder, said
 
 
-def check_same_run(folder: Path, one_process: tuple[Path, dict]) -> None:
+def check_same_run(folder: Path, one_process: tuple[Path, dict], processes: int = 2) -> None:
     whole, results = one_process
     assert {path.name for path in folder.iterdir()} == FILES
     record = json.loads((folder / "run.json").read_text())
-    assert record["processes"] == 2
+    assert record["processes"] == processes
     found = json.loads((folder / "report" / "metrics.json").read_text())["scores"]
     assert abs(results["before_log_loss"] - results["eval_log_loss"]) > 1e-3  # else equal scores say nothing
     for name in ("before_log_loss", "eval_log_loss", "eval_accuracy", "test_accuracy", "test_f1_macro"):
@@ -134,6 +134,14 @@ def test_fsdp_runs_the_recipe_as_one_process_does(words, one_process, tmp_path):
     script = [str(ROOT / "tests" / "fsdp_on_cpu.py"), str(ROOT / "recipes" / "sst2_finetune.py")]
     folder, _ = launch(tmp_path, "fsdp", "--num_processes", "2", *script, "--sample", *words)
     check_same_run(folder, one_process)
+    assert list((folder / "checkpoints").glob("*/pytorch_model_fsdp.bin"))  # it was FSDP
+
+
+@pytest.mark.gpu
+def test_fsdp_on_one_gpu_runs_the_recipe_as_it_does_without(words, one_process, tmp_path):
+    script = str(ROOT / "recipes" / "sst2_finetune.py")
+    folder, _ = launch(tmp_path, "fsdp", "--num_processes", "1", script, "--sample", *words, batch=32)
+    check_same_run(folder, one_process, processes=1)
     assert list((folder / "checkpoints").glob("*/pytorch_model_fsdp.bin"))  # it was FSDP
 
 
