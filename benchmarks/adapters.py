@@ -28,10 +28,10 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "sst2_finetune.py"
 BATCH, TOKENS, STEPS = 32, 128, 2  # from the second step on the optimizer has its moments
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 WAYS = {  # of a large model: rank, 0 for all weights, and whether activations are computed twice
-    "all weights": (0, False),
-    "adapters": (8, False),
-    "all weights, activations twice": (0, True),
     "adapters, activations twice": (8, True),
+    "all weights, activations twice": (0, True),
+    "adapters": (8, False),
+    "all weights": (0, False),
 }
 
 
