@@ -1,7 +1,9 @@
 """Adapters: on every family, merged without a trace, in every part of a run, and gone on with."""
 
 import functools
+import inspect
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -148,6 +150,18 @@ def test_adapters_have_a_learning_rate_of_their_own(sst2_recipe, tmp_path, capsy
 
 
 # ------------------------------------------------------------------------------------------------ whole runs
+
+
+def test_every_recipe_gives_the_rank_to_what_adds_adapters_and_to_what_merges_them():
+    sources = {path.stem: path.read_text() for path in sorted((ROOT / "recipes").glob("*.py"))}
+    trains = [name for name, source in sources.items() if "\nDEFAULTS = " in source and "Trainer(" in source]
+    assert len(trains) >= 8
+    for name in trains:
+        recipe = load_recipe(name)
+        helpers = {getattr(recipe, helper) for helper in re.findall(r"\*\*args\.of\((\w+)\)", sources[name])}
+        takes = {helper.__name__ for helper in helpers if "lora_rank" in inspect.signature(helper).parameters}
+        assert takes - {"training_callbacks"} and "training_callbacks(training_args" in sources[name], name
+
 
 WITHOUT_PEFT = """
 import json, sys
