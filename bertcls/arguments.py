@@ -259,6 +259,7 @@ class TextArguments:
         None, "Rows drawn from train with the seed, label shares kept; up to 1 their share."
     )
     early_stopping_patience: int = _option(3, "Evaluations without a better metric before training stops; 0: never.")
+    lora_rank: int | None = _option(None, "Rank of adapters that train in place of the encoder, such as 8; none: it.")
     cpu_threads: int | None = _option(None, "Threads per process without an accelerator; none: cores by processes.")
     overwrite_output: bool = _option(False, "Write into a folder that is not empty.")
     seeds: list[int] = _option([], "One run a seed, in the folders seed-N of --output_dir.")

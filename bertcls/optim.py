@@ -8,8 +8,6 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
-from bertcls.process import say
-
 # As in Trainer: biases and norms are not decayed.
 _NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 
@@ -56,7 +54,7 @@ def encoder_parts(encoder: nn.Module) -> EncoderParts:
 
 
 def freeze(model: PreTrainedModel, *, freeze_encoder: bool = False, freeze_layers: int = 0) -> tuple[int, int]:
-    """Freezes the whole encoder, or its embeddings and lowest layers, and says how many parameters train.
+    """Freezes the whole encoder, or its embeddings and lowest layers.
 
     Args:
         freeze_encoder: so that only the head trains.
@@ -77,9 +75,7 @@ def freeze(model: PreTrainedModel, *, freeze_encoder: bool = False, freeze_layer
     for name, parameter in model.encoder.named_parameters():
         if freeze_encoder or (freeze_layers and parts.layer(name) < freeze_layers):
             parameter.requires_grad = False
-    trainable, parameters = model.num_parameters(only_trainable=True), model.num_parameters()
-    say(f"{trainable:,} of {parameters:,} parameters train; pooling: {model.config.pooling}")
-    return trainable, parameters
+    return model.num_parameters(only_trainable=True), model.num_parameters()
 
 
 def _depth(name: str, parts: EncoderParts | None) -> int:

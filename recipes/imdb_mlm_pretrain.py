@@ -85,6 +85,7 @@ class Arguments(TextArguments):
             raise ValueError(f"Found --validation_samples {self.validation_samples}; expected at least 1.")
 
     def check_training(self, training_args: RunArguments) -> None:
+        super().check_training(training_args)
         metric, found = training_args.metric_for_best_model, training_args.label_smoothing_factor
         if self.hub is not None or found:
             option = "--label_smoothing_factor" if found else "--push_to_hub"

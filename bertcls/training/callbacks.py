@@ -18,6 +18,7 @@ from transformers.utils.import_utils import enable_tf32
 
 from bertcls.layout import START
 from bertcls.optim import check_rates
+from bertcls.training.adapters import MergeAdapters
 from bertcls.training.checkpoints import Checkpoints, sampler_of
 from bertcls.training.console import use_epoch_lines
 from bertcls.training.cpu import FastOnCpu
@@ -31,6 +32,7 @@ def training_callbacks(
     overwrite_output: bool = False,
     layer_decay: float = 1.0,
     head_learning_rate: float | None = None,
+    lora_rank: int | None = None,
     **compared,
 ) -> list[TrainerCallback]:
     """What every training of ours runs beside Trainer's own callbacks, and `EpochLines` for its progress.
@@ -40,11 +42,11 @@ def training_callbacks(
         loss: `compute_loss_func` of the Trainer, where it has one.
         early_stopping_patience: evaluations without a better metric before training stops; 0: never.
         overwrite_output: remove what an earlier run left in the folder, once data and model are loaded.
-        layer_decay, head_learning_rate: settings that a resumed run must share.
+        layer_decay, head_learning_rate, lora_rank: settings that a resumed run must share.
         **compared: further ones.
     """
     use_epoch_lines()
-    compared |= {"layer_decay": layer_decay, "head_learning_rate": head_learning_rate}
+    compared |= {"layer_decay": layer_decay, "head_learning_rate": head_learning_rate, "lora_rank": lora_rank}
     callbacks = [
         Checkpoints(overwrite=overwrite_output, early_stopping_patience=early_stopping_patience, **compared),
         FastOnCpu(),
@@ -54,6 +56,7 @@ def training_callbacks(
         StopAtNonFinite(),
         PaddingShare(),
         ChooseEpoch(),
+        MergeAdapters(),
     ]
     if early_stopping_patience and training_args.eval_strategy != "no":
         callbacks.append(EarlyStoppingCallback(early_stopping_patience))

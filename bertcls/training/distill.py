@@ -229,16 +229,17 @@ def prepare_student(
     from_scratch: bool = False,
     freeze_encoder: bool = False,
     freeze_layers: int = 0,
+    lora_rank: int | None = None,
 ) -> None:
     """`prepare_training` for a student: a contrastive stage belongs to labels alone, and layers come with their head.
 
     Args:
         tokenized: train, perhaps with rows whose label is null, and validation.
         student_layers: of the teacher, where it began as some of them.
-        model, collator, training_args, head_init, from_scratch, freeze_encoder, freeze_layers: as there.
+        model, collator, training_args, head_init, from_scratch, freeze_encoder, freeze_layers, lora_rank: as there.
     """
     frozen = {"from_scratch": from_scratch, "freeze_encoder": freeze_encoder, "freeze_layers": freeze_layers}
-    train = tokenized["train"]
+    frozen["lora_rank"], train = lora_rank, tokenized["train"]
     if ANSWERS not in train.column_names and not student_layers:
         return prepare_training(model, tokenized, collator, training_args, head_init=head_init, **frozen)
     prepare_training(model, tokenized, collator, training_args, head_init="random", contrastive_steps=0, **frozen)

@@ -23,6 +23,7 @@ from bertcls.together import (
     start_pulse,
     staying_together,
 )
+from bertcls.training.adapters import check_adapters
 from bertcls.training.checkpoints import (
     clean_up_full_disk,
     how_to_go_on,
@@ -197,6 +198,7 @@ def parse(
         }
     training_args.push_to_hub, training_args.hub_token = False, None
     args.check_training(training_args)
+    check_adapters(args, training_args)
     if training_args.device.type == "cpu":
         use_cores(args.cpu_threads)
     named = training_args.output_dir if {"output_dir"} & (given | {*defaults}) else None

@@ -28,6 +28,7 @@ from bertcls.report.record import write_record
 from bertcls.report.scores import scores_before
 from bertcls.report.write import write_metrics
 from bertcls.together import finishing
+from bertcls.training.adapters import add_adapters
 from bertcls.training.masking import IGNORED, MaskedBatches, MaskingCheck
 
 
@@ -86,7 +87,11 @@ def masked_positions_only(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def load_masked_lm(
-    name_or_path: str, *, from_scratch: bool = False, attention_dropout: float | None = None
+    name_or_path: str,
+    *,
+    from_scratch: bool = False,
+    attention_dropout: float | None = None,
+    lora_rank: int | None = None,
 ) -> tuple[PreTrainedModel, list[str]]:
     """A masked language model in fp32 that scores masked positions alone, and the weights it starts at random.
 
@@ -94,6 +99,7 @@ def load_masked_lm(
         name_or_path: Hub id or folder of an encoder, with or without a head for masked language modelling.
         from_scratch: start all weights at random.
         attention_dropout: as in `BertClsForSequenceClassification.from_encoder`.
+        lora_rank: of adapters on the encoder, as in `add_adapters`; `None`: it trains itself.
 
     Returns:
         the model, and the names of the weights of its head that the checkpoint does not hold.
@@ -129,6 +135,8 @@ def load_masked_lm(
             f"{name_or_path} lacks {len(lost)} weights of the encoder ({lost[0]}, ...); expected all of them. Use a "
             "whole checkpoint, or --from_scratch."
         )
+    if lora_rank is not None:
+        add_adapters(model.base_model, lora_rank)
     return masked_positions_only(model), missing
 
 
@@ -227,7 +235,9 @@ def warm_up_head(
         learning_rate: of the head.
     """
     say(f"the head starts at random: {steps} steps on it alone")
-    model.base_model.requires_grad_(False)
+    encoder = [parameter for parameter in model.base_model.parameters() if parameter.requires_grad]
+    for parameter in encoder:
+        parameter.requires_grad_(False)
     args = copy.deepcopy(training_args)
     args.max_steps, args.learning_rate = steps, learning_rate
     args.eval_strategy = args.save_strategy = "no"
@@ -235,7 +245,8 @@ def warm_up_head(
     args.eval_on_start = args.load_best_model_at_end = False
     check = MaskingCheck(batches.collator.mlm_probability)
     Trainer(model, args, data_collator=batches, train_dataset=blocks, callbacks=[check]).train()
-    model.base_model.requires_grad_(True)
+    for parameter in encoder:
+        parameter.requires_grad_(True)
 
 
 @finishing()

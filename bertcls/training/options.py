@@ -11,6 +11,8 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from bertcls.layout import NEWEST
+from bertcls.process import say
+from bertcls.training.adapters import LEARNING_RATE
 from bertcls.training.console import quiet
 
 Options = TypeVar("Options")
@@ -22,9 +24,9 @@ _GROUPS = {  # of --help; what is in none of them is the program's own
     "your data": "train_file validation_file test_file dataset_name dataset_config_name text_column label_column "
     "text_pair_column id_column label_delimiter problem_type max_train_samples max_test_samples encoding delimiter "
     "cleaning split max_samples phrases drop_empty on_leak",
-    "the encoder and its head": "model_name_or_path pooling class_weights freeze_encoder freeze_layers layer_decay "
-    "head_learning_rate head_init contrastive_steps classifier_dropout classifier_hidden_size attention_dropout "
-    "from_scratch",
+    "the encoder and its head": "model_name_or_path pooling class_weights freeze_encoder freeze_layers lora_rank "
+    "layer_decay head_learning_rate head_init contrastive_steps classifier_dropout classifier_hidden_size "
+    "attention_dropout from_scratch",
     "length": "max_length max_train_windows overlap truncation pair_truncation window_pooling train_on",
     "the run": "sample output_dir overwrite_output resume_from_checkpoint seed seeds folds fold train_sizes report "
     "figures probes language license cpu_threads",
@@ -40,7 +42,7 @@ _MEANT = (  # what options of other programs are called here
     "layer_decay: llrd lr_decay; class_weights: class_weight weighted; learning_rate: lr; weight_decay: wd; "
     "num_train_epochs: epochs epoch num_epochs n_epochs; warmup_steps: warmup_ratio warmup warmup_proportion; "
     "per_device_train_batch_size: batch_size batch bs train_batch_size; lr_scheduler_type: scheduler lr_scheduler; "
-    "per_device_eval_batch_size: eval_batch_size test_batch_size; use_cpu: no_cuda cpu; "
+    "per_device_eval_batch_size: eval_batch_size test_batch_size; use_cpu: no_cuda cpu; lora_rank: lora lora_r peft; "
     "gradient_accumulation_steps: accumulation grad_accum accumulate_grad_batches; bf16 false: fp32; bf16: amp; "
     "resume_from_checkpoint: resume; train_sampling_strategy group_by_length: group_by_length; "
     "eval_strategy: evaluation_strategy; early_stopping_patience: patience early_stopping; "
@@ -139,6 +141,9 @@ class Parser(HfArgumentParser):
             if described and Path(first.train_file or first.dataset_name).name.lower() not in described:
                 settings |= {name: self.undefaulted.get(name) for name in _OF_THE_DATA if name in settings}
             settings["train_file" if "dataset_name" in given else "dataset_name"] = None
+        if (first.lora_rank or 0) > 0 and "learning_rate" not in given:
+            settings["learning_rate"] = LEARNING_RATE
+            say(f"Adapters: the learning rate is {LEARNING_RATE:g} (--learning_rate gives another).")
         self.set_defaults(**settings)
 
 

@@ -10,6 +10,7 @@ from bertcls.optim import freeze
 from bertcls.process import say
 from bertcls.together import meet
 from bertcls.tokenization import WindowCollator
+from bertcls.training.adapters import CONTRASTIVE_RATE, add_adapters
 from bertcls.training.checkpoints import weights_digest
 from bertcls.training.contrastive import contrastive_stage
 
@@ -31,6 +32,7 @@ def prepare_training(
     from_scratch: bool = False,
     freeze_encoder: bool = False,
     freeze_layers: int = 0,
+    lora_rank: int | None = None,
 ) -> None:
     """Freezes what is not to train, sets what follows from the number of rows, and gives the head its start.
 
@@ -47,6 +49,7 @@ def prepare_training(
         contrastive_steps: optimizer steps of the contrastive stage; `None` follows from the rows.
         from_scratch: the encoder is random, so its vectors tell nothing.
         freeze_encoder, freeze_layers: as in `freeze`.
+        lora_rank: of adapters on the encoder, as in `add_adapters`; `None`: it trains itself.
 
     Raises:
         ValueError: a metric or an option that does not go with the task.
@@ -54,8 +57,12 @@ def prepare_training(
     from bertcls.training.head_start import start_head  # scikit-learn
 
     meet()  # some had to load the encoder first
-    freeze(model, freeze_encoder=freeze_encoder, freeze_layers=freeze_layers)
+    parameters = freeze(model, freeze_encoder=freeze_encoder, freeze_layers=freeze_layers)[1]
     model.start_digest = weights_digest(model.encoder)  # of the encoder as it came, for a run that is gone on with
+    if lora_rank is not None:
+        add_adapters(model.encoder, lora_rank)
+    trainable = model.num_parameters(only_trainable=True)
+    say(f"{trainable:,} of {parameters:,} parameters train; pooling: {model.config.pooling}")
     rows, kind = len(tokenized["train"]), model.config.problem_type or SINGLE_LABEL
     can_probe = head_init != "random" and not from_scratch and model.dense is None
     trains_encoder = any(parameter.requires_grad for parameter in model.encoder.parameters())
@@ -87,8 +94,14 @@ def prepare_training(
     if training_args.resume_from_checkpoint is not None:
         return  # the checkpoint has the weights
     if contrastive_steps:
-        train = tokenized["train"]
-        model.contrastive_texts = contrastive_stage(model, train, collator, training_args, steps=contrastive_steps)
+        model.contrastive_texts = contrastive_stage(
+            model,
+            tokenized["train"],
+            collator,
+            training_args,
+            steps=contrastive_steps,
+            **({} if lora_rank is None else {"learning_rate": CONTRASTIVE_RATE}),
+        )
     if contrastive_steps and can_probe:
         start_head(model, tokenized["train"], collator, seed=training_args.seed)
     if can_probe:

@@ -14,11 +14,12 @@ from bertcls.arguments import RecipeArguments
 from bertcls.inference import Text, TextClassifier, texts_of
 from bertcls.layout import CARD, CHECKPOINTS, PLAIN, PREDICTIONS
 from bertcls.modeling import REGRESSION
-from bertcls.process import from_rank_0, say, warn
+from bertcls.process import say, warn
 from bertcls.report.findings import beside_values
 from bertcls.report.formats import BETTER, MEASURES, UNSURE, format_p, format_score
 from bertcls.report.scores import row_values
 from bertcls.report.statistics import score_with_interval
+from bertcls.together import from_rank_0
 from bertcls.training.checkpoints import newest_complete
 from bertcls.training.teacher import Teacher
 

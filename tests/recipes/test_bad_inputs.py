@@ -313,6 +313,7 @@ CASES = {
         ["--max_length", "32", "--overlap", "31"],
         "Found --overlap 31 with --max_length",
     ),
+    "adapters wider than the encoder": ("a.csv", CSV, ["--lora_rank", "999"], "Found --lora_rank 999; expected 1 to"),
     "a metric of another task": ("a.csv", CSV, ["--metric_for_best_model", "r2"], "Found --metric_for_best_model r2"),
     "a leak that is to stop": (
         "a.csv",

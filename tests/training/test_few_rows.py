@@ -10,6 +10,7 @@ import torch
 from conftest import TINY, load_recipe
 from datasets import ClassLabel, Dataset, DatasetDict, List
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 from transformers import AutoTokenizer
 
 from bertcls import BertClsForSequenceClassification, RecipeArguments, RunArguments, WindowCollator
@@ -18,6 +19,7 @@ from bertcls.inference import texts_of
 from bertcls.layout import PREDICTIONS, RESULTS
 from bertcls.report.folds import FoldAnswers
 from bertcls.tokenization import tokenize_windows
+from bertcls.training.adapters import merge_adapters
 from bertcls.training.contrastive import balanced_order, contrastive_stage, supervised_contrastive_loss
 from bertcls.training.head_start import fit_linear_head, start_head, vectors_of
 from bertcls.training.launch import parse_runs
@@ -196,6 +198,15 @@ def test_epochs_follow_from_the_rows(model, collator, tmp_path, capsys):
     assert plan(model(), collator, tmp_path, 300, words=sizes, **random).num_train_epochs == 4  # of 38 steps
     assert plan(model(), collator, tmp_path, 30, words=sizes | {"num_train_epochs": 2}).num_train_epochs == 2
     assert plan(model(), collator, tmp_path, 30, words=sizes | {"max_steps": 7}).max_steps == 7
+
+
+def test_the_contrastive_stage_trains_adapters(model, collator, tmp_path):
+    made, kept = model(), model().state_dict()
+    plan(made, collator, tmp_path, 12, lora_rank=4, contrastive_steps=3)
+    merge_adapters(made)
+    changed = {name for name, tensor in made.state_dict().items() if not torch.equal(tensor, kept[name])}
+    matrices = {f"encoder.{name}.weight" for name, part in made.encoder.named_modules() if type(part) is nn.Linear}
+    assert changed == matrices | {"classifier.weight", "classifier.bias"}
 
 
 def test_a_head_that_no_linear_model_starts_is_trained(model, collator, tmp_path, capsys):

@@ -130,6 +130,15 @@ def test_two_processes_run_the_recipe_as_one_does(words, one_process, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_processes_train_adapters_as_one_does(sst2_recipe, words, tmp_path):
+    words = [*words, "--lora_rank", "4", "--learning_rate", "0.1"]
+    whole = tmp_path / "one"
+    results = run_recipe_main(sst2_recipe, whole, *words, "--per_device_train_batch_size", "32")
+    folder, _ = launch(tmp_path, "cpu_2proc", str(ROOT / "recipes" / "sst2_finetune.py"), "--sample", *words)
+    check_same_run(folder, (whole, results))
+
+
+@pytest.mark.slow
 def test_fsdp_runs_the_recipe_as_one_process_does(words, one_process, tmp_path):
     script = [str(ROOT / "tests" / "fsdp_on_cpu.py"), str(ROOT / "recipes" / "sst2_finetune.py")]
     folder, _ = launch(tmp_path, "fsdp", "--num_processes", "2", *script, "--sample", *words)
