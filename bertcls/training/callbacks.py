@@ -31,6 +31,7 @@ def training_callbacks(
     overwrite_output: bool = False,
     layer_decay: float = 1.0,
     head_learning_rate: float | None = None,
+    watch: TrainerCallback | None = None,
     **compared,
 ) -> list[TrainerCallback]:
     """What every training of ours runs beside Trainer's own callbacks, and `EpochLines` for its progress.
@@ -41,6 +42,7 @@ def training_callbacks(
         early_stopping_patience: evaluations without a better metric before training stops; 0: never.
         overwrite_output: remove what an earlier run left in the folder, once data and model are loaded.
         layer_decay, head_learning_rate: settings that a resumed run must share.
+        watch: of a search, after all others.
         **compared: further ones.
     """
     use_epoch_lines()
@@ -57,7 +59,7 @@ def training_callbacks(
     ]
     if early_stopping_patience and training_args.eval_strategy != "no":
         callbacks.append(EarlyStoppingCallback(early_stopping_patience))
-    return callbacks
+    return callbacks if watch is None else [*callbacks, watch]
 
 
 class ChooseEpoch(TrainerCallback):
