@@ -87,7 +87,7 @@ def main(options: Namespace, words: list[str]) -> dict:
             )
         knobs = {name: knobs[name] for name in options.knobs or knobs}
         made_of = {
-            "recipe": recipe.__name__,
+            "recipe": recipe.version,
             "options": words,
             "knobs": [*knobs],
             "folds": folds,

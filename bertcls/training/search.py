@@ -20,7 +20,7 @@ from bertcls.arguments import RecipeArguments
 from bertcls.backends import require
 from bertcls.layout import STUDY
 from bertcls.modeling import REGRESSION
-from bertcls.process import LOCK, lock_folder
+from bertcls.process import LOCK, file_digest, lock_folder
 from bertcls.training.launch import parse
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Watch(TrainerCallback):
 
 
 def load_recipe(path: str) -> ModuleType:
-    """The module of a fine-tuning recipe, with the class of its options as `arguments`.
+    """The module of a fine-tuning recipe, with the class of its options as `arguments`, and what tells an edit.
 
     Raises:
         FileNotFoundError: no such file.
@@ -116,11 +116,11 @@ def load_recipe(path: str) -> ModuleType:
     """
     if not Path(path).is_file() or Path(path).suffix != ".py":
         raise FileNotFoundError(f"No recipe found at {path}; expected one such as recipes/sst2_finetune.py. Check it.")
-    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    spec = importlib.util.spec_from_file_location(f"recipe_{Path(path).stem}", path)
     recipe = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
     hints = get_type_hints(getattr(recipe, "main", load_recipe))
-    recipe.arguments = hints.get("args")
+    recipe.arguments, recipe.version = hints.get("args"), f"{Path(path).name} {file_digest(Path(path))}"
     trains = hasattr(recipe, "DEFAULTS") and "training_args" in hints and isinstance(recipe.arguments, type)
     if not trains or not issubclass(recipe.arguments, RecipeArguments):
         raise ValueError(

@@ -153,7 +153,7 @@ def test_folds_to_choose_by_leave_the_reported_rows_alone():
     [
         (["no.py"], "No recipe found at no.py; expected one such as recipes/sst2_finetune.py"),
         ([ROOT / "recipes" / "imdb_mlm_pretrain.py"], "without DEFAULTS and main.* of fine-tuning; expected a recipe"),
-        ([ROOT / "recipes" / "tfidf_baseline.py"], "without DEFAULTS and main.* of fine-tuning; expected a recipe"),
+        ([ROOT / "recipes" / "tfidf_baseline.py", "--sample"], "Found a recipe that ended without telling its score"),
         ([ROOT / "recipes" / "predict.py"], "without DEFAULTS and main.* of fine-tuning; expected a recipe"),
         ([SST2, "--trials", "0"], "Found --trials 0; expected 1 or more"),
         ([SST2, "--minutes", "0"], "Found --minutes 0; expected more than 0"),
