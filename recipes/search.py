@@ -120,13 +120,13 @@ def main(options: Namespace, words: list[str]) -> dict:
         told = {"defaults": recipe.DEFAULTS, "sample": getattr(recipe, "SAMPLE", None)}
         for place, its_own in zip(places, own):
             for number in options.seeds:
-                if study.is_done(f"{place.name} {number}"):
+                if study.is_done(place / f"seed-{number}"):
                     continue
                 end = ["--seeds", str(number), "--output_dir", str(place), "--resume_from_checkpoint"]
                 sys.argv = [options.recipe, *words, *its_own, *end]  # for the record of the run
                 for args, training_args in parse_runs(recipe.arguments, sys.argv[1:], **told):
                     recipe.main(args, training_args)
-                study.set_done(f"{place.name} {number}")
+                study.set_done(place / f"seed-{number}")
 
         # 5. What it brought
         return from_rank_0(lambda: tell(found, rows, places, plan, folder, [options.recipe, *words, *own[-1]]))

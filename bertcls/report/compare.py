@@ -196,6 +196,8 @@ def describe_choice(first: tuple[dict, Arm], best: tuple[dict, Arm], *, metric: 
     )
     how = f"flattered it by {flattered:.4f}" if flattered > 0 else "did not flatter it"
     said += f"So to be the best of {trials} {how}, as far as single runs tell."
+    if first[1] is best[1]:
+        said = f"The best of {trials} is {first[1].name}: {name.replace('_', ' ')} {chose[0]:.4f} and {unseen[0]:.4f}."
     return {"metric": name, "chose": chose, "unseen": unseen, "flattered": flattered, "said": said}
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import importlib.util
+import logging
 import math
 import os
 import shutil
@@ -205,8 +206,14 @@ def watched_run(
 
 @contextlib.contextmanager
 def _printing_to(log: Path) -> Iterator[None]:
-    with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        yield
+    logger = logging.getLogger("transformers.trainer_callback")  # early stopping misses the best model, saved nowhere
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def judge(

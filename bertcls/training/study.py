@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bertcls.layout import STUDY
+from bertcls.layout import RESULTS, STUDY
 from bertcls.process import from_rank_0
 from bertcls.training.search import as_words
 
@@ -129,12 +129,13 @@ class Study:
         }
 
     @_on_rank_0
-    def is_done(self, what: str) -> bool:
-        return what in self.study.user_attrs.get("done", [])
+    def is_done(self, run: Path) -> bool:
+        """Whether a run at the end, `trial-3/seed-1`, is there whole."""
+        return "/".join(run.parts[-2:]) in self.study.user_attrs.get("done", []) and (run / RESULTS).is_file()
 
     @_on_rank_0
-    def set_done(self, what: str) -> None:
-        self.study.set_user_attr("done", [*self.study.user_attrs.get("done", []), what])
+    def set_done(self, run: Path) -> None:
+        self.study.set_user_attr("done", [*self.study.user_attrs.get("done", []), "/".join(run.parts[-2:])])
 
     def _ended(self) -> list:
         """Trials that ended by themselves; one that a kill cut off in the last moment failed with scores."""
