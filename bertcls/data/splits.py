@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from bertcls.data.labels import label_array, label_names_of, problem_type_of
 from bertcls.layout import DRAWN, FOLDS
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from bertcls.process import warn
+from bertcls.process import remembered, warn
 from bertcls.text import comparison_key
 
 SPLIT_SEED = 42  # of all draws that are the same for every training seed; SST-2's 8:1:1 is often reported with it
@@ -168,6 +168,7 @@ def hold_out(dataset: Dataset, *, rows: int | None = None, seed: int = SPLIT_SEE
     return _select(dataset, groups, rest), _select(dataset, groups, drawn)
 
 
+@remembered
 def hold_out_whole_texts(
     dataset: Dataset, *, share: float = 0.05, minimum: int = 500, seed: int = SPLIT_SEED
 ) -> tuple[Dataset, Dataset]:
@@ -204,6 +205,7 @@ def _strata(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     return np.unique(labels, axis=0, return_inverse=True)[1].ravel()
 
 
+@remembered
 def _equal_texts(dataset: Dataset) -> np.ndarray:
     """Number of the first row with an equal text as the audit compares them `[rows]`; an empty one equals none."""
     first: dict[str, int] = {}
