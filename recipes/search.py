@@ -20,9 +20,10 @@ from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
-from bertcls.process import OptionParser, from_rank_0, one_line_errors, say, whole_file
+from bertcls.process import OptionParser, one_line_errors, say, whole_file
 from bertcls.report.compare import compare_arms, describe_choice, describe_differences, load_arm
 from bertcls.report.figures import draw_search
+from bertcls.together import from_rank_0
 from bertcls.training.launch import parse_runs
 from bertcls.training.plan import CHOOSE_BY_SCORE
 from bertcls.training.search import Watch, as_words, judge, load_recipe, make_knobs, search_folder, watched_run

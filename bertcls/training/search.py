@@ -22,6 +22,7 @@ from bertcls.backends import require
 from bertcls.layout import STUDY
 from bertcls.modeling import REGRESSION
 from bertcls.process import LOCK, file_digest, lock_folder
+from bertcls.together import start_pulse, staying_together
 from bertcls.training.launch import parse
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ def search_folder(folder: Path) -> Iterator[Path]:
     require("optuna", what="A search")
     scratch = folder / "trial"
     if os.environ.get("RANK", "0") != "0":
-        yield scratch
+        with staying_together():
+            yield scratch
         return
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder, "--output_dir")
@@ -148,7 +150,8 @@ def search_folder(folder: Path) -> Iterator[Path]:
                 f"The folder {folder} is not empty, and holds no search; expected a new one, or one to go on with. "
                 "Name another --output_dir."
             )
-        yield scratch
+        with staying_together():
+            yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         lock.release()
@@ -190,6 +193,7 @@ def watched_run(
         with contextlib.nullcontext() if log is None else _printing_to(log):
             args, training_args = parse(recipe.arguments, words, **told)
             args.watch, args.fold, watch.args = watch, fold, args
+            start_pulse(training_args.ddp_timeout_delta)
             recipe.main(args, training_args)
     except TrialEnds:
         return

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from bertcls.layout import RESULTS, STUDY
-from bertcls.process import from_rank_0
+from bertcls.together import from_rank_0
 from bertcls.training.search import as_words
 
 _UNPRUNED = 4  # trials, before one is cut short
