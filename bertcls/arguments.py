@@ -269,6 +269,7 @@ class TextArguments:
     hub: dict | None = field(init=False, default=None, repr=False)  # with --push_to_hub: arguments of push_folder
     made: bool = field(init=False, default=False)  # run_dir was not there before; on rank 0
     lock: object = field(init=False, default=None, repr=False)  # of run_dir, on rank 0
+    watch: object = field(init=False, default=None, repr=False)  # of a search: a callback that follows the run
 
     def of(self, helper: Callable) -> dict:
         """The options that a helper takes under their names, for `helper(..., **args.of(helper))`."""

@@ -22,7 +22,7 @@ from bertcls.data.load import load_splits
 from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, comparison_keys, containing_texts, draw_rows
 from bertcls.layout import AUDIT
 from bertcls.modeling import REGRESSION
-from bertcls.process import OptionParser, one_line_errors, say
+from bertcls.process import OptionParser, one_line_errors, remembered, say
 from bertcls.text import CJK_CHARACTER, nfkc
 from bertcls.together import from_rank_0
 from bertcls.tokenization import load_tokenizer
@@ -47,6 +47,7 @@ class _Part:
         self.keys = comparison_keys(split)
 
 
+@remembered
 def audit_splits(
     splits: DatasetDict, *, tokenizer: PreTrainedTokenizerBase | None = None, lengths: tuple[int, ...] = LENGTHS
 ) -> dict:

@@ -92,14 +92,14 @@ class OnnxModel(nn.Module):
         return self.pooling.run(["logits", "window_logits"], {"window_vectors": vectors, "window_counts": counts})
 
 
-def require(*names: str) -> None:
-    """Refuses to go on without packages that only ONNX needs."""
+def require(*names: str, what: str = "ONNX") -> None:
+    """Refuses to go on without packages that only `what` needs."""
     for name in names:
         try:
             __import__(name)
         except ImportError as error:
             raise ValueError(
-                f"ONNX needs {name}, which is not installed. Install it: pip install {' '.join(names)}"
+                f"{what} needs {name}, which is not installed. Install it: pip install {' '.join(names)}"
             ) from error
 
 

@@ -12,6 +12,7 @@ REPORT = "report"  # folder; all scores of the reported rows can be recomputed f
 RESULTS = f"{REPORT}/metrics.json"
 PREDICTIONS = f"{REPORT}/predictions.parquet"
 STOCK = "stock"  # folder of the copy for the stock classes of transformers
+STUDY = "study.db"  # of a search: its trials
 ONNX = "onnx"  # folder of the copy for ONNX Runtime
 
 CONTRACT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")  # in every folder that holds a model

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import ctypes
 import errno
+import functools
 import hashlib
 import math
 import os
@@ -23,6 +24,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 _LONGEST_LINE = 1500  # characters of an error: its data, a name or a type, may have any number
+_REMEMBERED = 8  # answers of a function: those of the splits of a run, and of folds
 LOCK = ".lock"  # file in a folder that a process writes to; it stays
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _FULL_DISK = (  # what safetensors (122 is the user's quota) and torch say, which raise errors of their own
@@ -130,6 +132,26 @@ def warn(message: str) -> None:
     """Logs a warning on the first process of a run."""
     if os.environ.get("RANK", "0") == "0":
         logger.warning(message)
+
+
+def remembered(function: Callable) -> Callable:
+    """Keeps the last answers of a slow function of a data set, for the runs of `--seeds` and of a search.
+
+    Data sets are the same where their fingerprints are; what is given must not be changed.
+    """
+    known: dict[tuple, object] = {}
+
+    @functools.wraps(function)
+    def look_up(data, **options):
+        parts = data if isinstance(data, dict) else {"": data}
+        key = (*((name, part._fingerprint) for name, part in parts.items()), repr(options))
+        if key not in known:
+            known[key] = function(data, **options)
+        while len(known) > _REMEMBERED:
+            del known[next(iter(known))]
+        return known[key]
+
+    return look_up
 
 
 def refuse_inside(output: str | Path, sources: Iterable[str | None], flag: str) -> None:

@@ -112,6 +112,9 @@ def understand(script: str, words: list[str], folder: Path, monkeypatch) -> None
             sample=recipe.SAMPLE,
         )
         assert len(list(runs)) == (3 if "--seeds" in words else 1)
+    elif name == "search":
+        options, rest = load_recipe(name).read(words)
+        understand(options.recipe, rest, folder, monkeypatch)
     elif name == "predict":
         parse_options(load_recipe(name).Arguments, words, description="")
     else:

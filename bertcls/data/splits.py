@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from bertcls.data.labels import label_array, label_names_of, problem_type_of
 from bertcls.layout import DRAWN, FOLDS
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
-from bertcls.process import warn
+from bertcls.process import remembered, warn
 from bertcls.text import comparison_key
 
 SPLIT_SEED = 42  # of all draws that are the same for every training seed; SST-2's 8:1:1 is often reported with it
@@ -42,7 +42,9 @@ def arrange_splits(
         seed: of the draws.
         phrases: training rows are parts of one another, as in SST-2: hold out whole texts with all their parts.
         fold: `2/5` reports the second of five parts of the labelled rows that are not test, and trains on the others;
-            `final/5` trains on all of them, and reports test or, without one, all of them by the folds' answers.
+            `final/5` trains on all of them, and reports test or, without one, all of them by the folds' answers;
+            `validation-2/5` leaves the reported rows as they are without it, and chooses by the second of five parts
+            of the others.
 
     Returns:
         the splits, and the name of the reported one in the source, or `DRAWN`.
@@ -50,6 +52,13 @@ def arrange_splits(
     Raises:
         ValueError: shares that are not three positive numbers, or too few rows of a label.
     """
+    if fold is not None and fold.startswith("validation-"):
+        options = {"split": split, "max_samples": max_samples, "seed": seed, "phrases": phrases}
+        parts, reported = arrange_splits(splits, **options)
+        joined = concatenate_datasets([parts[name] for name in ("train", "validation") if name in parts])
+        number, _, count = fold.removeprefix("validation-").partition("/")
+        train, validation = _hold_out_fold(joined, int(number), int(count), seed)
+        return DatasetDict(train=train, validation=validation, test=parts["test"]), reported
     if fold is not None or split is not None:
         joined = concatenate_datasets([splits[name] for name in ("train", "validation") if name in splits])
     if fold is not None:
@@ -97,27 +106,32 @@ def _fold(rows: Dataset, test: Dataset | None, fold: str, seed: int) -> tuple[Da
         raise ValueError(f"Found --fold {fold}; expected one such as 2/5. Correct it.")
     if number == "final":
         return DatasetDict(train=rows, test=test or rows), FOLDS if test is None else "test"
+    kept, held = _hold_out_fold(rows, int(number), int(count), seed)
+    train, validation = hold_out(kept, seed=seed)
+    return _without_few(DatasetDict(train=train, validation=validation, test=held), seed), f"fold {number} of {count}"
+
+
+def _hold_out_fold(rows: Dataset, number: int, count: int, seed: int) -> tuple[Dataset, Dataset]:
+    """The rest, and part `number` of `count`: equal texts together, label shares kept."""
     groups = _equal_texts(rows)
     firsts = np.unique(groups)
     if problem_type_of(rows) == SINGLE_LABEL:
         fewest, label = min((n, label) for label, n in Counter(label_array(rows)[firsts].tolist()).items())
-        if fewest < int(count):
+        if fewest < count:
             raise ValueError(
                 f"Found --folds {count} and {fewest} different texts of {label_names_of(rows)[label]}; expected at "
                 "most as many folds. Lower it, or add rows."
             )
     several = problem_type_of(rows) == MULTI_LABEL
     labels = label_array(rows)[firsts] if several else _strata(rows, firsts)
-    if not several and np.bincount(labels).max() < int(count):  # more folds than texts in a decile of values
+    if not several and np.bincount(labels).max() < count:  # more folds than texts in a decile of values
         labels = np.zeros_like(labels)
     from iterstrat.ml_stratifiers import MultilabelStratifiedKFold  # scikit-learn, which --help does without
     from sklearn.model_selection import StratifiedKFold
 
-    folds = (MultilabelStratifiedKFold if several else StratifiedKFold)(int(count), shuffle=True, random_state=seed)
-    kept, held = (firsts[places] for places in list(folds.split(firsts, labels))[int(number) - 1])
-    train, validation = hold_out(_select(rows, groups, kept), seed=seed)
-    parts = DatasetDict(train=train, validation=validation, test=_select(rows, groups, held))
-    return _without_few(parts, seed), f"fold {number} of {count}"
+    folds = (MultilabelStratifiedKFold if several else StratifiedKFold)(count, shuffle=True, random_state=seed)
+    kept, held = (firsts[places] for places in list(folds.split(firsts, labels))[number - 1])
+    return _select(rows, groups, kept), _select(rows, groups, held)
 
 
 def draw_rows(dataset: Dataset, rows: float | None, *, seed: int = SPLIT_SEED) -> Dataset:
@@ -155,6 +169,7 @@ def hold_out(dataset: Dataset, *, rows: int | None = None, seed: int = SPLIT_SEE
     return _select(dataset, groups, rest), _select(dataset, groups, drawn)
 
 
+@remembered
 def hold_out_whole_texts(
     dataset: Dataset, *, share: float = 0.05, minimum: int = 500, seed: int = SPLIT_SEED
 ) -> tuple[Dataset, Dataset]:
@@ -191,6 +206,7 @@ def _strata(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     return np.unique(labels, axis=0, return_inverse=True)[1].ravel()
 
 
+@remembered
 def _equal_texts(dataset: Dataset) -> np.ndarray:
     """Number of the first row with an equal text as the audit compares them `[rows]`; an empty one equals none."""
     first: dict[str, int] = {}

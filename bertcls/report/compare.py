@@ -170,6 +170,37 @@ def describe_differences(arms: list[Arm], rows: list[dict]) -> str:
     return " ".join(sentences)
 
 
+def describe_choice(first: tuple[dict, Arm], best: tuple[dict, Arm], *, metric: str, trials: int) -> dict:
+    """How much better the best of `trials` looked on the rows that chose it than it is, with a sentence, `said`.
+
+    Args:
+        first, best: the scores `eval_*` of a trial, and its runs on rows that no trial has seen.
+        metric: that chose; where the runs have none of it, the accuracy or the mean absolute error is told.
+    """
+    both, falls = (first, best), ("loss", "rmse", "mae")
+
+    def is_known(name: str) -> bool:
+        return all(
+            f"eval_{name}" in scores and f"test_{name}" in one["scores"] for scores, arm in both for one in arm.facts
+        )
+
+    name = next(name for name in (metric, "accuracy", "mae") if is_known(name))
+    sign = -1 if name.endswith(falls) else 1
+    chose = [float(scores[f"eval_{name}"]) for scores, _ in both]
+    unseen = [float(np.mean([one["scores"][f"test_{name}"] for one in arm.facts])) for _, arm in both]
+    flattered = sign * ((chose[1] - unseen[1]) - (chose[0] - unseen[0]))
+    said = (
+        f"{best[1].name.capitalize()} had {name.replace('_', ' ')} {chose[1]:.4f} on the rows that chose it and "
+        f"{unseen[1]:.4f} on rows that no trial has seen ({unseen[1] - chose[1]:+.4f}); {first[1].name} had "
+        f"{chose[0]:.4f} and {unseen[0]:.4f} ({unseen[0] - chose[0]:+.4f}). "
+    )
+    how = f"flattered it by {flattered:.4f}" if flattered > 0 else "did not flatter it"
+    said += f"So to be the best of {trials} {how}, as far as single runs tell."
+    if first[1] is best[1]:
+        said = f"The best of {trials} is {first[1].name}: {name.replace('_', ' ')} {chose[0]:.4f} and {unseen[0]:.4f}."
+    return {"metric": name, "chose": chose, "unseen": unseen, "flattered": flattered, "said": said}
+
+
 def read_growth(folder: str) -> list[dict]:
     """A row a size of `--train_sizes`, ascending: `rows` of train, the encoder's `mean` with `low` and `high`.
 

@@ -33,6 +33,7 @@ def training_callbacks(
     layer_decay: float = 1.0,
     head_learning_rate: float | None = None,
     lora_rank: int | None = None,
+    watch: TrainerCallback | None = None,
     **compared,
 ) -> list[TrainerCallback]:
     """What every training of ours runs beside Trainer's own callbacks, and `EpochLines` for its progress.
@@ -43,6 +44,7 @@ def training_callbacks(
         early_stopping_patience: evaluations without a better metric before training stops; 0: never.
         overwrite_output: remove what an earlier run left in the folder, once data and model are loaded.
         layer_decay, head_learning_rate, lora_rank: settings that a resumed run must share.
+        watch: of a search, after all others.
         **compared: further ones.
     """
     use_epoch_lines()
@@ -60,7 +62,7 @@ def training_callbacks(
     ]
     if early_stopping_patience and training_args.eval_strategy != "no":
         callbacks.append(EarlyStoppingCallback(early_stopping_patience))
-    return callbacks
+    return callbacks if watch is None else [*callbacks, watch]
 
 
 class ChooseEpoch(TrainerCallback):

@@ -3,7 +3,7 @@
 import math
 
 from datasets import DatasetDict
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.optim import freeze
@@ -33,6 +33,7 @@ def prepare_training(
     freeze_encoder: bool = False,
     freeze_layers: int = 0,
     lora_rank: int | None = None,
+    watch: TrainerCallback | None = None,
 ) -> None:
     """Freezes what is not to train, sets what follows from the number of rows, and gives the head its start.
 
@@ -50,6 +51,7 @@ def prepare_training(
         from_scratch: the encoder is random, so its vectors tell nothing.
         freeze_encoder, freeze_layers: as in `freeze`.
         lora_rank: of adapters on the encoder, as in `add_adapters`; `None`: it trains itself.
+        watch: of a search; its `on_plan` is told the plan, and may want no more.
 
     Raises:
         ValueError: a metric or an option that does not go with the task.
@@ -89,6 +91,9 @@ def prepare_training(
         say(f"{rows:,} rows: {first}{then}{'' if ready else f', {epochs * steps_an_epoch:,} steps'}")
     _choose_by(training_args, len(tokenized.get("validation", ())), kind)
     model.contrastive_steps, model.contrastive_texts = contrastive_steps, 0
+    rows_of = {name: len(part) for name, part in tokenized.items()}
+    if watch is not None and watch.on_plan(model, training_args, rows=rows_of, can_probe=can_probe):
+        return
     if can_probe:  # then the start is a candidate like every epoch
         model.linear_start = start_head(model, tokenized["train"], collator, seed=training_args.seed)
     if training_args.resume_from_checkpoint is not None:
