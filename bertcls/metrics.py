@@ -16,100 +16,71 @@ from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 _TEMPERATURE_DEVIATION = 0.3  # of the prior of its logarithm
 _UNSURE_TEXTS = 20  # with the label, of which a threshold counts as much as 0.5
+BEST = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "f1_micro", REGRESSION: "r2"}  # of each, more is better
 _TAKEN = ("samples", "runtime", "per_class", "confusion_matrix", "window_accuracy", "vote_accuracy")  # other scores
 
 
-class _LocalMetric(evaluate.Metric):
-    """What the metrics below share: nothing is downloaded, and nothing is written to disk."""
+class TaskMetric(evaluate.Metric):
+    """The scores of a problem type: nothing is downloaded, and nothing is written to disk.
 
-    kind: datasets.Value | datasets.List = datasets.Value("int64")  # of a prediction and of a reference
+    Of classes precision, recall and F1 stand by average and, in a table of their own, `per_class` (a class may be
+    called `macro`); what was never predicted has precision 0. `confusion_matrix[i][j]` counts the examples of class i
+    predicted as class j. Of several labels, 0 and 1 `[examples, num_labels]`, `accuracy` is the share of examples with
+    exactly the right set (an empty set is a legal answer). Of numbers a correlation with a constant is 0 here, so that
+    it can be compared. `label_names` are in the order of their numbers.
 
-    def __init__(self, label_names: Sequence[str] = (), **kwargs):
-        self.label_names = list(label_names)
-        super().__init__(keep_in_memory=True, **kwargs)
-
-    def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features({"predictions": self.kind, "references": self.kind})
-        return evaluate.MetricInfo(description=self.__doc__, citation="", features=features)
-
-
-class ClassificationMetric(_LocalMetric):
-    """Accuracy, precision, recall and F1 (macro, weighted, per class) and confusion counts of a single-label task.
-
-    A class that was never predicted has precision 0. Scores of classes stand in a table of their own, `per_class`,
-    since a class may be called `macro`. `confusion_matrix[i][j]` counts the examples of class i predicted as class j.
-
-    Args:
-        label_names: names of the classes, in the order of their numbers.
-
-    >>> scores = ClassificationMetric(["no", "yes"]).compute(predictions=[1, 1, 0, 1], references=[1, 0, 0, 1])
+    >>> metric = TaskMetric(SINGLE_LABEL, ["no", "yes"])
+    >>> scores = metric.compute(predictions=[1, 1, 0, 1], references=[1, 0, 0, 1])
     >>> scores["accuracy"], scores["per_class"]["no"]["recall"], scores["confusion_matrix"]
     (0.75, 0.5, [[1, 1], [0, 2]])
-    """
-
-    def _compute(self, predictions, references) -> dict:
-        numbers = list(range(len(self.label_names)))
-        scores = _f_scores(references, predictions, self.label_names, ("macro", "weighted"), labels=numbers)
-        scores["accuracy"] = float(np.mean(np.asarray(predictions) == np.asarray(references)))
-        scores["confusion_matrix"] = confusion_matrix(references, predictions, labels=numbers).tolist()
-        return scores
-
-
-class MultiLabelMetric(_LocalMetric):
-    """Scores of a multi-label task, from 0 and 1 `[examples, num_labels]`.
-
-    `accuracy` is the share of examples whose set of labels is exactly right (an empty set is a legal answer);
-    precision, recall and F1 are micro (over all decisions), macro (mean over labels) and per label. What was never
-    predicted has precision 0.
-
-    >>> scores = MultiLabelMetric(["a", "b"]).compute(predictions=[[1, 0], [1, 1]], references=[[1, 0], [0, 1]])
+    >>> scores = TaskMetric(MULTI_LABEL, ["a", "b"]).compute(predictions=[[1, 0], [1, 1]], references=[[1, 0], [0, 1]])
     >>> scores["accuracy"], scores["f1_micro"], scores["per_class"]["b"]["f1"]
     (0.5, 0.8, 1.0)
-    """
-
-    kind = datasets.List(datasets.Value("int64"))
-
-    def _compute(self, predictions, references) -> dict:
-        predictions, references = np.asarray(predictions), np.asarray(references)
-        scores = _f_scores(references, predictions, self.label_names, ("micro", "macro"))
-        scores["accuracy"] = float((predictions == references).all(-1).mean())
-        return scores
-
-
-def _f_scores(references, predictions, label_names: list[str], averages: tuple[str, ...], **options) -> dict:
-    """Precision, recall and F1 by each way of averaging, and `per_class` with the support beside them."""
-    names = ("precision", "recall", "f1", "support")
-    found = precision_recall_fscore_support(references, predictions, average=None, zero_division=0, **options)
-    rows = [dict(zip(names, (value.item() for value in values))) for values in zip(*found)]
-    scores: dict = {"per_class": dict(zip(label_names, rows))}
-    for average in averages:
-        values = precision_recall_fscore_support(references, predictions, average=average, zero_division=0, **options)
-        scores |= {f"{name}_{average}": float(value) for name, value in zip(names[:3], values)}
-    return scores
-
-
-class RegressionMetric(_LocalMetric):
-    """Root of the mean squared error, mean absolute error, R squared, and the correlations of Pearson and Spearman.
-
-    A correlation with a constant is 0 here, so that it can be compared.
-
-    >>> scores = RegressionMetric().compute(predictions=[1.0, 2.0, 4.0], references=[1.0, 2.0, 3.0])
+    >>> scores = TaskMetric(REGRESSION).compute(predictions=[1.0, 2.0, 4.0], references=[1.0, 2.0, 3.0])
     >>> round(scores["rmse"], 3), scores["r2"], scores["spearman"]
     (0.577, 0.5, 1.0)
     """
 
-    kind = datasets.Value("float64")
+    def __init__(self, kind: str, label_names: Sequence[str] = (), **kwargs):
+        self.kind, self.label_names = kind, list(label_names)
+        self.averages = {SINGLE_LABEL: ("macro", "weighted"), MULTI_LABEL: ("micro", "macro")}.get(kind, ())
+        super().__init__(keep_in_memory=True, **kwargs)
+
+    @property
+    def shown(self) -> list[str]:
+        """Those of its scores that are shown of every epoch."""
+        if self.kind == REGRESSION:
+            return ["rmse", "mae", "r2", "pearson", "spearman"]
+        return ["accuracy", *(f"{score}_{how}" for how in self.averages for score in ("precision", "recall", "f1"))]
+
+    def _info(self) -> evaluate.MetricInfo:
+        number = datasets.Value("float64" if self.kind == REGRESSION else "int64")
+        row = datasets.List(number) if self.kind == MULTI_LABEL else number
+        features = dict.fromkeys(("predictions", "references"), row)
+        return evaluate.MetricInfo(description=self.__doc__, citation="", features=datasets.Features(features))
 
     def _compute(self, predictions, references) -> dict:
         predictions, references = np.asarray(predictions), np.asarray(references)
-        error = predictions - references
-        spread = np.square(references - references.mean()).sum()
-        columns = pd.Series(predictions), pd.Series(references)
-        return {
-            "rmse": float(np.sqrt(np.square(error).mean())),
-            "mae": float(np.abs(error).mean()),
-            "r2": float(1 - np.square(error).sum() / spread) if spread else 0.0,
-        } | {how: float(np.nan_to_num(columns[0].corr(columns[1], method=how))) for how in ("pearson", "spearman")}
+        if self.kind == REGRESSION:
+            error, columns = predictions - references, (pd.Series(predictions), pd.Series(references))
+            spread = np.square(references - references.mean()).sum()
+            scores = {"rmse": np.sqrt(np.square(error).mean()), "mae": np.abs(error).mean()}
+            scores["r2"] = 1 - np.square(error).sum() / spread if spread else 0.0
+            scores |= {how: np.nan_to_num(columns[0].corr(columns[1], method=how)) for how in ("pearson", "spearman")}
+            return {name: float(value) for name, value in scores.items()}
+        names, numbers = ("precision", "recall", "f1", "support"), range(len(self.label_names))
+        options = {"labels": [*numbers], "zero_division": 0}
+        found = precision_recall_fscore_support(references, predictions, average=None, **options)
+        rows = [dict(zip(names, (value.item() for value in values))) for values in zip(*found)]
+        scores: dict = {"per_class": dict(zip(self.label_names, rows))}
+        for average in self.averages:
+            values = precision_recall_fscore_support(references, predictions, average=average, **options)
+            scores |= {f"{name}_{average}": float(value) for name, value in zip(names[:3], values)}
+        right = predictions == references
+        scores["accuracy"] = float(np.mean(right if self.kind == SINGLE_LABEL else right.all(-1)))
+        if self.kind == SINGLE_LABEL:
+            scores["confusion_matrix"] = confusion_matrix(references, predictions, labels=[*numbers]).tolist()
+        return scores
 
 
 def make_compute_metrics(
@@ -122,30 +93,25 @@ def make_compute_metrics(
     `log_loss` does not. Predictions are logits `[examples, num_labels]`, label_ids `(labels, example_ids)`. A
     multi-label task is scored at 0.5 here; its thresholds are tuned after training.
 
-    Args:
-        config: of the model, with the names of its labels and its problem type.
-        training_args: whose `metric_for_best_model` is checked, so that it is not after the first epoch; where it is
-            `auto`, it becomes the accuracy, of several labels `f1_micro`, of numbers `r2`.
-        own: further metrics by name, each a function of labels and predictions as scikit-learn's are.
+    The `metric_for_best_model` of `training_args` is checked here, so that it is not after the first epoch; `auto`
+    becomes that of `BEST`. `own` are further metrics by name, functions of labels and predictions as scikit-learn's.
 
     Raises:
         ValueError: `metric_for_best_model` is none of the metrics, label smoothing of other than classes, or a metric
             of one's own that has the name of another score.
     """
-    kind, label_names = config.problem_type or SINGLE_LABEL, list(config.id2label.values())
-    metric, kept = task_metric(kind, label_names)
-    losses = [] if kind == REGRESSION else ["log_loss", "calibrated_loss"]
-    known = ["loss", *losses, *kept]
-    if taken := sorted({*known, *_TAKEN} & {*(own or {})}):
+    kind = config.problem_type or SINGLE_LABEL
+    metric, own = TaskMetric(kind, config.id2label.values()), own or {}
+    known = ["loss", *([] if kind == REGRESSION else ["log_loss", "calibrated_loss"]), *metric.shown]
+    if taken := sorted({*known, *_TAKEN} & {*own}):
         raise ValueError(
             f"Found a metric of one's own called {taken[0]}; expected a name that no score has. Rename it."
         )
-    known += [*(own or {})]
+    known += own
     if training_args is not None:
         asked = training_args.metric_for_best_model
         if asked == "auto":
-            best = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "f1_micro", REGRESSION: "r2"}  # of each, more is better
-            training_args.metric_for_best_model = best[kind]
+            training_args.metric_for_best_model = BEST[kind]
         elif asked is not None and asked.removeprefix("eval_") not in known:
             raise ValueError(f"Found --metric_for_best_model {asked}; expected one of {', '.join(known)}.")
         if training_args.label_smoothing_factor and kind != SINGLE_LABEL:
@@ -162,18 +128,9 @@ def make_compute_metrics(
             losses["log_loss"] = log_loss(logits, labels)
             losses["calibrated_loss"] = log_loss(logits / fit_temperature(logits, labels), labels)
         scores = metric.compute(predictions=predictions, references=labels)
-        return {name: scores[name] for name in kept} | losses | own_scores(own, labels, predictions)
+        return {name: scores[name] for name in metric.shown} | losses | own_scores(own, labels, predictions)
 
     return compute_metrics
-
-
-def task_metric(kind: str, label_names: list[str]) -> tuple[evaluate.Metric, list[str]]:
-    """The metric of a problem type, and which of its scores are shown of every epoch."""
-    if kind == REGRESSION:
-        return RegressionMetric(), ["rmse", "mae", "r2", "pearson", "spearman"]
-    averages = ("micro", "macro") if kind == MULTI_LABEL else ("macro", "weighted")
-    kept = ["accuracy", *(f"{score}_{how}" for how in averages for score in ("precision", "recall", "f1"))]
-    return (MultiLabelMetric if kind == MULTI_LABEL else ClassificationMetric)(label_names), kept
 
 
 def own_scores(own: dict[str, Callable] | None, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
@@ -182,13 +139,10 @@ def own_scores(own: dict[str, Callable] | None, labels: np.ndarray, predictions:
 
 
 def tune_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[float]:
-    """Per label the probability from which on giving it has the best F1.
+    """Per label the probability from which on giving it has the best F1, from those of held-out examples and labels of
+    0 and 1, both `[examples, num_labels]`.
 
     The fewer texts have a label, the nearer to 0.5: by 20 / (20 + texts), with which few texts do no harm.
-
-    Args:
-        probabilities: `[examples, num_labels]`, of examples that the model was not trained on.
-        labels: 0 and 1 `[examples, num_labels]`.
 
     >>> tune_thresholds(np.array([[0.4], [0.3], [0.1], [0.05]] * 10), np.array([[1], [1], [0], [0]] * 10))
     [0.35]
@@ -207,11 +161,8 @@ def tune_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[float
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean negative log-probability of the right class, of several labels of the right decisions, in nats.
-
-    Args:
-        logits: `[examples, num_labels]`.
-        labels: class numbers `[examples]`, or of a multi-label task 0 and 1 `[examples, num_labels]`.
+    """Mean negative log-probability of the right class, of several labels of the right decisions, in nats: of logits
+    `[examples, num_labels]` and class numbers `[examples]`, or 0 and 1 `[examples, num_labels]`.
 
     >>> round(log_loss(np.array([[0.0, 0.0]]), np.array([1])), 4)
     0.6931
@@ -230,9 +181,6 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     The most probable class stays the same, and of several labels which of them have 0.5 or more. Between 0.2 and 10,
     and the nearer to 1 the fewer rows there are: its logarithm has a normal prior with deviation 0.3, with which few
     rows do no harm (by simulation: from 20 rows on less than 0.02 nats where the model is calibrated already).
-
-    Args:
-        logits, labels: as of `log_loss`, of examples that the model was not trained on.
 
     >>> sure = np.array([[2.0, -2.0]] * 1000)  # 98 % sure each time, right 7 times of 10
     >>> round(fit_temperature(sure, np.array([0] * 700 + [1] * 300)), 1)

@@ -92,7 +92,7 @@ def _check(classifier: TextClassifier, folder: str, texts: list[Text], max_lengt
     whole = [(text,) if isinstance(text, str) else text for text in texts]
     for parts in filter(None, (whole, [tuple(part[:size] for part in text) for text in whole])):
         candidates = [text if pairs else text[0] for text in parts]
-        read = classifier.tokenize(candidates, spans=False)
+        read = classifier.tokenize(candidates)
         alike = [len(ids) == 1 and (cut_alike or not cut) for ids, cut in zip(read["input_ids"], read["cut"])]
         if any(alike):
             break

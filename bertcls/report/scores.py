@@ -11,7 +11,7 @@ from scipy.stats import pearsonr
 from bertcls.data.labels import label_array, label_names_of, problem_type_of
 from bertcls.inference import TextClassifier, reaches, texts_of
 from bertcls.layout import PREDICTIONS, REPORT
-from bertcls.metrics import own_scores, task_metric
+from bertcls.metrics import TaskMetric, own_scores
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.report.baseline import TfidfClassifier
 from bertcls.report.formats import ERRORS, MANY_CLASSES, format_score, score_names
@@ -46,7 +46,7 @@ def score_reported(
     Path(run_dir, REPORT).mkdir(exist_ok=True)
     table.to_parquet(Path(run_dir, PREDICTIONS), index=False)
     scores = own_scores(own, labels, predictions)
-    scores |= task_metric(kind, names)[0].compute(predictions=predictions, references=labels)
+    scores |= TaskMetric(kind, names).compute(predictions=predictions, references=labels)
     if len(names) > MANY_CLASSES:
         # what a spreadsheet would run as a formula gets a mark
         cells = [f"'{name}" if name.startswith(tuple("=+-@\t\r")) else name for name in names]
