@@ -32,7 +32,7 @@ def measure(name_or_path: str, case: str) -> dict:
     before = peak_memory()
     start = time.perf_counter()
     if case == "split with windows":
-        classifier.probabilities_with_windows(texts)
+        classifier.logits_with_windows(texts)
     else:
         classifier.probabilities(texts)
     seconds = time.perf_counter() - start

@@ -148,6 +148,11 @@ class TextClassifier:
         return classifier
 
     @property
+    def max_length(self) -> int:
+        """Tokens of a window, special ones included."""
+        return self.model.config.max_length or self.tokenizer.model_max_length
+
+    @property
     def thresholds(self) -> list[float] | None:
         """From which probability on each label of a multi-label model is given."""
         return self.model.config.thresholds
@@ -228,7 +233,7 @@ class TextClassifier:
         return tokenize_windows(
             dict(zip(("text", "text_pair"), columns)),
             tokenizer=self.tokenizer,
-            max_length=config.max_length or self.tokenizer.model_max_length,
+            max_length=self.max_length,
             overlap=config.overlap,
             truncation=config.truncation,
             pair_truncation=config.pair_truncation,
@@ -302,14 +307,7 @@ class TextClassifier:
 
     def probabilities(self, texts: Texts, *, progress: bool = False) -> np.ndarray:
         """Probabilities `[texts, num_labels]` (float64) after the temperature; of a regression the values."""
-        return self.probabilities_with_windows(texts, progress=progress)[0]
-
-    def probabilities_with_windows(
-        self, texts: Texts, *, progress: bool = False
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """`probabilities`, and for each text those of its windows `[windows, num_labels]`, of each alone."""
-        logits, windows_of = self.logits_with_windows(texts, progress=progress)
-        return self.to_probabilities(logits), [*map(self.to_probabilities, windows_of)]
+        return self.to_probabilities(self.logits_with_windows(texts, progress=progress)[0])
 
     def to_probabilities(self, logits: np.ndarray) -> np.ndarray:
         """What `probabilities` gives, from `logits` `[..., num_labels]`."""

@@ -45,10 +45,9 @@ _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _PUNCTUATION = regex.compile(rf"[{re.escape(string.punctuation)}\p{{P}}]")  # in Unicode's sense, and ASCII's symbols
 _NO_WORD = re.compile(r"[^\w\s]|_")
 _NO_BLANKS = rf"{_CJK}\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Chinese, Japanese, Thai, Lao, Burmese and Khmer
-_LETTER = rf"[[\p{{L}}\p{{N}}_]--[{_NO_BLANKS}]]"
-_UNIT = regex.compile(  # a character of a script without blanks, a word, or a mark
-    rf"(?V1)[{_NO_BLANKS}]\p{{M}}*|{_LETTER}(?:{_LETTER}|\p{{M}}|['’](?={_LETTER}|\p{{M}}))*|[^\p{{L}}\p{{N}}_\s\x1c-\x1f]"
-)
+_LETTER = rf"[\w\p{{No}}--[{_NO_BLANKS}]]"  # \w of the package regex holds accents, and not ², ½ or ①
+_WORD = rf"(?V1)[{_NO_BLANKS}]\p{{M}}*|{_LETTER}+(?:['’]{_LETTER}+)*"  # or a character of a script without blanks
+_WORDS, _UNITS = regex.compile(_WORD), regex.compile(_WORD + r"|[^\w\p{No}\s\x1c-\x1f]")
 _WITHIN_WORDS = "'’-‐‑"  # apostrophes and hyphens
 
 _CHINESE_MARKS = "，．！？：；（）～"  # full-width forms of ASCII that Chinese is written with
@@ -286,7 +285,7 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     >>> [text[a:b] for text in ["Don't! 很好"] for a, b in word_spans(text)]
     ["Don't", '!', '很', '好']
     """
-    return [found.span() for found in _UNIT.finditer(text)]
+    return [found.span() for found in _UNITS.finditer(text)]
 
 
 def words_of(text: str) -> list[str]:
@@ -295,7 +294,7 @@ def words_of(text: str) -> list[str]:
     >>> words_of("Don't miss it: 很好!")
     ["don't", 'miss', 'it', '很', '好']
     """
-    return [unit for unit in _UNIT.findall(text.lower()) if re.match(r"\w", unit)]
+    return _WORDS.findall(text.lower())
 
 
 def is_whole(text: str) -> bool:

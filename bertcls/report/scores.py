@@ -37,8 +37,9 @@ def score_reported(
     """
     names, labels, kind = label_names_of(dataset), label_array(dataset), problem_type_of(dataset)
     windows_of: list[np.ndarray] = []
-    if kind == SINGLE_LABEL and hasattr(classifier, "probabilities_with_windows"):
-        probabilities, windows_of = classifier.probabilities_with_windows(texts_of(dataset), progress=progress)
+    if kind == SINGLE_LABEL and hasattr(classifier, "logits_with_windows"):
+        logits, windows_of = classifier.logits_with_windows(texts_of(dataset), progress=progress)
+        probabilities = classifier.to_probabilities(logits)
     else:
         probabilities = classifier.probabilities(texts_of(dataset), progress=progress)
     thresholds = classifier.thresholds if kind == MULTI_LABEL else None
@@ -61,7 +62,8 @@ def score_reported(
     measured, interval = "mae" if kind == REGRESSION else "accuracy", score_with_interval(row_values(table))
     scores |= {f"{measured}_{end}": interval[end] for end in ("low", "high")}
     if any(len(rows) > 1 for rows in windows_of):
-        winners = [rows.argmax(-1) for rows in windows_of]  # rows: [windows, num_labels]
+        windows_of = [*map(classifier.to_probabilities, windows_of)]  # of each [windows, num_labels]
+        winners = [rows.argmax(-1) for rows in windows_of]
         counts = [np.bincount(found, minlength=len(names)) for found in winners]
         votes = [(count + rows.mean(0)).argmax() for count, rows in zip(counts, windows_of)]
         scores["window_accuracy"] = float(np.mean(np.concatenate(winners) == labels.repeat([*map(len, winners)])))

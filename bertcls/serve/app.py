@@ -74,8 +74,7 @@ def make_app(
         "pairs": reads["pairs"],
         "words": reads["words"],
         "labels": [] if reads["kind"] == REGRESSION else classifier.label_names,
-        "contract": {key: getattr(config, key) for key in CONTRACT}
-        | {"max_length": config.max_length or classifier.tokenizer.model_max_length},
+        "contract": {key: getattr(config, key) for key in CONTRACT} | {"max_length": classifier.max_length},
         "limits": {key: value for key, value in asdict(limits).items() if key != "batch_tokens"},
         "device": classifier.device.type,
         "versions": versions | {"python": platform.python_version()},
