@@ -36,9 +36,9 @@ def training_callbacks(
 ) -> list[TrainerCallback]:
     """What every training of ours runs beside Trainer's own callbacks, and `EpochLines` for its progress.
 
-    `loss` is the `compute_loss_func` of the Trainer, where it has one; `early_stopping_patience` are evaluations without
-    a better metric before training stops (0: never); `overwrite_output` removes what an earlier run left in the folder,
-    once data and model are loaded; a resumed run must share the other settings, and those in `compared`.
+    `loss` is the `compute_loss_func` of the Trainer, where it has one; `early_stopping_patience` are evaluations
+    without a better metric before training stops (0: never); `overwrite_output` removes what an earlier run left in
+    the folder, once data and model are loaded; a resumed run must share the other settings, and those in `compared`.
     """
     use_epoch_lines()
     compared |= {"layer_decay": layer_decay, "head_learning_rate": head_learning_rate}
