@@ -38,7 +38,7 @@ def measure(name_or_path: str, case: str, characters: int) -> dict:
         torch.accelerator.reset_peak_memory_stats()
     start = time.perf_counter()
     if case == "split with windows":
-        classifier.probabilities_with_windows(texts)
+        classifier.logits_with_windows(texts)
     else:
         classifier.probabilities(texts)
     seconds = time.perf_counter() - start

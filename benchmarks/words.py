@@ -25,25 +25,25 @@ from torch import nn
 
 from bertcls import TextClassifier
 from bertcls.process import cores_per_process, use_cores
+from bertcls.text import word_spans
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
-WORD = r"\w+(?:['’]\w+)*|[^\w\s]"
 TEXTS_AT_ONCE = 64
+LENGTH = 128  # tokens at which texts are cut
+CUT = {"truncation": True, "max_length": LENGTH, "verbose": False}
 
 
 class Explained:
     """A model and texts as tokens of one window each, with the word of each token."""
 
     def __init__(self, classifier: TextClassifier, texts: list[str], bfloat16: bool):
-        import re
-
         self.classifier, self.model, self.tokenizer = classifier, classifier.model, classifier.tokenizer
         self.bfloat16 = bfloat16
         self.texts, self.words, self.owner, self.ids = [], [], [], []
         for text in texts:
-            found = self.tokenizer(text, truncation=True, max_length=128, return_offsets_mapping=True, verbose=False)
+            found = self.tokenizer(text, return_offsets_mapping=True, **CUT)
             end = max((end for _, end in found["offset_mapping"]), default=0)
-            spans = [match.span() for match in re.finditer(WORD, text[:end])]
+            spans = word_spans(text[:end])
             if not spans:
                 continue
             starts = np.array([start for start, _ in spans])
@@ -62,7 +62,7 @@ class Explained:
     def logits(self, texts: list[str]) -> np.ndarray:
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         found = np.zeros((len(texts), self.model.config.num_labels))
-        ids = self.tokenizer(texts, truncation=True, max_length=128, verbose=False)["input_ids"]
+        ids = self.tokenizer(texts, **CUT)["input_ids"]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
             for start in range(0, len(order), TEXTS_AT_ONCE):
                 rows = order[start : start + TEXTS_AT_ONCE]
@@ -125,12 +125,10 @@ def by_gradient(
     base: str = "zero",
     rules: bool = False,
     norm: bool = False,
-    lengths: bool = False,
 ) -> np.ndarray:
     """Gradient times the way from a base to the input; over several steps of that way its integral.
 
-    With `rules` attention weights and the scale of layer norms and of GELU are held (Ali et al., 2022), with `lengths`
-    also those of vectors that are normalized.
+    With `rules` attention weights and the scale of layer norms and of GELU are held (Ali et al., 2022).
     """
     model, ids = explained.model, explained.ids[row]
     inputs = explained.pad([ids] * steps)
@@ -158,8 +156,6 @@ def by_gradient(
         stack.callback(handle.remove)
         if rules:
             stack.enter_context(held(model))
-        if lengths:
-            stack.enter_context(held_lengths(model))
         logits = model(**inputs).logits
         score = margin(logits, torch.full((steps,), int(explained.answers[row])))
         (gradient,) = torch.autograd.grad(score.sum(), kept["point"])
@@ -204,22 +200,11 @@ def held(model: nn.Module):
             handle.remove()
 
 
-@contextmanager
-def held_lengths(model: nn.Module):
-    """Normalizes vectors by lengths that have no gradient."""
-    plain, model.config.normalize = model.config.normalize, False
-    pool = model._pool_tokens
-
-    def pooled(output, mask):
-        vectors = pool(output, mask)
-        return vectors / vectors.norm(dim=-1, keepdim=True).detach() * vectors.shape[-1] ** 0.5 if plain else vectors
-
-    model._pool_tokens = pooled
-    try:
-        yield
-    finally:
-        del model._pool_tokens
-        model.config.normalize = plain
+def as_shipped(explained: Explained, row: int) -> np.ndarray:
+    """What `predict(words=True)` says: held weights and lengths."""
+    (answer,) = explained.classifier.predict(explained.texts[row], words=True)
+    adds = {word.start: word.contributions[answer.label] for word in answer.words}
+    return np.array([adds.get(start, 0.0) for start, _ in explained.words[row]])
 
 
 def by_attention(explained: Explained, row: int) -> np.ndarray:
@@ -245,7 +230,7 @@ WAYS: dict[str, tuple[Callable, str]] = {
     "gradient x (input - mask)": (partial(by_gradient, base="mask"), "3"),
     "gradient x (input - mean)": (partial(by_gradient, base="mean"), "3"),
     "held weights x input": (partial(by_gradient, rules=True), "3"),
-    "held weights and lengths x input": (partial(by_gradient, rules=True, lengths=True), "3"),
+    "held weights and lengths x input": (as_shipped, "3"),
     "held weights x (input - mask)": (partial(by_gradient, rules=True, base="mask"), "3"),
     "integrated gradients from mask, 3 steps": (partial(by_gradient, base="mask", steps=3), "9"),
     "ten spans masked": (without_spans, "10"),
@@ -285,6 +270,7 @@ def main() -> None:
     options = parser.parse_args()
     use_cores(cores_per_process())
     classifier = TextClassifier.from_pretrained(options.model_name_or_path, device="cpu")
+    classifier.model.config.max_length, classifier.model.config.cleaning = LENGTH, []  # as all ways read the texts
     if options.newsgroups:
         texts = fetch_20newsgroups(subset="test", remove=("headers",)).data
     else:

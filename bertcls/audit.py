@@ -102,12 +102,8 @@ def audit_run(
 ) -> DatasetDict:
     """Audits the splits of a run on its first process: prints the table, writes `audit.json`, and acts on a leak.
 
-    Args:
-        run_dir: where `audit.json` goes.
-        tokenizer, max_length: of the encoder and its windows, to count the tokens that would be cut.
-        on_leak: go on with a warning, drop the leaking rows of train, or stop.
-        max_train_samples, max_test_samples: rows that are drawn then, label shares kept; `None` keeps all.
-        seed: of the draw from train; that from test is the same for every seed.
+    With a tokenizer and `max_length` the tokens that would be cut are counted. Then `max_train_samples` and
+    `max_test_samples` rows are drawn, label shares kept; those from test are the same for every `seed`.
 
     Raises:
         ValueError: a leak with `on_leak="error"`, or `drop` would leave a split or a label without a row.

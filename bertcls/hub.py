@@ -80,15 +80,11 @@ def push_folder(
     private: bool | None = True,
     revision: str | None = None,
 ) -> str:
-    """Uploads `PUBLIC_FILES` of a finished run in one commit, which removes those that an earlier push left.
+    """Uploads `PUBLIC_FILES` of a finished run in one commit, which removes those that an earlier push left, and gives
+    its address.
 
-    Args:
-        repo_id: `owner/name`; `None` takes the folder's name. It is made where it does not exist, `private` or not.
-        token: of the Hub; `None` takes the one of `hf auth login`, or of `HF_TOKEN`.
-        revision: branch, made where it does not exist.
-
-    Returns:
-        address of the commit.
+    `repo_id` is `owner/name`; `None` takes the folder's name. It is made where it does not exist, `private` or not,
+    and so is the branch `revision`. Without a `token` that of `hf auth login`, or of `HF_TOKEN`, is taken.
 
     Raises:
         FileNotFoundError: the folder is not that of a finished run.

@@ -24,7 +24,7 @@ from bertcls.modeling import (
 )
 from bertcls.process import open_weights
 from bertcls.text import STEPS, check_steps, clean, is_whole
-from bertcls.tokenization import Encoded, Text, WindowCollator, load_tokenizer, tokenize_windows
+from bertcls.tokenization import Encoded, Text, WindowCollator, batches_of, load_tokenizer, tokenize_windows
 from bertcls.words import Word, explain, tells_words
 
 TOKENS_PER_BATCH = 8192  # padded tokens in a forward: small for any GPU
@@ -147,6 +147,11 @@ class TextClassifier:
         return classifier
 
     @property
+    def max_length(self) -> int:
+        """Tokens of a window, special ones included."""
+        return self.model.config.max_length or self.tokenizer.model_max_length
+
+    @property
     def thresholds(self) -> list[float] | None:
         """From which probability on each label of a multi-label model is given."""
         return self.model.config.thresholds
@@ -182,15 +187,14 @@ class TextClassifier:
 
         Args:
             texts: one text or a list; for a model of pairs a tuple `(text, text_pair)` or a list of them. An empty
-                text is legal: its answer is what the model assumes without any evidence.
+                text is legal.
             windows: also answer for each window of a text, so that one sees which passage decided.
             words: also say what each word adds to the answer, which takes some four times as long, and with several
                 labels more; from one thread at a time, since the model is changed meanwhile.
             abstain_below: of single-label models: give no label, `None`, where the best class has less probability.
-            progress: show a progress bar.
 
         Returns:
-            one `Prediction` a text, in the order given; an empty list for an empty list.
+            one `Prediction` a text, in the order given.
 
         Raises:
             TypeError: something that is not a text, or not a pair where the model reads pairs.
@@ -230,7 +234,7 @@ class TextClassifier:
         return tokenize_windows(
             dict(zip(("text", "text_pair"), columns)),
             tokenizer=self.tokenizer,
-            max_length=config.max_length or self.tokenizer.model_max_length,
+            max_length=self.max_length,
             overlap=config.overlap,
             truncation=config.truncation,
             pair_truncation=config.pair_truncation,
@@ -304,14 +308,7 @@ class TextClassifier:
 
     def probabilities(self, texts: Texts, *, progress: bool = False) -> np.ndarray:
         """Probabilities `[texts, num_labels]` (float64) after the temperature; of a regression the values."""
-        return self.probabilities_with_windows(texts, progress=progress)[0]
-
-    def probabilities_with_windows(
-        self, texts: Texts, *, progress: bool = False
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """`probabilities`, and for each text those of its windows `[windows, num_labels]`, of each alone."""
-        logits, windows_of = self.logits_with_windows(texts, progress=progress)
-        return self.to_probabilities(logits), [*map(self.to_probabilities, windows_of)]
+        return self.to_probabilities(self.logits_with_windows(texts, progress=progress)[0])
 
     def to_probabilities(self, logits: np.ndarray) -> np.ndarray:
         """What `probabilities` gives, from `logits` `[..., num_labels]`."""
@@ -324,9 +321,9 @@ class TextClassifier:
         exponentials = np.exp(logits - logits.max(-1, keepdims=True))
         return exponentials / exponentials.sum(-1, keepdims=True)
 
-    def logits(self, texts: Texts, *, progress: bool = False) -> np.ndarray:
+    def logits(self, texts: Texts) -> np.ndarray:
         """Raw logits `[texts, num_labels]` (float32), in the order given."""
-        return self.logits_with_windows(texts, progress=progress)[0]
+        return self.logits_with_windows(texts)[0]
 
     def logits_with_windows(self, texts: Texts, *, progress: bool = False) -> tuple[np.ndarray, list[np.ndarray]]:
         """`logits`, and for each text those of its windows `[windows, num_labels]`, of each alone."""
@@ -348,7 +345,7 @@ class TextClassifier:
         logits = np.zeros((len(encoded), self.model.config.num_labels), np.float32)
         windows_of, vectors_of = [logits] * len(encoded), [torch.empty(0)] * len(encoded)  # each is replaced
         tokens = TOKENS_PER_BATCH_CPU if self.device.type == "cpu" else TOKENS_PER_BATCH
-        for rows in _batches([one.size for one in encoded], tokens):
+        for rows in batches_of([one.size for one in encoded], tokens):
             output = self._forward([encoded[row] for row in rows])
             logits[rows] = _to_numpy(output.logits)
             sizes = [encoded[row].size[0] for row in rows]
@@ -409,20 +406,3 @@ def portions(items: list, sizes: Iterable[int], most: int) -> Iterator[list]:
 
 def _to_numpy(values: torch.Tensor) -> np.ndarray:
     return values.float().cpu().numpy()
-
-
-def _batches(sizes: list[tuple[int, int]], tokens: int) -> list[list[int]]:
-    """Row numbers in batches of texts of like `Encoded.size`, each of at most `tokens` padded tokens or one text.
-
-    >>> _batches([(1, 3), (1, 1), (3, 4), (1, 2)], tokens=6)
-    [[2], [0, 3], [1]]
-    """
-    order = sorted(range(len(sizes)), key=lambda row: (sizes[row][1], sizes[row][0]), reverse=True)
-    batches, width, height = [], 0, 0
-    for row in order:  # descending, so the first row of a batch sets its width
-        height += sizes[row][0]
-        if not batches or height * width > tokens:
-            batches.append([])
-            height, width = sizes[row]
-        batches[-1].append(row)
-    return batches

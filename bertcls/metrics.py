@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -11,11 +10,9 @@ from transformers import EvalPrediction, PreTrainedConfig, TrainingArguments
 
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
-if TYPE_CHECKING:
-    import evaluate
-
 _TEMPERATURE_DEVIATION = 0.3  # of the prior of its logarithm
 _UNSURE_TEXTS = 20  # with the label, of which a threshold counts as much as 0.5
+BEST = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "f1_micro", REGRESSION: "r2"}  # of each, more is better
 _TAKEN = ("samples", "runtime", "per_class", "confusion_matrix", "window_accuracy", "vote_accuracy")  # other scores
 
 
@@ -29,30 +26,27 @@ def make_compute_metrics(
     `log_loss` does not. Predictions are logits `[examples, num_labels]`, label_ids `(labels, example_ids)`. A
     multi-label task is scored at 0.5 here; its thresholds are tuned after training.
 
-    Args:
-        config: of the model, with the names of its labels and its problem type.
-        training_args: whose `metric_for_best_model` is checked, so that it is not after the first epoch; where it is
-            `auto`, it becomes the accuracy, of several labels `f1_micro`, of numbers `r2`.
-        own: further metrics by name, each a function of labels and predictions as scikit-learn's are.
+    The `metric_for_best_model` of `training_args` is checked here, so that it is not after the first epoch; `auto`
+    becomes that of `BEST`. `own` are further metrics by name, functions of labels and predictions as scikit-learn's.
 
     Raises:
         ValueError: `metric_for_best_model` is none of the metrics, label smoothing of other than classes, or a metric
             of one's own that has the name of another score.
     """
-    kind, label_names = config.problem_type or SINGLE_LABEL, list(config.id2label.values())
-    metric, kept = task_metric(kind, label_names)
-    losses = [] if kind == REGRESSION else ["log_loss", "calibrated_loss"]
-    known = ["loss", *losses, *kept]
-    if taken := sorted({*known, *_TAKEN} & {*(own or {})}):
+    kind = config.problem_type or SINGLE_LABEL
+    from bertcls.scorers import TaskMetric  # not for --help
+
+    metric, own = TaskMetric(kind, config.id2label.values()), own or {}
+    known = ["loss", *([] if kind == REGRESSION else ["log_loss", "calibrated_loss"]), *metric.shown]
+    if taken := sorted({*known, *_TAKEN} & {*own}):
         raise ValueError(
             f"Found a metric of one's own called {taken[0]}; expected a name that no score has. Rename it."
         )
-    known += [*(own or {})]
+    known += own
     if training_args is not None:
         asked = training_args.metric_for_best_model
         if asked == "auto":
-            best = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "f1_micro", REGRESSION: "r2"}  # of each, more is better
-            training_args.metric_for_best_model = best[kind]
+            training_args.metric_for_best_model = BEST[kind]
         elif asked is not None and asked.removeprefix("eval_") not in known:
             raise ValueError(f"Found --metric_for_best_model {asked}; expected one of {', '.join(known)}.")
         if training_args.label_smoothing_factor and kind != SINGLE_LABEL:
@@ -69,20 +63,9 @@ def make_compute_metrics(
             losses["log_loss"] = log_loss(logits, labels)
             losses["calibrated_loss"] = log_loss(logits / fit_temperature(logits, labels), labels)
         scores = metric.compute(predictions=predictions, references=labels)
-        return {name: scores[name] for name in kept} | losses | own_scores(own, labels, predictions)
+        return {name: scores[name] for name in metric.shown} | losses | own_scores(own, labels, predictions)
 
     return compute_metrics
-
-
-def task_metric(kind: str, label_names: list[str]) -> tuple["evaluate.Metric", list[str]]:
-    """The metric of a problem type, and which of its scores are shown of every epoch."""
-    from bertcls.scorers import ClassificationMetric, MultiLabelMetric, RegressionMetric  # not for --help
-
-    if kind == REGRESSION:
-        return RegressionMetric(), ["rmse", "mae", "r2", "pearson", "spearman"]
-    averages = ("micro", "macro") if kind == MULTI_LABEL else ("macro", "weighted")
-    kept = ["accuracy", *(f"{score}_{how}" for how in averages for score in ("precision", "recall", "f1"))]
-    return (MultiLabelMetric if kind == MULTI_LABEL else ClassificationMetric)(label_names), kept
 
 
 def own_scores(own: dict[str, Callable] | None, labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
@@ -91,13 +74,10 @@ def own_scores(own: dict[str, Callable] | None, labels: np.ndarray, predictions:
 
 
 def tune_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[float]:
-    """Per label the probability from which on giving it has the best F1.
+    """Per label the probability from which on giving it has the best F1, from those of held-out examples and labels of
+    0 and 1, both `[examples, num_labels]`.
 
     The fewer texts have a label, the nearer to 0.5: by 20 / (20 + texts), with which few texts do no harm.
-
-    Args:
-        probabilities: `[examples, num_labels]`, of examples that the model was not trained on.
-        labels: 0 and 1 `[examples, num_labels]`.
 
     >>> tune_thresholds(np.array([[0.4], [0.3], [0.1], [0.05]] * 10), np.array([[1], [1], [0], [0]] * 10))
     [0.35]
@@ -116,11 +96,8 @@ def tune_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> list[float
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean negative log-probability of the right class, of several labels of the right decisions, in nats.
-
-    Args:
-        logits: `[examples, num_labels]`.
-        labels: class numbers `[examples]`, or of a multi-label task 0 and 1 `[examples, num_labels]`.
+    """Mean negative log-probability of the right class, of several labels of the right decisions, in nats: of logits
+    `[examples, num_labels]` and class numbers `[examples]`, or 0 and 1 `[examples, num_labels]`.
 
     >>> round(log_loss(np.array([[0.0, 0.0]]), np.array([1])), 4)
     0.6931
@@ -139,9 +116,6 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     The most probable class stays the same, and of several labels which of them have 0.5 or more. Between 0.2 and 10,
     and the nearer to 1 the fewer rows there are: its logarithm has a normal prior with deviation 0.3, with which few
     rows do no harm (by simulation: from 20 rows on less than 0.02 nats where the model is calibrated already).
-
-    Args:
-        logits, labels: as of `log_loss`, of examples that the model was not trained on.
 
     >>> sure = np.array([[2.0, -2.0]] * 1000)  # 98 % sure each time, right 7 times of 10
     >>> round(fit_temperature(sure, np.array([0] * 700 + [1] * 300)), 1)

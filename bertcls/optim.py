@@ -54,14 +54,8 @@ def encoder_parts(encoder: nn.Module) -> EncoderParts:
 
 
 def freeze(model: PreTrainedModel, *, freeze_encoder: bool = False, freeze_layers: int = 0) -> tuple[int, int]:
-    """Freezes the whole encoder, or its embeddings and lowest layers.
-
-    Args:
-        freeze_encoder: so that only the head trains.
-        freeze_layers: the embeddings and this many layers, counted from the bottom; 0 freezes nothing.
-
-    Returns:
-        trainable parameters, all parameters.
+    """Freezes the whole encoder, or its embeddings and so many layers, counted from the bottom, and says and gives how
+    many parameters train, and how many there are.
 
     Raises:
         ValueError: more layers than the encoder has.
@@ -101,13 +95,8 @@ def layerwise_parameter_groups(
     no weight decay. The head comes first: Trainer logs the rate of the first group. Without a decay the encoder's
     layers are not told apart, and may share their weights (ALBERT).
 
-    Args:
-        model: a model with an `encoder`; frozen parameters are left out.
-        layer_decay: factor per layer, in (0, 1].
-
-    Returns:
-        groups with `params`, `lr`, `weight_decay` and `depth` (without a decay 1 for all of the encoder), every
-        trainable parameter in exactly one.
+    The groups have `params`, `lr`, `weight_decay` and `depth` (without a decay 1 for all of the encoder); every
+    trainable parameter is in exactly one.
 
     Raises:
         ValueError: `layer_decay` outside (0, 1], or below 1 where layers share their weights.
@@ -148,14 +137,8 @@ def layerwise_optimizer(
 
 
 def check_rates(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
-    """Checks that an optimizer trains what it should, whoever made it, and describes it.
-
-    Args:
-        model: of one without an `encoder` the parameters are not told apart by depth.
-        optimizer: with its first rates; where a schedule is on it, with `initial_lr`.
-
-    Returns:
-        a table: depth below the head, part, rate, weight decay and number of parameters.
+    """Checks that an optimizer trains what it should, whoever made it, and describes it in a table: depth below the
+    head (of a model with an `encoder`), part, first rate, weight decay and number of parameters.
 
     Raises:
         ValueError: a trainable parameter that no group or more than one holds, or a layer with a higher rate than one

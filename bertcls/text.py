@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Iterable
 from itertools import groupby, islice
 
+import regex
+
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _TAG_START = re.compile(r"[/!]?[a-zA-Z]")  # right after "<", so "a < b > c" is no tag
 _AMPERSANDS = re.compile(r"&(?:(?:amp|AMP|#0*38|#[xX]0*26);?)+")  # an ampersand escaped any number of times
@@ -40,10 +42,12 @@ _ATTRIBUTION = re.compile(
 
 _MANY_MARKS = re.compile(r"(?:[^\w\x00-\x7f]|[\uff9e\uff9f]){31,}")  # UAX 15: no script stacks more than 30 accents
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
-_MARKS = "".join(c for c in map(chr, range(128, 0x10000)) if unicodedata.category(c).startswith("P"))
-_PUNCTUATION = re.compile(f"[{re.escape(string.punctuation)}{_MARKS}]")  # in Unicode's sense, and ASCII's symbols
+_PUNCTUATION = regex.compile(rf"[{re.escape(string.punctuation)}\p{{P}}]")  # in Unicode's sense, and ASCII's symbols
 _NO_WORD = re.compile(r"[^\w\s]|_")
-_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+(?:['’][^\W{_CJK}]+)*")
+_NO_BLANKS = rf"{_CJK}\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Chinese, Japanese, Thai, Lao, Burmese and Khmer
+_LETTER = rf"[\w\p{{No}}--[{_NO_BLANKS}]]"  # \w of the package regex holds accents, and not ², ½ or ①
+_WORD = rf"(?V1)[{_NO_BLANKS}]\p{{M}}*|{_LETTER}+(?:['’]{_LETTER}+)*"  # or a character of a script without blanks
+_WORDS, _UNITS = regex.compile(_WORD), regex.compile(_WORD + r"|[^\w\p{No}\s\x1c-\x1f]")
 _WITHIN_WORDS = "'’-‐‑"  # apostrophes and hyphens
 
 _CHINESE_MARKS = "，．！？：；（）～"  # full-width forms of ASCII that Chinese is written with
@@ -275,13 +279,22 @@ def comparison_key(text: str) -> str:
     return " ".join(_PUNCTUATION.sub("", _TAG.sub("", text)).lower().split())
 
 
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Where the words and punctuation marks of a text begin and end; a script without blanks has its characters.
+
+    >>> [text[a:b] for text in ["Don't! 很好"] for a, b in word_spans(text)]
+    ["Don't", '!', '很', '好']
+    """
+    return [found.span() for found in _UNITS.finditer(text)]
+
+
 def words_of(text: str) -> list[str]:
     """Words in lower case; a Chinese character counts as one.
 
     >>> words_of("Don't miss it: 很好!")
     ["don't", 'miss', 'it', '很', '好']
     """
-    return _WORD.findall(text.lower())
+    return _WORDS.findall(text.lower())
 
 
 def is_whole(text: str) -> bool:

@@ -137,11 +137,10 @@ def tokenize_windows(
 ) -> dict[str, list]:
     """Raw texts to windows, for `datasets.map(..., batched=True)`. A document stays one example and loses no token.
 
-    Of a pair that is longer than a window the second text is read in windows, each behind the first one, which is cut
-    to half a window.
+    Of a pair (with a list of texts under `text_pair`, too) that is longer than a window the second text is read in
+    windows, each behind the first one, which is cut to half a window.
 
     Args:
-        batch: a list of texts under `text` and, for pairs, one under `text_pair`.
         max_length: tokens per window, special tokens included.
         overlap: tokens that neighbouring windows share; `None` means 20 % of `max_length`.
         truncation: `none`, or which tokens of a longer text make its only window: those at its `head`, at its `tail`,
@@ -180,6 +179,8 @@ def tokenize_windows(
         result = _encode_windows(texts, tokenizer, max_length, overlap, spans)
     else:
         result = _encode_truncated(texts[0], tokenizer, max_length, truncation, spans)
+    if spans:
+        result["spans"] = [[_span(places, int(pairs)) for places in windows] for windows in result["places"]]
     cap = math.inf if max_windows is None else max_windows * max_length
     return result | {"length": [min(sum(map(len, windows)), cap) for windows in result["input_ids"]]}
 
@@ -198,7 +199,7 @@ def _encode_windows(
     )
     owner = np.asarray(encoded["overflow_to_sample_mapping"])  # ascending: the text of each window
     bounds = np.searchsorted(owner, np.arange(len(texts[0]) + 1)).tolist()
-    columns = _columns(encoded, spans, len(texts) - 1)
+    columns = _columns(encoded, spans)
     result = {name: [column[a:b] for a, b in zip(bounds, bounds[1:])] for name, column in columns.items()}
     shared = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2) + overlap
     tokens = [sum(map(len, windows)) - shared * len(windows) + overlap for windows in result["input_ids"]]
@@ -212,20 +213,14 @@ def _encode_truncated(
     room = max_length - tokenizer.num_special_tokens_to_add()
     head = {"head": room, "tail": 0, "head_tail": room // 4}[truncation]  # a quarter: as Sun et al. (2019) found best
     encoded = tokenizer(texts, return_special_tokens_mask=True, return_offsets_mapping=spans, verbose=False)
-    masks = encoded["special_tokens_mask"]
+    masks, columns = encoded["special_tokens_mask"], _columns(encoded, spans)
     tokens = [len(mask) - sum(mask) for mask in masks]
-    result = {name: [] for name in (*_COLUMNS, "offset_mapping", "special_tokens_mask") if name in encoded}
+    result: dict[str, list] = {name: [] for name in columns}
     for row, (mask, length) in enumerate(zip(masks, tokens)):
         first = mask.index(0) if length else len(mask)  # special tokens stand before and behind the text
         start, end = first + head, first + max(length - (room - head), head)
         for name, column in result.items():
-            column.append([encoded[name][row][:start] + encoded[name][row][end:]])
-    kept = result.pop("special_tokens_mask")
-    if spans:
-        offsets = result.pop("offset_mapping")
-        numbers = ([None if special else 0 for special in mask[0]] for mask in kept)
-        result["places"] = [[_places(found[0], number)] for found, number in zip(offsets, numbers)]
-        result["spans"] = [[_span(found[0], 0)] for found in result["places"]]
+            column.append([columns[name][row][:start] + columns[name][row][end:]])
     return result | {"tokens": tokens, "cut": [max(length - room, 0) for length in tokens]}
 
 
@@ -259,26 +254,20 @@ def _encode_pairs(
         rows = [row for row, found in enumerate(ways) if found == way]
         part = [[column[row] for row in rows] for column in texts]
         encoded = tokenizer(*part, truncation=way, max_length=max_length, return_offsets_mapping=spans)
-        for name, column in _columns(encoded, spans, text=1).items():
+        for name, column in _columns(encoded, spans).items():
             for row, values in zip(rows, column):
                 result.setdefault(name, [None] * len(tokens))[row] = [values]
     cut = [length - (len(ids[0]) - special) for length, ids in zip(tokens, result["input_ids"])]
     return result | {"tokens": tokens, "cut": cut}
 
 
-def _columns(encoded: BatchEncoding, spans: bool, text: int) -> dict[str, list]:
-    """The columns of an encoding, with `spans` also where in a text (of a pair, 0 or 1) its rows begin and end."""
+def _columns(encoded: BatchEncoding, spans: bool) -> dict[str, list]:
+    """The columns of an encoding, with `spans` also `places`: of each token its text and where it stands there."""
     columns = {name: encoded[name] for name in _COLUMNS if name in encoded}
     if spans:
-        offsets = enumerate(encoded["offset_mapping"])
-        columns["places"] = [_places(found, encoded.sequence_ids(row)) for row, found in offsets]
-        columns["spans"] = [_span(places, text) for places in columns["places"]]
+        rows = (zip(encoded.sequence_ids(row), ends) for row, ends in enumerate(encoded["offset_mapping"]))
+        columns["places"] = [[(-1 if text is None else text, *ends) for text, ends in row] for row in rows]
     return columns
-
-
-def _places(offsets: list[tuple[int, int]], texts: list[int | None]) -> list[tuple[int, int, int]]:
-    """Of each token of a window its text and where it stands there."""
-    return [(-1 if text is None else text, start, end) for text, (start, end) in zip(texts, offsets)]
 
 
 def _span(places: list[tuple[int, int, int]], text: int) -> tuple[int, int]:
@@ -313,14 +302,9 @@ def tokenize_splits(
 ) -> tuple["DatasetDict", dict]:
     """Tokenizes train and validation by cached, batched maps; the other splits stay raw, for `TextClassifier`.
 
-    Args:
-        tokenizer, max_length, overlap, truncation, cleaning: as in `tokenize_windows`.
-        pair_truncation: the same; of no effect on single texts.
-        max_train_windows: windows of a document in a training step, which caps `length` of train.
-        train_on: `windows` makes each window of train an example of its own.
-
-    Returns:
-        train and validation, and the contract: what was done to the raw texts, to be stored with the model.
+    What `tokenize_windows` takes is as there; `max_train_windows`, used in a training step, cap `length` of train, and
+    `train_on="windows"` makes each window of train an example of its own. Gives also the contract: what was done to
+    the raw texts, to be stored with the model.
     """
     pairs = "text_pair" in splits["train"].column_names
     overlap = check_window(tokenizer, max_length=max_length, overlap=overlap, pair=pairs)
@@ -387,14 +371,29 @@ class Encoded:
         ]
 
 
+def batches_of(sizes: list[tuple[int, int]], tokens: int) -> list[list[int]]:
+    """Row numbers in batches of texts of like `Encoded.size`, each of at most `tokens` padded tokens or one text.
+
+    >>> batches_of([(1, 3), (1, 1), (3, 4), (1, 2)], tokens=6)
+    [[2], [0, 3], [1]]
+    """
+    order = sorted(range(len(sizes)), key=lambda row: (sizes[row][1], sizes[row][0]), reverse=True)
+    batches, width, height = [], 0, 0
+    for row in order:  # descending, so the first row of a batch sets its width
+        height += sizes[row][0]
+        if not batches or height * width > tokens:
+            batches.append([])
+            height, width = sizes[row]
+        batches[-1].append(row)
+    return batches
+
+
 class WindowCollator:
     """Examples with lists of windows to one batch, padded to its longest window.
 
-    Args:
-        tokenizer: gives the padding values, and the limit beyond which nothing is rounded up.
-        config: of the model; for several labels lists of class numbers become 0.0 and 1.0.
-        pad_to_multiple_of: tokens that a window's length is rounded up to; `None`: 8 on an accelerator, else 1 (to 8
-            a batch of SST-2 has a quarter more places).
+    With the `config` of a model of several labels lists of class numbers become 0.0 and 1.0. A window's length is
+    rounded up to `pad_to_multiple_of` tokens; `None`: 8 on an accelerator, else 1 (to 8 a batch of SST-2 has a quarter
+    more places).
 
     Returns `labels` `[batch]` (int64, or float `[batch]` or `[batch, num_labels]`), `example_ids` `[batch]`, the
     columns of windows `[num_windows, seq_len]`, and `window_example` `[num_windows]`, the row of a window's text.

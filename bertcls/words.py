@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -18,15 +19,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from bertcls.modeling import MULTI_LABEL, REGRESSION
-from bertcls.text import clean
-from bertcls.tokenization import Encoded, WindowCollator
+from bertcls.text import clean, word_spans
+from bertcls.tokenization import Encoded, WindowCollator, batches_of
 
-_MARK = "".join(c for c in map(chr, range(0x300, 0x10000)) if unicodedata.category(c).startswith("M"))
-_NO_BLANKS = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_LETTER = rf"(?:[^\W{_NO_BLANKS}]|[{_MARK}])"
-_UNIT = re.compile(  # a character of a script without blanks, a word, or a mark
-    rf"[{_NO_BLANKS}][{_MARK}]*|[^\W{_NO_BLANKS}]{_LETTER}*(?:['’]{_LETTER}+)*|[^\w\s]"
-)
 _ESCAPED_MARK = r"&(?:amp|lt|gt|quot|apos|nbsp|#0*3[249]);"
 _PLAIN_PIECE = re.compile(r"\w+|[^\w\s]")
 _PIECE = re.compile(  # a tag, which is no word; an escaped mark; a word, perhaps with escaped letters; a mark
@@ -43,31 +38,17 @@ _HELD = "held_attention"
 class Word:
     """A word or punctuation mark of a text, and what it adds to the answer.
 
-    Args:
-        text: as it stands there.
-        start, end: in the text as it came; where `cleaned` in the cleaned one, since cleaning changed the text beyond
-            what can be followed.
-        contributions: by the names of the labels that were given (the 10 most probable ones; of none, the most
-            probable one): to the label's logit, of single-label models to its logit against the rest, of a regression
-            to the value.
-        second: whether it stands in the second text of a pair.
+    `contributions` are by the names of the labels that were given (the 10 most probable ones; of none, the most
+    probable one): to the label's logit, of single-label models to its logit against the rest, of a regression to the
+    value.
     """
 
-    text: str
+    text: str  # as it stands from `start` to `end` in the text as it came
     start: int
     end: int
     contributions: dict[str, float]
-    cleaned: bool = False
-    second: bool = False
-
-
-def word_spans(text: str) -> list[tuple[int, int]]:
-    """Where the words and punctuation marks of a text begin and end; a script without blanks has its characters.
-
-    >>> [text[a:b] for text in ["Don't! 很好"] for a, b in word_spans(text)]
-    ["Don't", '!', '很', '好']
-    """
-    return [found.span() for found in _UNIT.finditer(text)]
+    cleaned: bool = False  # the places are those in the cleaned text, since cleaning cannot be followed
+    second: bool = False  # it stands in the second text of a pair
 
 
 def spans_before_cleaning(raw: str, cleaned: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]] | None:
@@ -134,24 +115,14 @@ def explain(
     vectors: list[torch.Tensor],
     targets: list[list[int]],
 ) -> list[tuple[Word, ...]]:
-    """The words of texts, in their order.
-
-    Args:
-        model: that read them, in torch.
-        collator: of the model.
-        encoded: texts with `places`.
-        vectors: of each text `[windows, hidden]`, as the model gave them.
-        targets: of each text the labels that its words may speak for, of which the most probable 10 are taken.
-    """
+    """The words of texts with `places`, in their order, from the `vectors` `[windows, hidden]` of each and the labels
+    that its words may speak for, of which the most probable 10 are taken."""
     names = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    found = [_gradients(model, one, wanted) for one, wanted in zip(vectors, targets)]
-    targets, toward = [one[0] for one in found], [one[1] for one in found]
+    targets, toward = zip(*map(partial(_gradients, model), vectors, targets))
     windows = [(row, place) for row, one in enumerate(encoded) for place in range(one.size[0])]
-    windows.sort(key=lambda window: len(encoded[window[0]].columns["input_ids"][window[1]]), reverse=True)
+    sizes = [(1, len(encoded[row].columns["input_ids"][place])) for row, place in windows]
     pushes: dict[tuple[int, int], np.ndarray] = {}  # of a window's tokens `[targets, seq_len]`
-    while windows:
-        size = max(_TOKENS // len(encoded[windows[0][0]].columns["input_ids"][windows[0][1]]), 1)
-        part, windows = windows[:size], windows[size:]
+    for part in ([windows[number] for number in batch] for batch in batches_of(sizes, _TOKENS)):
         inputs = collator([{name: [rows[at]] for name, rows in encoded[row].columns.items()} for row, at in part])
         inputs = {name: inputs[name].to(model.device) for name in encoded[0].columns}
         wanted = torch.zeros(max(len(targets[row]) for row, _ in part), len(part), toward[0].shape[-1])
@@ -159,12 +130,11 @@ def explain(
             wanted[: len(targets[row]), number] = toward[row][:, at]
         for (row, at), one in zip(part, _token_pushes(model, inputs, wanted.to(model.device)).transpose(1, 0, 2)):
             pushes[row, at] = one[: len(targets[row])]
-    return [
-        _collect(
-            one, [pushes[row, at] for at in range(one.size[0])], [names[number] for number in targets[row]], model
-        )
-        for row, one in enumerate(encoded)
-    ]
+    found = []
+    for row, one in enumerate(encoded):
+        adds = [pushes[row, at][:, : len(places)] for at, places in enumerate(one.places)]
+        found.append(_collect(one, np.concatenate(adds, -1), [names[number] for number in targets[row]], model))
+    return found
 
 
 def _gradients(model: PreTrainedModel, vectors: torch.Tensor, targets: list[int]) -> tuple[list[int], torch.Tensor]:
@@ -172,9 +142,7 @@ def _gradients(model: PreTrainedModel, vectors: torch.Tensor, targets: list[int]
     windows, hidden]`, on the CPU."""
     vectors = vectors.clone().requires_grad_()
     logits = model.from_vectors(vectors)[0][0]
-    values = logits.tolist()
-    taken = sorted(targets, key=lambda target: -values[target])[:MOST_LABELS]
-    found = []
+    found, taken = [], sorted(targets, key=logits.tolist().__getitem__, reverse=True)[:MOST_LABELS]
     for target in taken:
         score = logits[target]
         if model.config.problem_type not in (REGRESSION, MULTI_LABEL) and len(logits) > 1:  # against the rest
@@ -249,11 +217,10 @@ AttentionInterface.register(_HELD, _attention)
 AttentionMaskInterface.register(_HELD, sdpa_mask)
 
 
-def _collect(one: Encoded, pushes: list[np.ndarray], names: list[str], model: PreTrainedModel) -> tuple[Word, ...]:
-    """The words that a text's windows hold, with what their tokens add together."""
+def _collect(one: Encoded, tokens: np.ndarray, names: list[str], model: PreTrainedModel) -> tuple[Word, ...]:
+    """The words that a text's windows hold, with what their tokens `[targets, tokens]` add together."""
     texts, words = one.text if isinstance(one.text, tuple) else (one.text,), []
     places = np.array([place for window in one.places for place in window]).reshape(-1, 3)
-    tokens = np.concatenate([push[:, : len(window)] for push, window in zip(pushes, one.places)], -1)
     for number, raw in enumerate(texts):
         cleaned = clean(raw, model.config.cleaning)
         spans = word_spans(cleaned)

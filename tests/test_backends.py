@@ -98,10 +98,12 @@ def test_onnx_answers_like_torch(case, exported):
     run, folder = exported(case)
     torch_model, onnx_model = TextClassifier.from_pretrained(run), TextClassifier.from_pretrained(folder, "onnx")
     texts = [("A film.", text) for text in TEXTS] if "pair_truncation" in CASES[case] else TEXTS
-    expected, windows = torch_model.probabilities_with_windows(texts)
+    logits, windows = torch_model.logits_with_windows(texts)
+    expected, windows = torch_model.to_probabilities(logits), [*map(torch_model.to_probabilities, windows)]
     assert max(map(len, windows)) > 4 and min(map(len, windows)) == 1  # windows_per_forward is 4: both ways are run
     assert np.ptp(expected, axis=0).max() > 0.01
-    found, found_windows = onnx_model.probabilities_with_windows(texts)
+    found, found_windows = onnx_model.logits_with_windows(texts)
+    found, found_windows = onnx_model.to_probabilities(found), [*map(onnx_model.to_probabilities, found_windows)]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(np.concatenate(found_windows), np.concatenate(windows), rtol=0, atol=1e-5)
     onnx_model.model.config.windows_per_forward = 64  # all pooled in model.onnx

@@ -185,10 +185,8 @@ def test_many_texts_are_read_in_slices(classifier, monkeypatch):
 @pytest.mark.slow
 def test_windows_of_many_texts_stay_with_their_texts(classifier):
     texts = [f"film {i} " * (1 + 90 * (i % 3)) for i in range(7)]
-    together, (rows, windows_of) = (
-        classifier.predict(texts, windows=True),
-        classifier.probabilities_with_windows(texts),
-    )
+    together, (logits, windows_of) = classifier.predict(texts, windows=True), classifier.logits_with_windows(texts)
+    rows, windows_of = classifier.to_probabilities(logits), [*map(classifier.to_probabilities, windows_of)]
     assert len({len(answer.windows) for answer in together}) == 3
     np.testing.assert_allclose(rows, classifier.probabilities(texts), atol=1e-5)
     for text, answer, of_windows in zip(texts, together, windows_of):

@@ -7,8 +7,9 @@ from transformers import EvalPrediction
 
 from bertcls import BertClsConfig, make_compute_metrics
 from bertcls.metrics import fit_temperature, log_loss, tune_thresholds
+from bertcls.modeling import MULTI_LABEL, SINGLE_LABEL
 from bertcls.report.statistics import wilson_interval
-from bertcls.scorers import ClassificationMetric, MultiLabelMetric
+from bertcls.scorers import TaskMetric
 
 CONFIG = BertClsConfig(id2label={0: "a", 1: "b"}, problem_type="single_label_classification")
 LABELS = [0, 0, 0, 0, 1, 1, 2]
@@ -16,7 +17,7 @@ PREDICTIONS = [0, 0, 1, 1, 1, 0, 1]
 
 
 def test_scores_agree_with_scikit_learn():
-    scores = ClassificationMetric(["a", "b", "c"]).compute(predictions=PREDICTIONS, references=LABELS)
+    scores = TaskMetric(SINGLE_LABEL, ["a", "b", "c"]).compute(predictions=PREDICTIONS, references=LABELS)
     report = reference.classification_report(
         LABELS, PREDICTIONS, target_names=["a", "b", "c"], output_dict=True, zero_division=0
     )
@@ -34,7 +35,7 @@ def test_scores_agree_with_scikit_learn():
 
 
 def test_confusion_counts_have_the_truth_in_rows():
-    scores = ClassificationMetric(["a", "b", "c"]).compute(predictions=PREDICTIONS, references=LABELS)
+    scores = TaskMetric(SINGLE_LABEL, ["a", "b", "c"]).compute(predictions=PREDICTIONS, references=LABELS)
     assert scores["confusion_matrix"] == [[2, 2, 0], [1, 1, 0], [0, 1, 0]]
     assert scores["per_class"]["a"]["recall"] == 2 / 4  # of the 4 that are a
     assert scores["per_class"]["a"]["precision"] == 2 / 3  # of the 3 called a
@@ -43,13 +44,13 @@ def test_confusion_counts_have_the_truth_in_rows():
 NAMES = ["macro", "weighted", "micro", "accuracy", "loss", "samples", "per_class", "confusion_matrix", "mcc"]
 
 
-@pytest.mark.parametrize("metric", [ClassificationMetric, MultiLabelMetric])
-def test_no_name_of_a_class_changes_an_average(metric):
+@pytest.mark.parametrize("kind", [SINGLE_LABEL, MULTI_LABEL])
+def test_no_name_of_a_class_changes_an_average(kind):
     draw = np.random.default_rng(0)
-    shape = (200,) if metric is ClassificationMetric else (200, len(NAMES))
+    shape = (200,) if kind == SINGLE_LABEL else (200, len(NAMES))
     labels, predictions = draw.integers(0, len(NAMES) if len(shape) == 1 else 2, (2, *shape)).tolist()
     found, plain = (
-        metric(names).compute(predictions=predictions, references=labels)
+        TaskMetric(kind, names).compute(predictions=predictions, references=labels)
         for names in (NAMES, [f"class {number}" for number in range(len(NAMES))])
     )
     assert list(found["per_class"]) == NAMES and list(found) == list(plain)

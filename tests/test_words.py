@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bertcls import BertClsForSequenceClassification, TextClassifier, load_tokenizer
 from bertcls.report.deciding import deciding_words, words_of_texts
-from bertcls.text import STEPS, clean
-from bertcls.words import _held, _token_pushes, spans_before_cleaning, word_spans
+from bertcls.text import STEPS, clean, word_spans
+from bertcls.words import _held, _token_pushes, spans_before_cleaning
 
 CLEANING = ["strip_tags", "unescape_entities", "collapse_blanks"]
 KINDS = {

@@ -58,10 +58,7 @@ def label_config(dataset: Dataset, *, class_weights: str = "none") -> dict:
     """What the labels of the training rows say of the head: arguments of `from_encoder`.
 
     With `class_weights="balanced"` classes weigh inversely to their row counts, with mean 1 over the labels of all
-    rows, so that the learning rate keeps its meaning.
-
-    Returns:
-        `problem_type` and `id2label`, `class_weights` where asked, and of a regression `label_mean` and `label_scale`.
+    rows, so that the learning rate keeps its meaning. Of a regression there are also `label_mean` and `label_scale`.
 
     Raises:
         ValueError: weights of a class without a row, or of a regression.

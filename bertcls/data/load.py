@@ -168,11 +168,8 @@ def load_splits(
 
 
 def load_newsgroups(categories: list[str], remove: list[str]) -> DatasetDict:
-    """20 Newsgroups by date: train and test, with group names as labels.
-
-    Args:
-        categories: names of groups, or `["all"]`.
-        remove: what scikit-learn takes out of a post: `headers`, `footers`, `quotes`; or `["none"]`.
+    """20 Newsgroups by date: train and test, with group names (`categories`, or `["all"]`) as labels, without what
+    scikit-learn can `remove` of a post: `headers`, `footers`, `quotes`; or `["none"]`.
 
     Raises:
         FileNotFoundError: not in scikit-learn's data folder (`SCIKIT_LEARN_DATA`), and no network.

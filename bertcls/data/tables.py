@@ -118,21 +118,16 @@ def stream_table(
     if ".parquet" in kinds:
         rows = _ParquetRows(paths)
     else:
-        one = len(paths) == 1
-        records, where = (parts[0], paths[0]) if one else (partial(_joined, paths, parts), paths[0].parent)
         in_one = whole and any("json" in kind for kind in kinds)
-        rows = Rows(records, where, in_one, twice, commas and kinds <= {".csv", ".tsv"})
+        rows = Rows(parts[0], paths[0], in_one, twice, commas and kinds <= {".csv", ".tsv"})
+        if len(paths) > 1:
+            rows.source, named = paths[0].parent, [*zip(paths, parts)]
+            rows.records = lambda: ((f"{place} of {path.name}", row) for path, part in named for place, row in part())
     if next(rows(), pa.table({})).num_rows == 0:
         raise ValueError(
             f"{paths[0]} is empty; expected at least one row (of a csv, below its header). Check the file."
         )
     return rows
-
-
-def _joined(paths: list[Path], parts: list[Records]) -> Iterator[tuple[str, dict]]:
-    for path, records in zip(paths, parts):
-        for place, row in records():
-            yield f"{place} of {path.name}", row
 
 
 def _parquet_tables(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:

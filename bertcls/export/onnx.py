@@ -107,8 +107,7 @@ def _write(classifier: TextClassifier, folder: Path, int8: bool) -> None:
     _export(folder / POOLING_FILE, *graph, _OUTPUTS)
     if int8:
         _quantize(folder)
-    max_length = model.config.max_length or tokenizer.model_max_length
-    config = model.config.to_diff_dict() | {"id2label": model.config.id2label, "max_length": max_length}
+    config = model.config.to_diff_dict() | {"id2label": model.config.id2label, "max_length": classifier.max_length}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_tokenizer(tokenizer, folder)
 
@@ -149,8 +148,7 @@ def _difference(classifier: TextClassifier, folder: Path, dtype: str) -> float:
     """
     config, tokenizer, random = classifier.model.config, classifier.tokenizer, np.random.default_rng(0)
     pieces = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
-    max_length = config.max_length or tokenizer.model_max_length
-    lengths = (0, 1, 12, max_length // 2, 3 * max_length)
+    lengths = (0, 1, 12, classifier.max_length // 2, 3 * classifier.max_length)
     texts = [tokenizer.decode(random.choice(pieces, length)) for length in lengths]
     texts = [("Is it?", text) for text in texts] if config.pair_truncation is not None else texts
     exported, found = TextClassifier.from_pretrained(str(folder), backend="onnx", dtype=dtype), []

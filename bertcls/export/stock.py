@@ -31,10 +31,9 @@ def export_stock(run_dir: str, folder: str, texts: list[Text]) -> dict:
     config = classifier.model.config
     if reason := _obstacle(config):
         return {"exported": False, "reason": reason}
-    max_length = config.max_length or classifier.tokenizer.model_max_length
     try:
-        _write(classifier, run_dir, folder, max_length)
-        _check(classifier, folder, texts, max_length)
+        _write(classifier, run_dir, folder)
+        _check(classifier, folder, texts)
     except BaseException as error:
         remove_files(folder, STOCK_FILES)
         if not isinstance(error, OSError | SafetensorError):
@@ -44,7 +43,7 @@ def export_stock(run_dir: str, folder: str, texts: list[Text]) -> dict:
             f"second copy of the model. The model in {run_dir} is whole; make room, and call "
             "bertcls.export.stock.export_stock."
         ) from error
-    return {"exported": True, "not_carried": _not_carried(config, max_length)}
+    return {"exported": True, "not_carried": _not_carried(config, classifier.max_length)}
 
 
 def _obstacle(config: BertClsConfig) -> str | None:
@@ -61,7 +60,7 @@ def _obstacle(config: BertClsConfig) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def _write(classifier: TextClassifier, run_dir: str, folder: str, max_length: int) -> None:
+def _write(classifier: TextClassifier, run_dir: str, folder: str) -> None:
     model, config = classifier.model, classifier.model.config
     own = {name: getattr(config, name) for name in ("id2label", "label2id", "classifier_dropout")}
     own["problem_type"] = config.problem_type or SINGLE_LABEL
@@ -75,31 +74,31 @@ def _write(classifier: TextClassifier, run_dir: str, folder: str, max_length: in
     open_weights(folder)
     side = "left" if config.truncation == "tail" else "right"
     tokenizer = AutoTokenizer.from_pretrained(
-        run_dir, model_max_length=max_length, truncation_side=side, trust_remote_code=False
+        run_dir, model_max_length=classifier.max_length, truncation_side=side, trust_remote_code=False
     )
     save_tokenizer(tokenizer, folder)
 
 
 @torch.inference_mode()
-def _check(classifier: TextClassifier, folder: str, texts: list[Text], max_length: int) -> None:
+def _check(classifier: TextClassifier, folder: str, texts: list[Text]) -> None:
     """Compares the texts of which both read the same tokens; where all are too long, their beginnings.
 
     In fp64: fp32 alone is up to 4e-7 apart where texts are padded otherwise (measured on a BERT-base).
     """
     config, pairs = classifier.model.config, classifier.model.config.pair_truncation is not None
     cut_alike = config.pair_truncation == "longest_first" if pairs else config.truncation in ("head", "tail")
-    size = max_length // (4 if pairs else 2)  # characters, which are mostly fewer tokens
+    size = classifier.max_length // (4 if pairs else 2)  # characters, which are mostly fewer tokens
     whole = [(text,) if isinstance(text, str) else text for text in texts]
     for parts in filter(None, (whole, [tuple(part[:size] for part in text) for text in whole])):
         candidates = [text if pairs else text[0] for text in parts]
-        read = classifier.tokenize(candidates, spans=False)
+        read = classifier.tokenize(candidates)
         alike = [len(ids) == 1 and (cut_alike or not cut) for ids, cut in zip(read["input_ids"], read["cut"])]
         if any(alike):
             break
     else:
         raise ValueError(
-            f"Found {len(texts)} texts, none of one window of {max_length} tokens; expected at least one to compare "
-            "the stock export on. Give a shorter text."
+            f"Found {len(texts)} texts, none of one window of {classifier.max_length} tokens; expected at least one "
+            "to compare the stock export on. Give a shorter text."
         )
     classifier.model.double()
     expected = classifier.probabilities([*compress(candidates, alike)])

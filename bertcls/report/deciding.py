@@ -1,18 +1,17 @@
 """The words that decide: of single texts, and over many of them what each label is given for."""
 
-from collections import Counter
 from functools import cache
 
-import numpy as np
 import pandas as pd
 from datasets import Dataset
 
-from bertcls.data.labels import label_names_of
+from bertcls.data.labels import label_array
+from bertcls.data.splits import draw_rows
 from bertcls.inference import Text, TextClassifier, texts_of
 from bertcls.modeling import REGRESSION
 from bertcls.report.baseline import TfidfClassifier, cleaned_texts
-from bertcls.text import clean
-from bertcls.words import tells_words, word_spans
+from bertcls.text import clean, word_spans
+from bertcls.words import tells_words
 
 _SHOWN = 200  # words of a text, at most
 _LONGEST = 20_000  # characters of a text whose words are told
@@ -24,16 +23,16 @@ def words_of_texts(classifier: TextClassifier, texts: list[Text]) -> list[dict]:
     """Of each text the `label` that its words speak for (of several, the most probable one that it was given), its
     first 200 `words` as the fields of `Word` with what each `adds`, what the strongest of all adds, `most`, and of a
     pair where the `second` text begins, a line end behind the first; of one that is too long, or has none, nothing."""
-    short = [row for row, text in enumerate(texts) if len("".join(text)) <= _LONGEST]
+    told = tells_words(classifier.model)
+    short = [row for row, text in enumerate(texts) if told and len("".join(text)) <= _LONGEST]
     found: list[dict] = [{} for _ in texts]
-    asked = [texts[row] for row in short] if tells_words(classifier.model) else []
-    for row, answer in zip(short, classifier.predict(asked, words=bool(asked))):
+    for row, answer in zip(short, classifier.predict([texts[row] for row in short], words=told)):
         for label in [*answer.words[0].contributions][:1] if answer.words else ():
-            adds = [word.contributions[label] for word in answer.words]
-            told = [vars(word) | {"adds": value} for word, value in zip(answer.words[:_SHOWN], adds)]
-            kept = [{key: value for key, value in word.items() if key != "contributions"} for word in told]
+            words = [vars(word) | {"adds": word.contributions[label]} for word in answer.words]
+            most = max(abs(word["adds"]) for word in words)
+            kept = [{key: word[key] for key in word if key != "contributions"} for word in words[:_SHOWN]]
             second = len(texts[row][0]) + 1 if isinstance(texts[row], tuple) else 0
-            found[row] = {"label": label, "words": kept, "most": max(map(abs, adds)), "second": second}
+            found[row] = {"label": label, "words": kept, "most": most, "second": second}
     return found
 
 
@@ -48,8 +47,9 @@ def deciding_words(
     """
     if not tells_words(classifier.model):
         return []
-    random, regression = np.random.default_rng(0), classifier.model.config.problem_type == REGRESSION
-    texts = [text for text in texts_of(_drawn(test, min(rows, _ROWS), random)) if len("".join(text)) <= _LONGEST]
+    regression, names = classifier.model.config.problem_type == REGRESSION, classifier.label_names
+    drawn = draw_rows(test, max(min(rows, _ROWS), len(names), 2), seed=0)
+    texts = [text for text in texts_of(drawn) if len("".join(text)) <= _LONGEST]
     read = cache(lambda word: clean(word, classifier.model.config.cleaning).strip().lower() or word.lower())
     found = [
         (row, "higher" if regression else label, read(word.text), value)
@@ -64,41 +64,21 @@ def deciding_words(
     sums = table.groupby(["label", "word"], as_index=False).agg(adds=("adds", "sum"), texts=("row", "nunique"))
     told = sums[(sums["adds"] > 0) & (sums["texts"] >= _FEWEST) & sums["word"].str.contains(r"\w")]
     best = told.sort_values("adds", ascending=False, kind="stable").groupby("label").head(_WORDS)
-    in_train, with_label = _counts(train, set(best["word"]), classifier, random)
+    looked, words_at = draw_rows(train, max(_TRAIN_ROWS, len(names)), seed=0), {word: [] for word in best["word"]}
+    labels = label_array(looked)
+    for row, text in enumerate(cleaned_texts(texts_of(looked), classifier.model.config.cleaning)):
+        for word in words_at.keys() & {text[start:end].lower() for start, end in word_spans(text)}:
+            words_at[word].append(row)
     facts = []
     for label, count in given.items():
-        sign, number = (
-            (-1 if regression and label == "lower" else 1),
-            0 if regression else classifier.label_names.index(label),
-        )
+        number, sign = 0 if regression else names.index(label), -1 if regression and label == "lower" else 1
         weights = {} if tfidf is None else {word: sign * one for word, one in tfidf.weights(number).items()}
         words = best[best["label"] == label].drop(columns="label").to_dict("records")
         for word in words:
-            seen = in_train[name := word["word"]]
-            share = None if regression or not seen else with_label[name, label] / seen
-            word |= {
-                "adds": word["adds"] / count,
-                "train_texts": seen,
-                "train_share": share,
-                "tfidf": weights.get(name),
-            }
+            having = labels[words_at[word["word"]]]
+            right = having[:, number] if having.ndim == 2 else having == number
+            word |= {"adds": word["adds"] / count, "train_texts": len(having), "tfidf": weights.get(word["word"])}
+            word["train_share"] = None if regression or not len(having) else float(right.mean())
         ranked = sorted(weights, key=weights.get, reverse=True)[:_WORDS]
         facts.append({"label": label, "texts": int(count), "words": words, "tfidf": ranked})
     return facts
-
-
-def _drawn(rows: Dataset, most: int, random: np.random.Generator) -> Dataset:
-    return rows.select(np.sort(random.permutation(len(rows))[:most]))
-
-
-def _counts(
-    train: Dataset, words: set[str], classifier: TextClassifier, random: np.random.Generator
-) -> tuple[Counter, Counter]:
-    """Texts of train by word, and by word and label."""
-    rows, names, found, labelled = _drawn(train, _TRAIN_ROWS, random), label_names_of(train), Counter(), Counter()
-    for text, label in zip(cleaned_texts(texts_of(rows), classifier.model.config.cleaning), rows["label"][:]):
-        there = words & {text[start:end].lower() for start, end in word_spans(text)}
-        found.update(there)
-        for number in () if isinstance(label, float) else label if isinstance(label, list) else [label]:
-            labelled.update((word, names[number]) for word in there)
-    return found, labelled

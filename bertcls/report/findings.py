@@ -76,9 +76,8 @@ def gather_findings(
         answers = tfidf.probabilities(texts_of(test)) if fold_of is None else _out_of_fold(tfidf, test, fold_of)
         baselines.append(beside_values(name, row_values(answer_table(test, answers, tfidf.thresholds)[0]), values))
     if as_it_came is not None and fold_of is None:
-        rows = np.sort(
-            np.random.default_rng(0).permutation(len(values))[: min(max(work // 20, _FEWEST_BESIDE), _MOST_BESIDE)]
-        )
+        most = min(max(work // 20, _FEWEST_BESIDE), _MOST_BESIDE)
+        rows = np.sort(np.random.default_rng(0).permutation(len(values))[:most])
         name = f"the encoder as it came, with a linear head{_part(len(rows), len(values))}"
         some = test.select(rows)
         plain = answer_table(some, as_it_came.probabilities(texts_of(some)))[0]
@@ -201,6 +200,7 @@ def _p_value(own: np.ndarray, rest: np.ndarray) -> float:
 
 def slices_of(texts: list[str], tokens: list[int], windows: list[int], train_texts: list[str]) -> dict:
     """Groups for `slice_scores`, of cleaned texts `[rows]`, the tokens and windows of each, and the texts of train."""
+
     words, known = [words_of(text) for text in texts], set().union(*map(words_of, train_texts))
     lengths, unseen = np.array([(len(row), sum(word not in known for word in row)) for row in words]).T
     negated, contrasted = ([bool(part.search(text)) for text in texts] for part in (_NEGATION, _CONTRAST))

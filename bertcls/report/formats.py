@@ -26,6 +26,7 @@ SCORES = {  # as the report shows them: their names, and their types in the meta
 }
 BETTER, UNSURE, WORSE = "better", "cannot tell", "worse"  # what a comparison can end in
 MANY_CLASSES = 50  # beyond, figures and tables show some of them, and files of their own have all
+SHADED, STRONG = 0.05, 0.6  # of what the strongest word adds: from there on a word is coloured, and bold
 ERRORS = ("rmse", "mae")  # scores in the unit of the labels
 _AVERAGED = {f"{score}_{how}" for score in ("precision", "recall", "f1") for how in ("micro", "macro", "weighted")}
 

@@ -15,6 +15,8 @@ from bertcls.modeling import MULTI_LABEL, REGRESSION
 from bertcls.report.formats import (
     ERRORS,
     MANY_CLASSES,
+    SHADED,
+    STRONG,
     format_duration,
     format_p,
     format_score,
@@ -211,10 +213,10 @@ def _shaded(error: dict) -> list[dict]:
     why, parts, end = error["why"], [], 0
     for number, word in enumerate(why["words"]):
         start, share = word["start"] + word["second"] * why["second"], word["adds"] / (why["most"] or 1)
-        kind = ("against" if share < 0 else "for") + (" strong" if abs(share) > 0.6 else "")
+        kind = ("against" if share < 0 else "for") + (" strong" if abs(share) > STRONG else "")
         before = " " * (number > 0) if word["cleaned"] else error["text"][end:start]
         shown = {"before": before, "text": word["text"], "adds": f"{word['adds']:+.2f}"}
-        shown |= {"kind": kind * (abs(share) >= 0.05), "share": round(45 * abs(share))}
+        shown |= {"kind": kind * (abs(share) >= SHADED), "share": round(45 * abs(share))}
         parts.append(shown | {"line": round(0.5 + 2.5 * abs(share), 1)})
         end = start + len(word["text"])
     return parts

@@ -29,9 +29,9 @@ def revision_of(dataset: Dataset) -> str | None:
 def write_record(trainer: Trainer | None, *, run_dir: str, started: float, seed: int | None = None) -> dict:
     """Writes how a run was made to `run.json`, as this process saw it; not pushed, since it may hold local paths.
 
-    A model that no Trainer trained has `None` and a seed. `started` is in seconds of `time.time()`. Memory of the
-    process is that since it began, earlier runs of `--seeds` included. `train_seconds` hold evaluations; what is done
-    a second is counted over them, in tokens of windows without padding, and `None` of a resumed run.
+    `started` is in seconds of `time.time()`; a model that no Trainer trained has a `seed`. Memory is the peak of the
+    process. `train_seconds` hold evaluations; what is done a second is counted over them, in tokens of windows
+    without padding, and `None` of a resumed run.
     """
     on_gpu = trainer is not None and trainer.args.device.type != "cpu"
     peaks = {"process": peak_memory(), "accelerator": torch.accelerator.max_memory_allocated() if on_gpu else None}

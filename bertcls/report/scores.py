@@ -11,11 +11,12 @@ from scipy.stats import pearsonr
 from bertcls.data.labels import label_array, label_names_of, problem_type_of
 from bertcls.inference import TextClassifier, reaches, texts_of
 from bertcls.layout import PREDICTIONS, REPORT
-from bertcls.metrics import own_scores, task_metric
+from bertcls.metrics import own_scores
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.report.baseline import TfidfClassifier
 from bertcls.report.formats import ERRORS, MANY_CLASSES, format_score, score_names
 from bertcls.report.statistics import score_with_interval
+from bertcls.scorers import TaskMetric
 
 _QUIET = ("precision_macro", "recall_macro", "spearman", "r2", "mae", "log_loss")  # scores that the console leaves out
 
@@ -37,8 +38,9 @@ def score_reported(
     """
     names, labels, kind = label_names_of(dataset), label_array(dataset), problem_type_of(dataset)
     windows_of: list[np.ndarray] = []
-    if kind == SINGLE_LABEL and hasattr(classifier, "probabilities_with_windows"):
-        probabilities, windows_of = classifier.probabilities_with_windows(texts_of(dataset), progress=progress)
+    if kind == SINGLE_LABEL and hasattr(classifier, "logits_with_windows"):
+        logits, windows_of = classifier.logits_with_windows(texts_of(dataset), progress=progress)
+        probabilities = classifier.to_probabilities(logits)
     else:
         probabilities = classifier.probabilities(texts_of(dataset), progress=progress)
     thresholds = classifier.thresholds if kind == MULTI_LABEL else None
@@ -46,7 +48,7 @@ def score_reported(
     Path(run_dir, REPORT).mkdir(exist_ok=True)
     table.to_parquet(Path(run_dir, PREDICTIONS), index=False)
     scores = own_scores(own, labels, predictions)
-    scores |= task_metric(kind, names)[0].compute(predictions=predictions, references=labels)
+    scores |= TaskMetric(kind, names).compute(predictions=predictions, references=labels)
     if len(names) > MANY_CLASSES:
         # what a spreadsheet would run as a formula gets a mark
         cells = [f"'{name}" if name.startswith(tuple("=+-@\t\r")) else name for name in names]
@@ -61,7 +63,8 @@ def score_reported(
     measured, interval = "mae" if kind == REGRESSION else "accuracy", score_with_interval(row_values(table))
     scores |= {f"{measured}_{end}": interval[end] for end in ("low", "high")}
     if any(len(rows) > 1 for rows in windows_of):
-        winners = [rows.argmax(-1) for rows in windows_of]  # rows: [windows, num_labels]
+        windows_of = [*map(classifier.to_probabilities, windows_of)]  # of each [windows, num_labels]
+        winners = [rows.argmax(-1) for rows in windows_of]
         counts = [np.bincount(found, minlength=len(names)) for found in winners]
         votes = [(count + rows.mean(0)).argmax() for count, rows in zip(counts, windows_of)]
         scores["window_accuracy"] = float(np.mean(np.concatenate(winners) == labels.repeat([*map(len, winners)])))

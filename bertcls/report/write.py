@@ -115,7 +115,7 @@ def write_report(
     write_metrics(facts, run_dir=run_dir)  # whatever happens to the rest
     texts, counts = texts_of(test), []
     for start in range(0, len(texts), _COUNTED_TEXTS):
-        read = classifier.tokenize(texts[start : start + _COUNTED_TEXTS], spans=False)
+        read = classifier.tokenize(texts[start : start + _COUNTED_TEXTS])
         counts += zip(read["tokens"], map(len, read["input_ids"]), read["cut"])
     tokens, windows, cut = map(list, zip(*counts))  # of each text; cut: tokens that no window holds
     table = pd.read_parquet(Path(run_dir, PREDICTIONS))

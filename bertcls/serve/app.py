@@ -12,7 +12,6 @@ import time
 from asyncio import Lock, sleep
 from collections.abc import Collection
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from bertcls.inference import Prediction, TextClassifier
 from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bertcls.report.formats import SHADED, STRONG
 from bertcls.report.page import load_template
 from bertcls.serve.middleware import RequestMiddleware, log
 from bertcls.serve.schemas import OPEN_PATHS, ApiError, Limits, as_json, describe_interface, read_body
@@ -54,20 +54,16 @@ def make_app(
 ) -> Starlette:
     """The application; its `state.service` is the `Service`.
 
-    Args:
-        classifier: what answers.
-        name: of the model, as it is shown: no path.
-        limits: what is refused.
-        api_key: that requests have to bring (`Authorization: Bearer KEY`), but for the page, the docs and the health.
-        log_texts: write the texts of requests into the log, too.
-        hosts: names in the header Host that are answered; `None` answers all.
+    `name` is that of the model as it is shown, no path; requests have to bring the `api_key` (`Authorization: Bearer
+    KEY`), but for the page, the docs and the health; `log_texts` writes texts into the log, too; `hosts` are the names
+    in the header Host that are answered, `None` answers all.
     """
     from bertcls import __version__
 
     limits = limits or Limits()
     config = classifier.model.config
     reads = {"kind": config.problem_type or SINGLE_LABEL, "pairs": config.pair_truncation is not None}
-    reads["words"] = tells_words(classifier.model)
+    reads |= {"words": tells_words(classifier.model)}
     numbers = {label: number for number, label in enumerate(classifier.label_names)}
     counts = RequestCounts({*OPEN_PATHS, *_POSTS, "/info", "/metrics"})
     service = Service(classifier, limits, counts)
@@ -78,8 +74,7 @@ def make_app(
         "pairs": reads["pairs"],
         "words": reads["words"],
         "labels": [] if reads["kind"] == REGRESSION else classifier.label_names,
-        "contract": {key: getattr(config, key) for key in CONTRACT}
-        | {"max_length": config.max_length or classifier.tokenizer.model_max_length},
+        "contract": {key: getattr(config, key) for key in CONTRACT} | {"max_length": classifier.max_length},
         "limits": {key: value for key, value in asdict(limits).items() if key != "batch_tokens"},
         "device": classifier.device.type,
         "versions": versions | {"python": platform.python_version()},
@@ -146,7 +141,7 @@ def make_app(
         endpoints, name=name, version=__version__, limits=limits, key=api_key is not None, **reads
     )
     fixed = {
-        "/": _page(Path(__file__).with_name("page.html").read_text(encoding="utf-8")),
+        "/": _page(load_template("page.html").render(shaded=SHADED, strong=STRONG)),
         "/docs": _page(load_template("docs.html.jinja").render(document=interface, limits=asdict(limits))),
         "/openapi.json": JSONResponse(interface),
     }

@@ -22,13 +22,10 @@ class Batcher:
 
     A batch is padded to its widest item, so it takes the oldest item and, of those that wait, the ones closest to its
     width: little is padded, and none waits for ever. While a batch runs, the next one gathers; an item waits for
-    company only where nothing else runs.
+    company only where nothing else runs, at most `max_wait` seconds.
 
-    Args:
-        run: called with a list of items on the thread; gives a list of as many results, in the same order.
-        size: rows and columns of an item, such as windows and tokens of the longest one.
-        max_cost: rows times columns of a batch at most; a larger item is a batch of its own.
-        max_wait: seconds that an item waits for company at most.
+    `run` is called with a list of items on the thread, and gives as many results in their order; `size` gives the rows
+    and columns of an item, whose product is at most `max_cost` in a batch; a larger item is a batch of its own.
     """
 
     def __init__(self, run: Callable[[list], Sequence], *, size: Callable, max_cost: int = 512, max_wait: float = 0.0):

@@ -43,39 +43,28 @@ _OPTION_OF = {name: f"--max_{name}" for name in ("texts", "characters", "tokens"
     **{"seconds": "--timeout", "wait": "--max_wait_ms"},
 }  # of serve.py, by the limit that it sets
 _JSON_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-_STRING, _NUMBER, _INTEGER, _OR_NULL = ({"type": kind} for kind in ("string", "number", "integer", ["number", "null"]))
+_STRING, _NUMBER, _INTEGER, _BOOLEAN = ({"type": kind} for kind in ("string", "number", "integer", "boolean"))
+_OR_NULL = {"type": ["number", "null"]}
 
 
 @dataclass(frozen=True)
 class Limits:
     """What the service refuses, and how long it waits.
 
-    Args:
-        texts: of a request.
-        characters: of a text; of a pair, both together.
-        tokens: of a request, in all windows of its texts.
-        word_tokens: of a request that asks for words, whose texts are not read in parts.
-        body: bytes of a request.
-        answer: bytes of the answers for the windows and words of a request.
-        queue: texts that were accepted and not answered yet, over all requests.
-        seconds: in which the body of a request arrives, and in which it is answered.
-        wait: seconds that a text waits for others to share a forward pass with.
-        batch_tokens: padded tokens of a forward pass; `None` chooses by the device.
-
     Raises:
         ValueError: a limit of zero or less, or of more seconds than a day has.
     """
 
-    texts: int = 256
-    characters: int = 100_000
-    tokens: int = 65_536
-    word_tokens: int = 2_048
-    body: int = 2_000_000
-    answer: int = 16_000_000
-    queue: int = 2048
-    seconds: float = 30.0
-    wait: float = 0.002
-    batch_tokens: int | None = None
+    texts: int = 256  # of a request
+    characters: int = 100_000  # of a text; of a pair, both together
+    tokens: int = 65_536  # of a request, in all windows of its texts
+    word_tokens: int = 2_048  # of a request that asks for words, whose texts are not read in parts
+    body: int = 2_000_000  # bytes of a request
+    answer: int = 16_000_000  # bytes of the answers for the windows and words of a request
+    queue: int = 2048  # texts that were accepted and not answered yet, over all requests
+    seconds: float = 30.0  # in which the body of a request arrives, and in which it is answered
+    wait: float = 0.002  # seconds that a text waits for others to share a forward pass with
+    batch_tokens: int | None = None  # padded ones of a forward pass; `None` chooses by the device
 
     def __post_init__(self):
         for name, value in asdict(self).items():
@@ -112,10 +101,9 @@ def read_body(
         raise ApiError(400, "malformed_json", message) from error
     if not isinstance(body, dict):
         raise _invalid("body", "is not an object")
-    known = (field, *_OPTIONS[: 2 + (kind == SINGLE_LABEL)]) if field == "texts" else (field,)
-    for name in body:
-        if name not in known:
-            raise _invalid(name[:80], "is unknown")
+    known = {field, *_OPTIONS[: 2 + (kind == SINGLE_LABEL)]} if field == "texts" else {field}
+    if unknown := [name for name in body if name not in known]:
+        raise _invalid(unknown[0][:80], "is unknown")
     texts = body.pop(field, None)
     if field == "sentences" and isinstance(texts, str) and not pairs:
         texts = [texts]  # one alone
@@ -194,7 +182,7 @@ def describe_interface(
     one = _STRING | {"maxLength": limits.characters}
     one = _list_of(one, minItems=2, maxItems=2) if pairs else one
     many = _list_of(one, minItems=1, maxItems=min(limits.texts, limits.queue))
-    switch = {"type": "boolean", "default": False}
+    switch = _BOOLEAN | {"default": False}
     asked = {"windows": switch | {"description": "also answer for each window of a text"}}
     if words:
         asked["words"] = switch | {"description": "also say what each word adds to the answer"}
@@ -207,17 +195,11 @@ def describe_interface(
     answer = {"label": label, "score": score, "probabilities": {"type": "object", "additionalProperties": _NUMBER}}
     start = _INTEGER | {"description": "in the cleaned text (of a pair the second one), in characters"}
     window = _object({"start": start, "end": _INTEGER, "text": _STRING} | answer)
-    adds = {
-        "type": "object",
-        "additionalProperties": _NUMBER,
-        "description": "by label: what it adds to its log-odds, or to the value",
-    }
+    adds = answer["probabilities"] | {"description": "by label: what it adds to its log-odds, or to the value"}
     start = _INTEGER | {"description": "in the text as it came, or where `cleaned` in the cleaned one, in characters"}
-    flags = dict.fromkeys(("cleaned", "second"), {"type": "boolean"})
+    flags = dict.fromkeys(("cleaned", "second"), _BOOLEAN)
     word = _object({"text": _STRING, "start": start, "end": _INTEGER, "contributions": adds} | flags)
-    facts = dict.fromkeys(("model", "problem_type", "device"), _STRING) | dict.fromkeys(
-        ("pairs", "words"), {"type": "boolean"}
-    )
+    facts = dict.fromkeys(("model", "problem_type", "device"), _STRING) | dict.fromkeys(("pairs", "words"), _BOOLEAN)
     facts |= {"labels": _list_of(_STRING)} | dict.fromkeys(("contract", "limits", "versions"), {"type": "object"})
     bodies = {
         "/query": _object({"sentences": many if pairs else {"anyOf": [many, one]}}),

@@ -18,6 +18,7 @@ from transformers.utils.import_utils import enable_tf32
 
 from bertcls.layout import START
 from bertcls.optim import check_rates
+from bertcls.report.formats import format_duration
 from bertcls.training.adapters import MergeAdapters
 from bertcls.training.checkpoints import Checkpoints, sampler_of
 from bertcls.training.console import use_epoch_lines
@@ -38,14 +39,10 @@ def training_callbacks(
 ) -> list[TrainerCallback]:
     """What every training of ours runs beside Trainer's own callbacks, and `EpochLines` for its progress.
 
-    Args:
-        training_args: early stopping needs its `metric_for_best_model`.
-        loss: `compute_loss_func` of the Trainer, where it has one.
-        early_stopping_patience: evaluations without a better metric before training stops; 0: never.
-        overwrite_output: remove what an earlier run left in the folder, once data and model are loaded.
-        layer_decay, head_learning_rate, lora_rank: settings that a resumed run must share.
-        watch: of a search, after all others.
-        **compared: further ones.
+    `loss` is the `compute_loss_func` of the Trainer, where it has one; `early_stopping_patience` are evaluations
+    without a better metric before training stops (0: never); `overwrite_output` removes what an earlier run left in
+    the folder, once data and model are loaded; a resumed run must share the other settings, and those in `compared`.
+    `watch` is the callback of a search, after all others.
     """
     use_epoch_lines()
     compared |= {"layer_decay": layer_decay, "head_learning_rate": head_learning_rate, "lora_rank": lora_rank}
@@ -65,6 +62,10 @@ def training_callbacks(
     return callbacks if watch is None else [*callbacks, watch]
 
 
+def _sharded() -> bool:
+    return AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+
+
 class ChooseEpoch(TrainerCallback):
     """Makes a start by a linear model a candidate like every epoch, and lets the loss decide between equals.
 
@@ -78,9 +79,8 @@ class ChooseEpoch(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
         self.in_training, self.start = True, None
-        sharded = AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         told = getattr(model, "linear_start", None) is not None and args.eval_on_start and args.load_best_model_at_end
-        if told and not sharded and args.should_save:
+        if told and not _sharded() and args.should_save:
             model.save_pretrained(Path(args.output_dir, START))
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
@@ -140,7 +140,7 @@ class LongestBatchFirst(TrainerCallback):
             sampler.lengths = list(sampler.lengths)
         if control.should_training_stop or state.max_steps == 0:  # a finished run, loaded for its report; few rows
             return
-        if AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        if _sharded():
             return
         dataset = train_dataloader.dataset
         lengths = np.array(dataset["length"][:])
@@ -167,7 +167,7 @@ class LongestBatchFirst(TrainerCallback):
         rounds = 1 + math.ceil(left / (state.eval_steps if args.eval_strategy == "steps" else epoch))
         self.said = lambda evaluation: (
             f"Longest batch: {size} texts of up to {lengths.max()} tokens fit. Expected: at most "
-            f"{format_seconds(expected + rounds * evaluation)} for {left} steps"
+            f"{format_duration(expected + rounds * evaluation)} for {left} steps"
             f"{' and the evaluations' if evaluation else ''}, and {memory}."
         )
         runtimes = [entry["eval_runtime"] for entry in state.log_history if "eval_runtime" in entry]
@@ -229,10 +229,8 @@ class StopAtNonFinite(TrainerCallback):
         loss = logs.get("loss", logs.get("train_loss"))
         if loss is None:
             return
-        found = {"loss": loss}
-        if AcceleratorState().mixed_precision != "fp16":
-            found["norm of the gradients"] = logs.get("grad_norm", 0.0)
-        for what, value in found.items():
+        scaled = AcceleratorState().mixed_precision == "fp16"
+        for what, value in (("loss", loss), ("norm of the gradients", 0.0 if scaled else logs.get("grad_norm", 0.0))):
             if not np.isfinite(value):
                 self._stop(f"The {what} is {value}", state.global_step)
         self.last_finite = state.global_step
@@ -258,9 +256,7 @@ class PaddingShare(TrainerCallback):
     """Adds `padding_share` to what Trainer logs of a stretch of training: padding as a share of all places in batches.
 
     Batches are counted when they are made, one ahead of the step or, with loader workers, more. Trackers that Trainer
-    calls first do not see the value; `log_history` has it.
-
-    A collator that does not count, as that of pretraining, has no padding.
+    calls first do not see the value; `log_history` has it. A collator that does not count has no padding.
     """
 
     def __init__(self):
@@ -293,23 +289,9 @@ class RatesTable(TrainerCallback):
     """
 
     def on_train_begin(self, args, state, control, model=None, optimizer=None, **kwargs):
-        if AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        if _sharded():
             return
         table = check_rates(model, optimizer)
         rates = {group.get("initial_lr", group["lr"]) for group in optimizer.param_groups}
         if len(rates) > 1 and args.process_index == 0:
             print(table)
-
-
-def format_seconds(seconds: float) -> str:
-    """Seconds for people.
-
-    >>> format_seconds(3.2), format_seconds(125), format_seconds(7260)
-    ('3 s', '2 min 5 s', '2 h 1 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

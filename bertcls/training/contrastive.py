@@ -25,13 +25,9 @@ def supervised_contrastive_loss(
 ) -> torch.Tensor:
     """Each text against the others of a batch, those with its label being right (Khosla et al., 2020, "out").
 
-    Args:
-        vectors: `[batch, hidden]`; only their directions count.
-        labels: class numbers `[batch]`, or 0 and 1 `[batch, num_labels]`: texts with equal sets are alike.
-        temperature: divides the cosines.
-
-    Returns:
-        the mean over texts that have another one of their label; 0 where none has.
+    Of `vectors` `[batch, hidden]` only the directions count; `labels` are class numbers `[batch]`, or 0 and 1 `[batch,
+    num_labels]`: texts with equal sets are alike. Gives the mean over texts that have another one of their label; 0
+    where none has.
 
     >>> same = supervised_contrastive_loss(torch.eye(2)[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1]))
     >>> bool(same < supervised_contrastive_loss(torch.eye(2)[[0, 1, 0, 1]], torch.tensor([0, 0, 1, 1])))
@@ -51,10 +47,8 @@ def supervised_contrastive_loss(
 def balanced_order(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:
     """Rows in an order that brings two of every class in turn, so that a text of a batch has another of its label.
 
-    Args:
-        labels: `[rows]`, or `[rows, num_labels]`, whose sets are the classes.
-        size: of the order; rows stand in it several times, those of rare classes more often.
-        seed: of the order.
+    Labels are `[rows]`, or `[rows, num_labels]`, whose sets are the classes. Rows stand in the order several times,
+    those of rare classes more often.
 
     >>> balanced_order(np.array([0, 0, 0, 1, 1]), 8, seed=0).tolist().count(3)
     2
@@ -95,18 +89,7 @@ def contrastive_stage(
     """Trains the encoder so that texts of one label have like vectors; the head is fitted on these afterwards.
 
     Each text is encoded once a step; the embeddings of words stay, whose gradients and updates cost more time than
-    they are worth.
-
-    Args:
-        model: whose encoder is trained.
-        dataset: tokenized rows of train.
-        collator: of the run.
-        training_args: of the run, for what is not said here.
-        steps: optimizer steps.
-        learning_rate: at its peak.
-
-    Returns:
-        the texts that were read, with repetitions.
+    they are worth. Gives the texts that were read in `steps` optimizer steps, with repetitions.
 
     Raises:
         ValueError: numbers as labels.

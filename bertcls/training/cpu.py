@@ -12,15 +12,8 @@ def drop(values: torch.Tensor, p: float) -> torch.Tensor:
     """Dropout that draws 16 bits a value, from torch's global generator.
 
     torch's own draws a number of 32 bits a value, one after the other, which takes a tenth of a training step of short
-    texts.
-
-    Args:
-        values: of any shape.
-        p: share that becomes 0, rounded to 1/65536; what is kept is scaled by the rounded share. What would be rounded
-            to 0 or to 1 is left to torch.
-
-    Returns:
-        of the shape and dtype of `values`.
+    texts. The share `p` that becomes 0 is rounded to 1/65536, and what is kept is scaled by the rounded share; what
+    would be rounded to 0 or to 1 is left to torch.
     """
     dropped = round(p * 2**16)
     if dropped in (0, 2**16):
@@ -52,16 +45,8 @@ def attention_with_dropout(
     torch has no fused attention with dropout on a CPU, and what SDPA does in its place is slower than plain products.
     SDPA also computes what has a `position_bias`, or other keys than queries.
 
-    Args:
-        module: of the encoder.
-        query: `[windows, heads, seq_len, head_size]`, as `key` and `value`.
-        attention_mask: added to the scores, 0 where a token is read; `[windows, 1, seq_len, seq_len]` or `None`.
-        scaling: of the scores; `None`: `head_size ** -0.5`.
-        dropout: share of the attention weights.
-        **kwargs: for SDPA.
-
-    Returns:
-        `[windows, seq_len, heads, head_size]`, and no weights.
+    `query`, `key` and `value` are `[windows, heads, seq_len, head_size]`; the mask is added to the scores, 0 where a
+    token is read, `[windows, 1, seq_len, seq_len]`. Gives `[windows, seq_len, heads, head_size]`, and no weights.
     """
     if not dropout or kwargs.get("position_bias") is not None or key.shape != query.shape:
         kwargs |= {"dropout": dropout, "scaling": scaling, "is_causal": False}  # the mask says all

@@ -26,10 +26,6 @@ def calibrate(classifier: TextClassifier, validation: Dataset) -> None:
 
     Nothing is fitted of a regression. With a temperature a probability of 0.8 is right about 8 times in 10; the
     thresholds are tuned at the probabilities that it gives.
-
-    Args:
-        classifier: that was trained.
-        validation: rows with raw `text` and `label`; not the reported ones.
     """
     config = classifier.model.config
     if config.problem_type == REGRESSION:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from bertcls.data.labels import label_array
 from bertcls.modeling import MULTI_LABEL, REGRESSION
-from bertcls.tokenization import WindowCollator
+from bertcls.tokenization import WindowCollator, batches_of
 
 _SHARPEST = 20.0  # times the logits of logistic regression with C = 1 on vectors whose mean square is 1
 _TOKENS = 4096  # padded tokens of a forward pass
@@ -36,16 +36,8 @@ class LinearHead:
 
 @torch.inference_mode()
 def vectors_of(model: PreTrainedModel, dataset: Dataset, collator: WindowCollator) -> tuple[np.ndarray, np.ndarray]:
-    """What the classifier of a model reads, without dropout: a vector a document, or one a window where these vote.
-
-    Args:
-        model: on its device.
-        dataset: tokenized rows.
-        collator: of the run.
-
-    Returns:
-        float32 `[vectors, hidden]`, and the row of each `[vectors]`, ascending.
-    """
+    """What the classifier of a model reads of tokenized rows, without dropout: a vector a document, or one a window
+    where these vote, float32 `[vectors, hidden]`, and the row of each `[vectors]`, ascending."""
     was_training, how = model.training, model.config.window_pooling
     model.eval()
     columns = [name for name in dataset.column_names if name in collator.padding]
@@ -53,10 +45,7 @@ def vectors_of(model: PreTrainedModel, dataset: Dataset, collator: WindowCollato
     documents = [{name: rows[name][row] for name in columns} for row in range(len(dataset))]
     longest = [max(map(len, document["input_ids"])) for document in documents]
     vectors: list = [None] * len(documents)
-    order = sorted(range(len(documents)), key=longest.__getitem__, reverse=True)
-    while order:
-        size = max(_TOKENS // longest[order[0]], 1)
-        batch, order = order[:size], order[size:]
+    for batch in batches_of([(1, length) for length in longest], _TOKENS):
         inputs = collator([documents[row] for row in batch])
         inputs = {name: tensor.to(model.device) for name, tensor in inputs.items() if name in columns}
         step = model.config.windows_per_forward
@@ -80,12 +69,8 @@ def fit_linear_head(
     Vectors are centred and divided by one common scale, which folds into the weights. The L2 penalty that is right
     most often is strong, and the probabilities are unsure then: cross-validation says how much to sharpen them.
 
-    Args:
-        vectors: `[rows, hidden]`.
-        labels: class numbers `[rows]`, 0 and 1 `[rows, num_labels]`, or numbers in units of the head `[rows]`.
-        problem_type: of the task.
-        num_labels: classes.
-        class_weights: as in `BertClsConfig`.
+    From vectors `[rows, hidden]` and labels: class numbers `[rows]`, 0 and 1 `[rows, num_labels]`, or numbers in units
+    of the head `[rows]`.
 
     >>> head = fit_linear_head(np.array([[0.0], [1.0]] * 9), np.array([0, 1] * 9), problem_type="", num_labels=2)
     >>> head.weight.shape, bool(head.weight[1] > head.weight[0])
@@ -147,15 +132,9 @@ def start_head(
     rows: int = 2048,
     seed: int = 42,
 ) -> LinearHead:
-    """Fits a linear model on the vectors of the encoder as it is, and copies it into the head.
+    """Fits a linear model on the vectors of the encoder as it is, of at most `rows` rows, and copies it into the head.
 
     Linear probing before fine-tuning keeps what the encoder knows (Kumar et al., 2022).
-
-    Args:
-        model: with an untrained linear head.
-        dataset: tokenized rows of train.
-        collator: of the run.
-        rows: of train, drawn with `seed`, at most.
     """
     if len(dataset) > rows:
         drawn = np.random.default_rng(seed).choice(len(dataset), rows, replace=False)

@@ -5,11 +5,7 @@ import hashlib
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import (
-    DataCollatorForLanguageModeling,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-)
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase, TrainerCallback
 
 from bertcls.data.splits import SPLIT_SEED
 from bertcls.process import say, warn
@@ -30,24 +26,14 @@ def pack_blocks(
     cleaning: list[str] | None = None,
     whole_word_mask: bool = False,
 ) -> dict[str, list]:
-    """Texts to full blocks, for a batched `datasets.map` that removes the other columns.
+    """Texts to full blocks of `max_length` tokens, for a batched `datasets.map` that removes the other columns.
 
-    The texts are laid end to end with a separator between them and cut every `max_length - 2` tokens, so that no token
-    is lost and nothing but a last short batch is padded. The last block of a batch ends at its end and starts inside
-    the block before.
+    The texts are laid end to end with a separator between them, so that no token is lost and nothing but a last short
+    batch is padded; the last block of a batch ends at its end and starts inside the block before.
 
-    Args:
-        batch: with `text`.
-        tokenizer: a fast one.
-        max_length: tokens of a block, the two special tokens around it included.
-        cleaning: steps of `bertcls.text`.
-        whole_word_mask: also give `offset_mapping`, as the collator needs it: made up so that the pieces of a word of
-            the tokenizer touch and nothing else does (by true offsets a Chinese sentence would be one word, and
-            "good," too).
-
-    Returns:
-        `input_ids`, `attention_mask` and `special_tokens_mask`, each `[blocks, max_length]`, `length` (tokens that are
-        not padding) and, where asked, `offset_mapping` `[blocks, max_length, 2]`.
+    Gives `input_ids`, `attention_mask` and `special_tokens_mask`, each `[blocks, max_length]`, `length` (tokens that
+    are not padding) and, with `whole_word_mask`, `offset_mapping` `[blocks, max_length, 2]` for the collator: made up
+    so that the pieces of a word touch and nothing else does (by true ones a Chinese sentence would be one word).
     """
     texts = clean_all(batch["text"], cleaning, batch.get("example_id", ()))
     encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
@@ -58,12 +44,9 @@ def pack_blocks(
             ids.append(tokenizer.sep_token_id)
             words.append(-1)
         ids += text_ids
-        if whole_word_mask:
-            text_words = encoded.word_ids(number)
-            words += [-1 if word is None else first_word + word for word in text_words]
-            first_word += 1 + max((word for word in text_words if word is not None), default=-1)
-        else:
-            words += [0] * len(text_ids)
+        text_words = encoded.word_ids(number) if whole_word_mask else [0] * len(text_ids)
+        words += [-1 if word is None else first_word + word for word in text_words]
+        first_word += 1 + max((word for word in text_words if word is not None), default=-1)
     room = max_length - 2
     starts = list(range(0, max(len(ids) - room, 0) + 1, room))
     if ids and starts[-1] + room < len(ids):
@@ -94,9 +77,6 @@ class MaskedBatches:
     The masks of a batch follow from torch's seed, the epoch and the batch, not from what was drawn before: a run that
     was stopped within an epoch goes on with the masks that it would have had. Without an epoch they are drawn from
     torch's generator.
-
-    Args:
-        collator: masks.
     """
 
     def __init__(self, collator: DataCollatorForLanguageModeling):
@@ -116,15 +96,9 @@ class MaskedBatches:
 
 
 def mask_once(dataset: Dataset, collator: DataCollatorForLanguageModeling, *, seed: int) -> Dataset:
-    """Masks blocks for good, so that the losses of several epochs, runs and processes are of the same positions.
+    """Masks the blocks of `pack_blocks` for good, so that all losses are of the same positions.
 
-    Args:
-        dataset: of `pack_blocks`.
-        collator: masks.
-        seed: of the masks; the state of torch's generator is left as it was.
-
-    Returns:
-        the blocks with masked `input_ids`, `labels` and `attention_mask`.
+    The state of torch's generator is left as it was.
 
     Raises:
         ValueError: no position of any block was masked, so that there is nothing to score.
@@ -152,9 +126,6 @@ class MaskingCheck(TrainerCallback):
 
     It looks at the batches that Trainer's own collator makes. Scoring every position, or positions whose answer is
     left in the input, gives tiny losses that mean nothing. What a batch draws changes nothing in the run.
-
-    Args:
-        mlm_probability: share of positions to be scored.
     """
 
     def __init__(self, mlm_probability: float):
@@ -182,12 +153,7 @@ class MaskingCheck(TrainerCallback):
 
 
 def check_masking(batches: list[dict], originals: list[list[list[int]]], mlm_probability: float) -> None:
-    """Refuses batches whose labels are not the original tokens at a random share of the positions.
-
-    Args:
-        batches: with masked `input_ids`, `labels` and `attention_mask`, each `[batch, seq_len]`.
-        originals: the token ids of their rows before masking.
-        mlm_probability: share of positions to be scored.
+    """Refuses batches (`[batch, seq_len]` each) whose labels are not the `originals` at a random share of positions.
 
     Raises:
         ValueError: the share of scored positions is not between half and one and a half of `mlm_probability`, a label
@@ -237,13 +203,6 @@ def pack_splits(
     cleaning: list[str] | None = None,
 ) -> DatasetDict:
     """Packs train and validation by batched, cached maps, and masks the blocks of validation once.
-
-    Args:
-        splits: with `text`.
-        tokenizer: of the encoder.
-        masking: the collator of the run.
-        max_length: tokens of a block.
-        cleaning: steps of `bertcls.text`.
 
     Raises:
         ValueError: as `check_window` and `mask_once`, or a split without a token.

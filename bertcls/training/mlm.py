@@ -31,6 +31,8 @@ from bertcls.together import finishing
 from bertcls.training.adapters import add_adapters
 from bertcls.training.masking import IGNORED, MaskedBatches, MaskingCheck
 
+_LOADING = {"dtype": torch.float32, "output_loading_info": True, "trust_remote_code": False}
+
 
 class _MaskedPositionsOnly:
     """What `load_masked_lm` puts before a stock class.
@@ -93,16 +95,9 @@ def load_masked_lm(
     attention_dropout: float | None = None,
     lora_rank: int | None = None,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A masked language model in fp32 that scores masked positions alone, and the weights it starts at random.
-
-    Args:
-        name_or_path: Hub id or folder of an encoder, with or without a head for masked language modelling.
-        from_scratch: start all weights at random.
-        attention_dropout: as in `BertClsForSequenceClassification.from_encoder`.
-        lora_rank: of adapters on the encoder, as in `add_adapters`; `None`: it trains itself.
-
-    Returns:
-        the model, and the names of the weights of its head that the checkpoint does not hold.
+    """A masked language model in fp32 that scores masked positions alone, and the names of the weights of its head
+    that the checkpoint of the encoder does not hold; `from_scratch` all weights start at
+    random. `lora_rank` is that of `add_adapters`; `None`: the encoder trains itself.
 
     Raises:
         FileNotFoundError: no such model.
@@ -116,13 +111,7 @@ def load_masked_lm(
             if from_scratch:
                 model, missing = AutoModelForMaskedLM.from_config(config, trust_remote_code=False), []
             else:
-                model, info = AutoModelForMaskedLM.from_pretrained(
-                    name_or_path,
-                    config=config,
-                    dtype=torch.float32,
-                    output_loading_info=True,
-                    trust_remote_code=False,
-                )
+                model, info = AutoModelForMaskedLM.from_pretrained(name_or_path, config=config, **_LOADING)
                 missing = sorted(info["missing_keys"])
         except ValueError as error:
             raise ValueError(
@@ -168,30 +157,16 @@ def save_encoder(
 
     Masked language modelling has no pooler, so a checkpoint of it alone would give a classifier a random one. The
     folder loads as an encoder (`AutoModel`, `--model_name_or_path` of the recipes) and as a masked language model.
-
-    Args:
-        state: weights of the trained model.
-        model: it, or one of its class and configuration.
-        tokenizer: saved beside.
-        folder: where to.
-        pooler_from: the checkpoint; `None` for none, as from scratch.
-
-    Returns:
-        the names of the pooler's weights that were kept.
+    `state` are the trained weights; `pooler_from` is `None` from scratch. Gives the names of the pooler's weights.
 
     Raises:
         ValueError: the folder does not give back what was trained, or part of the encoder would be random.
     """
     prefix, pooler = model.base_model_prefix + ".", {}
     if pooler_from is not None:
-        start, info = AutoModel.from_pretrained(
-            pooler_from, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-        )
-        pooler = {
-            name: tensor
-            for name, tensor in start.state_dict().items()
-            if name.startswith("pooler.") and name not in info["missing_keys"]
-        }
+        start, info = AutoModel.from_pretrained(pooler_from, **_LOADING)
+        kept = {name for name in start.state_dict() if name.startswith("pooler.")} - {*info["missing_keys"]}
+        pooler = {name: start.state_dict()[name] for name in kept}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     model.config._name_or_path = ""  # a local path would otherwise travel in config.json
     model.save_pretrained(folder, state_dict={**state, **{prefix + name: tensor for name, tensor in pooler.items()}})
@@ -199,9 +174,7 @@ def save_encoder(
     tokenizer.save_pretrained(folder)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report of the head, which an encoder does not take, would frighten
-    saved, info = AutoModel.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-    )
+    saved, info = AutoModel.from_pretrained(folder, **_LOADING)
     logging.set_verbosity(verbosity)
     random = [name for name in info["missing_keys"] if pooler or not name.startswith("pooler.")]
     trained = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
@@ -224,16 +197,7 @@ def warm_up_head(
     steps: int,
     learning_rate: float = 1e-3,
 ) -> None:
-    """Trains a head alone that starts at random, else it would spoil the encoder.
-
-    Args:
-        model: of `load_masked_lm`.
-        training_args: of the run, for what is not said here.
-        batches: collator of the run.
-        blocks: of train.
-        steps: optimizer steps.
-        learning_rate: of the head.
-    """
+    """Trains a head alone that starts at random, else it would spoil the encoder, for some optimizer `steps`."""
     say(f"the head starts at random: {steps} steps on it alone")
     encoder = [parameter for parameter in model.base_model.parameters() if parameter.requires_grad]
     for parameter in encoder:
@@ -263,19 +227,8 @@ def finish_pretraining(
 ) -> dict:
     """Saves the encoder with the pooler it came with, loads it afresh, and says what was gained.
 
-    Writes `run.json`, `report/metrics.json` and `report/loss.png`, on the first process.
-
-    Args:
-        trainer: that trained.
-        results: what is known by now: `train_*` and `eval_*`.
-        run_dir: folder of the run.
-        started: when it began, in seconds of `time.time()`.
-        model_name_or_path, from_scratch: what the encoder started from.
-        head_warmup_steps: of `warm_up_head`.
-        random_head: weights of the head that the checkpoint did not hold.
-
-    Returns:
-        all scores of the run.
+    Writes `run.json`, `report/metrics.json` and `report/loss.png`, on the first process. `results` are the scores so
+    far, `train_*` and `eval_*`; `started` is in seconds of `time.time()`; `random_head` is what `load_masked_lm` gave.
     """
     state = trainer.accelerator.get_state_dict(trainer.model)
     if not trainer.is_world_process_zero():
@@ -300,8 +253,8 @@ def finish_pretraining(
         say(f"The head was random and {alone if head_warmup_steps else 'had no warm-up'}.")
     for when, prefix in (("before", "before"), ("after", "eval")):
         if f"{prefix}_masked_loss" in results:
-            loss, perplexity = results[f"{prefix}_masked_loss"], results[f"{prefix}_perplexity"]
-            accuracy = results[f"{prefix}_masked_accuracy"]
+            names = ("masked_loss", "perplexity", "masked_accuracy")
+            loss, perplexity, accuracy = (results[f"{prefix}_{name}"] for name in names)
             say(f"{when}: loss {loss:.4f}, perplexity {perplexity:.2f}, accuracy {accuracy:.4f}")
     say(f"The encoder is in {run_dir}, {'with' if pooler else 'without'} a pooler. Fine-tune it:")
     say(f"  accelerate launch recipes/sst2_finetune.py --model_name_or_path {Path(run_dir).as_posix()}")

@@ -120,11 +120,6 @@ class Parser(HfArgumentParser):
 
         What describes the data goes with the data: other ones leave it out. With another encoder than the sample's,
         the sample is its data alone, since its rates fit a tiny encoder that starts at random.
-
-        Args:
-            argv: words of the command line.
-            given: names of the options in it.
-            defaults, sample: of the recipe.
         """
         self.set_defaults(**defaults)
         if "help_all" in given:

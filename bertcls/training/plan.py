@@ -5,7 +5,8 @@ import math
 from datasets import DatasetDict
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bertcls.metrics import BEST
+from bertcls.modeling import REGRESSION, SINGLE_LABEL
 from bertcls.optim import freeze
 from bertcls.process import say
 from bertcls.together import meet
@@ -120,7 +121,7 @@ def _choose_by(training_args: TrainingArguments, rows: int, kind: str) -> None:
         training_args.eval_on_start = training_args.load_best_model_at_end = False
         say("No rows to choose an epoch by: the last one is taken.")
     elif training_args.metric_for_best_model == "auto":
-        best = {SINGLE_LABEL: "accuracy", MULTI_LABEL: "f1_micro", REGRESSION: "r2"}[kind]
+        best = BEST[kind]
         if rows < CHOOSE_BY_SCORE and kind != REGRESSION:
             best = "calibrated_loss"  # the plain one rises with confidence while the answers still get better
             training_args.greater_is_better = False
