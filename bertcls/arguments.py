@@ -159,10 +159,11 @@ class RunArguments(TrainingArguments):
         for one in fields(self):
             value, made = getattr(self, one.name), one.default_factory
             if one.name in why_not and value != (one.default if made is MISSING else made()):
-                shown = "" if value is True else " false" if value is False else f" {_shown(value)}"
-                raise ValueError(
-                    f"Found --{one.name}{shown}; expected it left out, since {why_not[one.name]}. Leave it out."
+                shown, why = (
+                    "" if value is True else " false" if value is False else f" {_shown(value)}",
+                    why_not[one.name],
                 )
+                raise ValueError(f"Found --{one.name}{shown}; expected it left out, since {why}. Leave it out.")
         self._refuse_idle(given)
         self._refuse_unusable()
 

@@ -1,4 +1,4 @@
-"""The metric of a task, for evaluate: computed here, and apart from `metrics`, which all programs import, since evaluate
+"""The metric of a task, for evaluate: computed here, and apart from `metrics`, which all programs import, since that
 and scikit-learn take long to import."""
 
 from collections.abc import Sequence
