@@ -159,10 +159,10 @@ class RunArguments(TrainingArguments):
         for one in fields(self):
             value, made = getattr(self, one.name), one.default_factory
             if one.name in why_not and value != (one.default if made is MISSING else made()):
-                shown = f"--{one.name}" + (
-                    "" if value is True else " false" if value is False else f" {_shown(value)}"
+                shown = {"True": "", "False": " false"}.get(str(value), f" {_shown(value)}")
+                raise ValueError(
+                    f"Found --{one.name}{shown}; expected it left out, since {why_not[one.name]}. Leave it out."
                 )
-                raise ValueError(f"Found {shown}; expected it left out, since {why_not[one.name]}. Leave it out.")
         self._refuse_idle(given)
         self._refuse_unusable()
 
