@@ -252,9 +252,7 @@ class TextArguments:
     model_name_or_path: str | None = _option(None, "Encoder: Hub id or local folder.")
     from_scratch: bool = _option(False, "Start the encoder from random weights.")
     max_length: int = _option(128, "Tokens per window, special tokens included.")
-    attention_dropout: float | None = _option(
-        None, "Dropout of attention weights; none: the encoder's. With 0 a CPU is faster on long texts."
-    )
+    attention_dropout: float | None = _option(None, "Of attention weights; none: the encoder's. 0: a CPU is faster.")
     max_train_samples: float | None = _option(
         None, "Rows drawn from train with the seed, label shares kept; up to 1 their share."
     )

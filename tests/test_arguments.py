@@ -45,7 +45,7 @@ def test_defaults_that_hang_together(parsed):
     assert training_args.optim == "adamw_torch_fused" and training_args.max_grad_norm == 1.0
     assert training_args.label_names == ["labels", "example_ids"]
     assert not training_args.push_to_hub and training_args.hub_private_repo
-    assert training_args.ddp_timeout == 30 * 24 * 3600
+    assert training_args.ddp_timeout == 600
     _, training_args = parsed("--eval_strategy", "steps", "--eval_steps", "7")
     assert (training_args.save_strategy, training_args.save_steps) == ("steps", 7)
     _, training_args = parsed("--eval_strategy", "steps")

@@ -9,7 +9,6 @@ from transformers.utils import is_peft_available
 from bertcls.arguments import RunArguments, TextArguments
 from bertcls.process import say
 
-LEARNING_RATE = 1e-3  # without a --learning_rate; `benchmarks/adapters.py --learning_rates` compares others
 CONTRASTIVE_RATE = 1e-3  # in the contrastive stage
 ALPHA = 16  # divided by the rank it scales what an adapter adds, so that one rate fits all ranks
 

@@ -12,10 +12,10 @@ from transformers.hf_argparser import string_to_bool
 
 from bertcls.layout import NEWEST
 from bertcls.process import say
-from bertcls.training.adapters import LEARNING_RATE
 from bertcls.training.console import quiet
 
 Options = TypeVar("Options")
+ADAPTERS_RATE = 1e-3  # of --lora_rank without a --learning_rate; `benchmarks/adapters.py` compares others
 _OF_THE_DATA = (  # what describes a data set
     "dataset_name dataset_config_name text_column text_pair_column label_column id_column label_delimiter "
     "problem_type phrases encoding delimiter split max_samples language probes"
@@ -137,8 +137,8 @@ class Parser(HfArgumentParser):
                 settings |= {name: self.undefaulted.get(name) for name in _OF_THE_DATA if name in settings}
             settings["train_file" if "dataset_name" in given else "dataset_name"] = None
         if (first.lora_rank or 0) > 0 and "learning_rate" not in given:
-            settings["learning_rate"] = LEARNING_RATE
-            say(f"Adapters: the learning rate is {LEARNING_RATE:g} (--learning_rate gives another).")
+            settings["learning_rate"] = ADAPTERS_RATE
+            say(f"Adapters: the learning rate is {ADAPTERS_RATE:g} (--learning_rate gives another).")
         self.set_defaults(**settings)
 
 

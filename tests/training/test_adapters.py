@@ -20,8 +20,9 @@ from transformers import AlbertConfig, AutoConfig, ElectraConfig, TrainerCallbac
 
 from bertcls import RecipeArguments
 from bertcls.optim import check_rates, freeze, layerwise_parameter_groups
-from bertcls.training.adapters import LEARNING_RATE, add_adapters, merge_adapters
+from bertcls.training.adapters import add_adapters, merge_adapters
 from bertcls.training.launch import parse
+from bertcls.training.options import ADAPTERS_RATE
 
 FAMILIES = ENCODERS | {
     "albert": AlbertConfig(**SMALL, embedding_size=16),
@@ -144,8 +145,8 @@ def test_adapters_have_a_learning_rate_of_their_own(sst2_recipe, tmp_path, capsy
         return parse(RecipeArguments, words, defaults=sst2_recipe.DEFAULTS, sample=sst2_recipe.SAMPLE)[1].learning_rate
 
     assert rate() == sst2_recipe.DEFAULTS["learning_rate"] and "dapters" not in capsys.readouterr().out
-    assert rate("--lora_rank", "8") == rate("--lora_rank", "8", "--sample") == LEARNING_RATE
-    assert f"Adapters: the learning rate is {LEARNING_RATE:g}" in capsys.readouterr().out
+    assert rate("--lora_rank", "8") == rate("--lora_rank", "8", "--sample") == ADAPTERS_RATE
+    assert f"Adapters: the learning rate is {ADAPTERS_RATE:g}" in capsys.readouterr().out
     assert rate("--lora_rank", "8", "--learning_rate", "3e-5") == 3e-5 and "dapters" not in capsys.readouterr().out
 
 
