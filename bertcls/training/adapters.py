@@ -9,7 +9,7 @@ from transformers.utils import is_peft_available
 from bertcls.arguments import RunArguments, TextArguments
 from bertcls.process import say
 
-CONTRASTIVE_RATE = 1e-3  # in the contrastive stage
+CONTRASTIVE_RATE = 1e-3  # in the contrastive stage, where it was not measured
 ALPHA = 16  # divided by the rank it scales what an adapter adds, so that one rate fits all ranks
 
 
