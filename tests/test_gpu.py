@@ -40,8 +40,8 @@ def test_16_bits_train_as_32_do(precision, sst2_recipe, in_fp32, tmp_path):
     assert record["precision"] == precision
     if torch.cuda.is_available():
         assert record["device"] == torch.cuda.get_device_name() and record["peak_memory_gib"]["accelerator"] > 0
-    for name in ("train_loss", "eval_log_loss", "test_log_loss"):
-        assert results[name] == pytest.approx(in_fp32[1][name], abs=0.1), name
+    for name in ("train_loss", "eval_log_loss"):
+        assert results[name] == pytest.approx(in_fp32[1][name], abs=0.02), name
     weights = load_file(tmp_path / "run" / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
