@@ -298,8 +298,8 @@ def draw_search(trials: list[dict], importance: dict[str, float], metric: str, p
             right.bar_label(bars, fmt="{:.0%}", padding=3, fontsize=10.5)
             right.invert_yaxis()
             right.margins(x=0.15)
-            right.xaxis.set_major_formatter(PercentFormatter(1))
-            right.set(xlabel="importance among the trials to their end")
+            right.xaxis.set_major_formatter(PercentFormatter(1, 0))
+            right.set(xlabel="importance")
 
 
 def _error_bars(axes: Axes, places: list[int] | range, rows: list[dict], **looks) -> None:
