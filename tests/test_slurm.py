@@ -10,7 +10,8 @@ from accelerate.commands.launch import launch_command_parser
 from conftest import ROOT, load_recipe
 
 from bertcls import RecipeArguments
-from bertcls.training.launch import parse, parse_options
+from bertcls.training.launch import parse
+from bertcls.training.options import parse_options
 
 SCRIPTS = re.findall(r"```sh\n(.*?)```", (ROOT / "recipes" / "NODES.md").read_text(encoding="utf-8"), re.DOTALL)
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")

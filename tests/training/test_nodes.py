@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from bertcls.serve.bulk import parts_folder
 from bertcls.training.checkpoints import newest_complete
-from bertcls.training.launch import parse_options
+from bertcls.training.options import parse_options
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from namespaces import Machines, kill, why_none, worker_of
