@@ -11,8 +11,8 @@ from bertcls import BertClsForSequenceClassification, TextClassifier
 from bertcls.metrics import fit_temperature, log_loss
 from bertcls.report.baseline import TfidfClassifier
 from bertcls.report.findings import (
-    _beside,
     _calibration,
+    beside_values,
     confident_errors,
     confused_pairs,
     headline,
@@ -254,7 +254,7 @@ def test_tfidf_learns_words_and_characters():
 def test_the_headline_has_three_outcomes():
     right = np.array([1] * 90 + [0] * 10, dtype=bool)
     simple = {"majority": np.array([1] * 60 + [0] * 40, dtype=bool), "TF-IDF": right[::-1], "all": np.ones(100, bool)}
-    beaten, equal, better = (_beside(name, values, right) for name, values in simple.items())
+    beaten, equal, better = (beside_values(name, values, right) for name, values in simple.items())
     assert [row["outcome"] for row in (beaten, equal, better)] == ["better", "cannot tell", "worse"]
     findings = {"measure": "accuracy", "baselines": [beaten]}
     assert headline(0.9, findings, 100) == "The encoder (accuracy 0.90) is better than majority (0.60, p < 0.0001)."
@@ -269,8 +269,13 @@ def test_the_headline_has_three_outcomes():
         "Warning: the encoder (accuracy 0.90) is worse than all (1.00, p = 0.0020) and cannot be told"
     )
     far, near = np.arange(1.0, 101.0), np.arange(1.0, 101.0) / 2
-    assert _beside("ridge", near, far)["outcome"] == "worse" and _beside("ridge", far, near)["outcome"] == "better"
-    told = headline(near.mean(), {"measure": "mean absolute error", "baselines": [_beside("ridge", far, near)]}, 100)
+    assert (
+        beside_values("ridge", near, far)["outcome"] == "worse"
+        and beside_values("ridge", far, near)["outcome"] == "better"
+    )
+    told = headline(
+        near.mean(), {"measure": "mean absolute error", "baselines": [beside_values("ridge", far, near)]}, 100
+    )
     assert told.startswith("The encoder (mean absolute error 25.2) is better than ridge (50.5, p ")
 
 
