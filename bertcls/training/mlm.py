@@ -31,7 +31,7 @@ from bertcls.together import finishing
 from bertcls.training.adapters import add_adapters
 from bertcls.training.masking import IGNORED, MaskedBatches, MaskingCheck
 
-_LOADING = {"dtype": torch.float32, "output_loading_info": True, "trust_remote_code": False}
+_LOADING = {"dtype": torch.float32, "output_loading_info": True}
 
 
 class _MaskedPositionsOnly:
@@ -111,7 +111,9 @@ def load_masked_lm(
             if from_scratch:
                 model, missing = AutoModelForMaskedLM.from_config(config, trust_remote_code=False), []
             else:
-                model, info = AutoModelForMaskedLM.from_pretrained(name_or_path, config=config, **_LOADING)
+                model, info = AutoModelForMaskedLM.from_pretrained(
+                    name_or_path, config=config, trust_remote_code=False, **_LOADING
+                )
                 missing = sorted(info["missing_keys"])
         except ValueError as error:
             raise ValueError(
@@ -164,7 +166,7 @@ def save_encoder(
     """
     prefix, pooler = model.base_model_prefix + ".", {}
     if pooler_from is not None:
-        start, info = AutoModel.from_pretrained(pooler_from, **_LOADING)
+        start, info = AutoModel.from_pretrained(pooler_from, trust_remote_code=False, **_LOADING)
         kept = {name for name in start.state_dict() if name.startswith("pooler.")} - {*info["missing_keys"]}
         pooler = {name: start.state_dict()[name] for name in kept}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -174,7 +176,7 @@ def save_encoder(
     tokenizer.save_pretrained(folder)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report of the head, which an encoder does not take, would frighten
-    saved, info = AutoModel.from_pretrained(folder, **_LOADING)
+    saved, info = AutoModel.from_pretrained(folder, trust_remote_code=False, **_LOADING)
     logging.set_verbosity(verbosity)
     random = [name for name in info["missing_keys"] if pooler or not name.startswith("pooler.")]
     trained = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

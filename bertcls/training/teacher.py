@@ -132,7 +132,7 @@ def load_teacher(
 
 def _stock_classifier(name_or_path: str, pairs: bool) -> TextClassifier:
     tokenizer, config = load_tokenizer(name_or_path), load_config(name_or_path)
-    options = {"config": config, "dtype": torch.float32, "output_loading_info": True, "trust_remote_code": False}
+    options = {"config": config, "dtype": torch.float32, "output_loading_info": True}
     with readable_weights(name_or_path):
         model, info = AutoModelForSequenceClassification.from_pretrained(name_or_path, **options)
     if info["missing_keys"]:
