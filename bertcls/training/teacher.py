@@ -134,7 +134,9 @@ def _stock_classifier(name_or_path: str, pairs: bool) -> TextClassifier:
     tokenizer, config = load_tokenizer(name_or_path), load_config(name_or_path)
     options = {"config": config, "dtype": torch.float32, "output_loading_info": True}
     with readable_weights(name_or_path):
-        model, info = AutoModelForSequenceClassification.from_pretrained(name_or_path, **options)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name_or_path, trust_remote_code=False, **options
+        )
     if info["missing_keys"]:
         raise ValueError(
             f"Found no weights {', '.join(sorted(info['missing_keys'])[:3])} in {name_or_path}; expected a trained "
