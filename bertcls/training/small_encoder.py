@@ -65,11 +65,7 @@ def most_frequent_pieces(tokenizer: PreTrainedTokenizerBase, texts: Dataset, siz
             counts.update(encoded.ids)
     names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     special = [name for name in names if name in tokenizer.all_special_tokens]
-    single = [name for number, name in enumerate(names) if len(name.removeprefix("##")) == 1 and counts[number]]
-    letters = [name for name in single if name.isascii()]  # a word of them is never unknown
-    letters += [
-        f"##{name}" for name in letters if len(name) == 1 and f"##{name}" in names and f"##{name}" not in single
-    ]
+    letters = [name for name in names if len(name.removeprefix("##")) == 1 and name.isascii()]  # no word is unknown
     if size <= len(special) + len(letters):
         raise ValueError(f"Found a vocabulary of {size} pieces; expected more than {len(special) + len(letters)}.")
     frequent = [names[number] for number, _ in counts.most_common()]
