@@ -5,6 +5,7 @@ in blocks of `max_length` tokens, so that all of each review is used. 500 whole 
 the losses before, after each epoch and of other runs are of the same positions.
 Run:  accelerate launch --quiet recipes/imdb_mlm_pretrain.py (bert-base; on a GPU, not measured yet)
       accelerate launch --quiet recipes/imdb_mlm_pretrain.py --whole_word_mask         (all pieces of a word or none)
+      accelerate launch --quiet recipes/imdb_mlm_pretrain.py --objective contrast      (sentences, told apart: SimCSE)
       accelerate launch --quiet recipes/imdb_mlm_pretrain.py --sample (no network, a tiny model, 20 s on two cores)
       accelerate launch --quiet recipes/sst2_finetune.py --model_name_or_path runs/... (then fine-tune what it saved)
 Score: all-MiniLM-L6-v2, 10,000 reviews, one epoch: validation loss 6.50 (with a head that had 200 steps) to 4.51, the
@@ -16,6 +17,7 @@ To use it for texts of yours, copy this file and edit the block below; every val
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 os.environ.setdefault("GOMP_SPINCOUNT", "50000")  # idle threads soon sleep: four times as fast on a busy machine
 
@@ -24,6 +26,7 @@ from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArgum
 from bertcls import load_splits, load_tokenizer, run_recipe, training_callbacks
 from bertcls.arguments import RunArguments, TextArguments
 from bertcls.data.splits import draw_rows, hold_out
+from bertcls.training.contrastive import contrastive_pretraining
 from bertcls.training.masking import MaskedBatches, MaskingCheck, pack_splits
 from bertcls.training.mlm import finish_pretraining, load_masked_lm, masked_metrics, warm_up_head
 
@@ -69,6 +72,10 @@ class Arguments(TextArguments):
         default=500,
         metadata={"help": "Texts held out of train (at most a tenth) where there is no --validation_file."},
     )
+    objective: Literal["masked", "contrast"] = field(
+        default="masked",
+        metadata={"help": "Masked tokens, or sentences against each other (SimCSE: two dropout masks)."},
+    )
     mlm_probability: float = field(default=0.15, metadata={"help": "Share of the tokens that are masked and scored."})
     whole_word_mask: bool = field(default=False, metadata={"help": "Mask all pieces of a word or none."})
     head_warmup_steps: int = field(
@@ -103,6 +110,11 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         rows = min(args.validation_samples, max(len(splits["train"]) // 10, 1))
         splits["train"], splits["validation"] = hold_out(splits["train"], rows=rows)
     splits["train"] = draw_rows(splits["train"], args.max_train_samples)
+
+    # Or contrast of sentences, in place of steps 2 to 6
+    if args.objective == "contrast":
+        tokenizer = load_tokenizer(args.model_name_or_path)
+        return contrastive_pretraining(splits, tokenizer, training_args, **args.of(contrastive_pretraining))
 
     # 2. Clean, tokenize and pack into full blocks, in batched, cached maps; the validation blocks are masked once
     tokenizer = load_tokenizer(args.model_name_or_path)

@@ -1,19 +1,22 @@
 """A contrastive stage before the head: texts of a class come close, texts of other classes apart."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import torch
 import torch.distributed.nn
 import torch.nn.functional as F
-from datasets import Dataset
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+from datasets import Dataset, DatasetDict
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
 
 from bertcls.data.labels import label_array
-from bertcls.modeling import REGRESSION
+from bertcls.modeling import REGRESSION, BertClsForSequenceClassification
 from bertcls.process import say
-from bertcls.tokenization import WindowCollator
+from bertcls.tokenization import WindowCollator, tokenize_splits
+from bertcls.training.callbacks import training_callbacks
 from bertcls.training.cpu import FastOnCpu
+from bertcls.training.small_encoder import cut_passages, finish_encoder
 from bertcls.words import tells_words
 
 BATCH = (16, 64)  # texts, over all processes: two of each class, so many at least and at most
@@ -66,7 +69,7 @@ def balanced_order(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:
     return np.array(order[:size])
 
 
-def gathered_loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+def gathered_loss(outputs, labels: torch.Tensor, num_items_in_batch=None, temperature=TEMPERATURE) -> torch.Tensor:
     """`compute_loss_func` of Trainer: over the texts of all processes, with the gradient of one process alone."""
     vectors = outputs.vectors
     if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -74,7 +77,18 @@ def gathered_loss(outputs, labels: torch.Tensor, num_items_in_batch=None) -> tor
         others = [torch.empty_like(labels) for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather(others, labels)
         labels = torch.cat(others)
-    return supervised_contrastive_loss(vectors, labels)
+    return supervised_contrastive_loss(vectors, labels, temperature)
+
+
+class TwoMasks(WindowCollator):
+    """Each text twice in a batch, so that dropout makes two vectors of it: contrast without labels (SimCSE).
+
+    `labels` are the texts' numbers, for `gathered_loss` (Gao et al., 2021; the other texts are what to tell it from).
+    """
+
+    def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
+        batch = super().__call__([feature for feature in features for _ in range(2)])
+        return {"labels": batch.pop("example_ids"), **batch}
 
 
 def contrastive_stage(
@@ -135,3 +149,56 @@ def contrastive_stage(
     for parameter in still:
         parameter.requires_grad_(True)
     return size
+
+
+def contrastive_pretraining(
+    splits: DatasetDict,
+    tokenizer: PreTrainedTokenizerBase,
+    training_args: TrainingArguments,
+    *,
+    model_name_or_path: str,
+    run_dir: str,
+    started: float,
+    max_length: int,
+    cleaning: list[str],
+    overwrite_output: bool = False,
+    temperature: float = 0.05,
+) -> dict:
+    """Further pretraining by contrast without labels, on the sentences of some texts: nothing to choose a step by.
+
+    Args:
+        splits: train, with `text`.
+        tokenizer: of the encoder.
+        training_args: of the run, whose evaluation is left out.
+        model_name_or_path: the encoder.
+        run_dir: folder of the run; the encoder is in its folder `encoder`.
+        started: when it began, in seconds of `time.time()`.
+        max_length, cleaning: of a sentence.
+        overwrite_output: as in `training_callbacks`.
+        temperature: as in Gao et al. (2021).
+
+    Returns:
+        the scores of the training.
+    """
+    names = splits["train"].column_names
+    sentences = splits["train"].map(cut_passages, batched=True, remove_columns=names, fn_kwargs={"cleaning": cleaning})
+    sentences = sentences.add_column("example_id", range(len(sentences)))
+    tokenized, contract = tokenize_splits(
+        DatasetDict(train=sentences), tokenizer, max_length=max_length, truncation="head"
+    )
+    model = BertClsForSequenceClassification.from_encoder(model_name_or_path, num_labels=1, **contract)
+    model.classifier.requires_grad_(False)  # several processes would wait for its gradient
+    training_args.eval_strategy = training_args.eval_strategy.__class__("no")
+    training_args.eval_on_start = training_args.load_best_model_at_end = False
+    training_args.average_tokens_across_devices = False
+    trainer = Trainer(
+        model=model,
+        args=training_args,
+        train_dataset=tokenized["train"],
+        processing_class=tokenizer,
+        data_collator=TwoMasks(tokenizer),
+        compute_loss_func=partial(gathered_loss, temperature=temperature),
+        callbacks=training_callbacks(training_args, overwrite_output=overwrite_output),
+    )
+    results = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
+    return finish_encoder(trainer, results, run_dir=run_dir, started=started, half=False)

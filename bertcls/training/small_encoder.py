@@ -168,37 +168,59 @@ def student_of(encoder: BertModel, width: int, **contract) -> BertClsForSequence
     return model
 
 
-def finish_encoder(trainer: Trainer, results: dict, *, run_dir: str, started: float) -> dict:
-    """Saves the encoder alone, in 16 bits, with its tokenizer and the files that sentence-embedding checkpoints have.
+def save_sentence_encoder(
+    model: BertClsForSequenceClassification,
+    state: dict[str, torch.Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+) -> None:
+    """Writes the encoder of a model alone, with the files by which sentence-embedding checkpoints say how they pool.
+
+    Args:
+        model: whose pooling it is.
+        state: its weights, as they are to be written.
+        tokenizer: written beside.
+        folder: where to.
+    """
+    encoder, prefix = model.encoder, "encoder."
+    state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    encoder.config.dtype = next(iter(state.values())).dtype
+    encoder.save_pretrained(folder, state_dict=state)
+    open_weights(str(folder))
+    tokenizer.save_pretrained(folder)
+    names = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
+    if model.config.pooling not in names:
+        return  # the pooler, which is what is taken where nothing is said
+    kind = "sentence_transformers.models."
+    modules = [{"idx": 0, "name": "0", "path": "", "type": f"{kind}Transformer"}]
+    modules += [{"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{kind}Pooling"}]
+    pooling = {"word_embedding_dimension": encoder.config.hidden_size}
+    pooling |= {f"pooling_mode_{name}": pooled == model.config.pooling for pooled, name in names.items()}
+    for name, content in (("modules.json", modules), ("1_Pooling/config.json", pooling)):
+        path = Path(folder, name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def finish_encoder(trainer: Trainer, results: dict, *, run_dir: str, started: float, half: bool = True) -> dict:
+    """Saves the encoder of a run alone, in its folder `encoder`, and says how to go on.
 
     Args:
         trainer: that trained.
         results: what is known by now.
-        run_dir: folder of the run; the encoder is in its folder `encoder`.
+        run_dir: folder of the run.
         started: when it began, in seconds of `time.time()`.
+        half: write 16 bits.
     """
     state = trainer.accelerator.get_state_dict(trainer.model)
     if not trainer.is_world_process_zero():
         return results
-    encoder = trainer.accelerator.unwrap_model(trainer.model).encoder
-    folder, prefix = Path(run_dir, "encoder"), "encoder."
-    state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    state = {name: tensor.detach().half().cpu().contiguous() for name, tensor in state.items()}
-    encoder.config.dtype = torch.float16
-    encoder.save_pretrained(folder, state_dict=state)
-    open_weights(str(folder))
-    trainer.processing_class.save_pretrained(folder)
-    kind = "sentence_transformers.models."
-    modules = [{"idx": 0, "name": "0", "path": "", "type": f"{kind}Transformer"}]
-    modules += [{"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{kind}Pooling"}]
-    pooling = {"word_embedding_dimension": encoder.config.hidden_size, "pooling_mode_mean_tokens": True}
-    for name, content in (("modules.json", modules), ("1_Pooling/config.json", pooling)):
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    folder, model = Path(run_dir, "encoder"), trainer.accelerator.unwrap_model(trainer.model)
+    state = {name: tensor.half() for name, tensor in state.items()} if half else state
+    save_sentence_encoder(model, state, trainer.processing_class, folder)
     write_record(trainer, run_dir=run_dir, started=started)
     write_metrics({"scores": results}, run_dir=run_dir)
-    say(f"cosine with the teacher's vectors: {results['eval_cosine']:.4f}")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     say(f"The encoder is in {folder.as_posix()}, {size / 1e6:.1f} MB. Fine-tune it:")
     say(f"  accelerate launch recipes/sst2_finetune.py --model_name_or_path {folder.as_posix()}")

@@ -1,0 +1,97 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SAMPLE, TINY, load_recipe
+from datasets import Dataset
+from helpers import run_recipe_main
+from transformers import AutoModel, AutoTokenizer
+
+from bertcls import BertClsForSequenceClassification, TextClassifier
+from bertcls.training.contrastive import TwoMasks
+from bertcls.training.small_encoder import TeacherVectors, cosine_loss, cut_passages, most_frequent_pieces
+
+TOKENIZER = AutoTokenizer.from_pretrained(TINY)
+TEXTS = Dataset.from_dict({"text": ["The film is good.", "A dull plot, and the film ends badly.", "The film."]})
+
+
+def test_sentences_of_any_script_and_some_texts_whole():
+    texts = ['He said: "It rains." They went home? Yes.', "你好吗。我很好！", "No end here"] * 10
+    passages = cut_passages({"text": texts}, cleaning=[], words=(1, 100))["text"]
+    assert passages[:5] == ['He said: "It rains.', "They went home?", "Yes.", "你好吗。", "我很好！"]
+    assert passages[-3:] == texts[9::10]
+
+
+def test_the_small_vocabulary_has_every_letter_and_what_is_most_frequent():
+    pieces = most_frequent_pieces(TOKENIZER, TEXTS, 200)
+    assert len(pieces) == 200 and {*TOKENIZER.all_special_tokens, "a", "##z", "film", "the"} <= {*pieces}
+    with pytest.raises(ValueError, match="vocabulary of 20 pieces"):
+        most_frequent_pieces(TOKENIZER, TEXTS, 20)
+
+
+def test_the_teachers_vectors_are_of_unit_length_and_named_by_their_teacher(encoder_folder):
+    teacher = TeacherVectors(encoder_folder, TOKENIZER, max_length=16, bfloat16=False)
+    other = TeacherVectors(encoder_folder, TOKENIZER, max_length=12, bfloat16=False)
+    taught = TEXTS.map(teacher, batched=True, features=teacher.features(TEXTS.features))
+    vectors = np.array(taught["label"])
+    assert vectors.shape == (3, teacher.width) and np.abs((vectors**2).sum(-1) - 1).max() < 1e-2
+    again = TEXTS.map(TeacherVectors(encoder_folder, TOKENIZER, max_length=16, bfloat16=False), batched=True)
+    assert again._fingerprint == TEXTS.map(teacher, batched=True)._fingerprint
+    assert again._fingerprint != TEXTS.map(other, batched=True)._fingerprint
+
+
+def test_the_loss_is_that_of_the_whole_step_in_parts():
+    class Outputs:
+        logits = torch.randn(4, 5)
+
+    labels = torch.nn.functional.normalize(torch.randn(4, 5), dim=-1)
+    whole = cosine_loss(Outputs, labels)
+    parts = []
+    for rows in (slice(0, 1), slice(1, 4)):
+        part = type("Part", (), {"logits": Outputs.logits[rows]})
+        parts.append(cosine_loss(part, labels[rows], num_items_in_batch=labels.numel()))
+    assert abs(sum(parts) - whole) < 1e-6
+
+
+def test_two_masks_stand_side_by_side():
+    rows = [{"input_ids": [[2, 5, 3]], "attention_mask": [[1, 1, 1]], "example_id": number} for number in (7, 9)]
+    batch = TwoMasks(TOKENIZER)(rows)
+    assert batch["labels"].tolist() == [7, 7, 9, 9] and batch["input_ids"].shape == (4, 3)
+
+
+@pytest.mark.slow
+def test_a_small_encoder_comes_near_its_teacher_and_is_one_like_any_other(tmp_path, encoder_folder):
+    teacher = ["--dataset_name", str(SAMPLE), "--model_name_or_path", encoder_folder]
+    results = run_recipe_main(load_recipe("encoder_distill"), tmp_path / "small", *teacher)
+    assert results["eval_cosine"] > results["before_cosine"] + 0.2
+    folder = tmp_path / "small" / "encoder"
+    encoder = AutoModel.from_pretrained(folder)
+    assert encoder.config.hidden_size == 32 and encoder.dtype == torch.float16
+    assert "pooling_mode_mean_tokens" in json.loads(Path(folder, "1_Pooling", "config.json").read_text())
+    model = BertClsForSequenceClassification.from_encoder(str(folder), num_labels=2)
+    assert model.config.pooling == "mean" and model.encoder.dtype == torch.float32
+    run_recipe_main(
+        load_recipe("sst2_finetune"),
+        tmp_path / "tuned",
+        *["--model_name_or_path", str(folder), "--dataset_name", str(SAMPLE), "--num_train_epochs", "1"],
+    )
+    assert len(TextClassifier.from_pretrained(str(tmp_path / "tuned")).predict(["good", "bad"])) == 2
+
+
+@pytest.mark.slow
+def test_contrast_without_labels_brings_the_masks_of_a_text_together(tmp_path, encoder_folder):
+    words = [
+        "--model_name_or_path",
+        encoder_folder,
+        "--objective",
+        "contrast",
+        "--from_scratch",
+        "false",
+        "--num_train_epochs",
+        "1",
+    ]
+    results = run_recipe_main(load_recipe("imdb_mlm_pretrain"), tmp_path / "contrast", *words)
+    assert 0 < results["train_loss"] < np.log(16)
+    assert AutoModel.from_pretrained(tmp_path / "contrast" / "encoder").config.hidden_size
