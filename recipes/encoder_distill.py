@@ -18,6 +18,7 @@ from pathlib import Path
 os.environ.setdefault("GOMP_SPINCOUNT", "50000")  # idle threads soon sleep: four times as fast on a busy machine
 
 from accelerate import PartialState
+from datasets import DatasetDict
 from transformers import Trainer, TrainingArguments, set_seed
 
 from bertcls import (
@@ -99,7 +100,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         rows = min(args.validation_samples, max(len(splits["train"]) // 10, 1))
         splits["train"], splits["validation"] = hold_out(splits["train"], rows=rows)
     splits["train"] = draw_rows(splits["train"], args.max_train_samples)
-    splits = splits.map(
+    splits = DatasetDict({name: splits[name] for name in ("train", "validation")}).map(
         cut_passages, batched=True, remove_columns=splits["train"].column_names, fn_kwargs={"cleaning": args.cleaning}
     )
 
