@@ -16,7 +16,7 @@ from datasets import load_dataset
 from bertcls import load_newsgroups
 
 ROOT = Path(__file__).parent.parent
-SIZES = ["--layers", "2", "--hidden_size", "192", "--vocab_size", "8000", "--num_train_epochs", "4"]
+SIZES = ["--layers", "2", "--hidden_size", "192", "--vocab_size", "8000", "--num_train_epochs", "3"]
 
 
 def main() -> None:

@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoModel, Trainer, TrainingArguments
+from transformers.integrations.sdpa_attention import sdpa_attention_forward as stock
 
 from bertcls import BertClsForSequenceClassification
+from bertcls.training import cpu
 from bertcls.training.cpu import CpuDropout, FastOnCpu, attention_with_dropout
 
 
@@ -89,6 +91,24 @@ def test_attention_leaves_to_sdpa_what_it_does_not_know():
 def test_bf16_weights_are_dropped_in_bf16():
     found, _ = attention_with_dropout(nn.Module(), *heads(torch.bfloat16), padding(), dropout=0.1)
     assert found.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("tokens, by_tiles", [(17, True), (300, False)])
+def test_where_tiles_help_bf16_without_dropout_takes_plain_products(tokens, by_tiles, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(cpu, "has_amx", lambda: True)
+    exact, mask, calls = heads(tokens=tokens), padding(tokens=tokens), []
+    monkeypatch.setattr(cpu, "sdpa_attention_forward", lambda *args, **kw: calls.append(1) or stock(*args, **kw))
+    rounded = [part.detach().bfloat16().requires_grad_() for part in exact]
+    found, _ = attention_with_dropout(nn.Module(), *rounded, mask.bfloat16(), None, dropout=0.0)
+    assert bool(calls) != by_tiles
+    expected = nn.functional.scaled_dot_product_attention(*exact, attn_mask=mask).transpose(1, 2)
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.05)
+    for ours, theirs in zip(torch.autograd.grad(found.sum(), rounded), torch.autograd.grad(expected.sum(), exact)):
+        torch.testing.assert_close(ours.float(), theirs, rtol=0.05, atol=0.1)
+    with torch.no_grad():
+        attention_with_dropout(nn.Module(), *[part.detach() for part in rounded], mask.bfloat16(), None, dropout=0.0)
+    assert len(calls) == 2 - by_tiles  # without a gradient SDPA is as fast
 
 
 def test_padded_tokens_are_not_read(encoder_folder):
