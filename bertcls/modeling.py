@@ -470,7 +470,12 @@ def _load_encoder(name_or_path: str, from_scratch: bool, attention_dropout: floa
 
 @contextmanager
 def readable_weights(name_or_path: str) -> Iterator[None]:
-    """Makes one line of what the libraries raise where weights are cut, empty, a pointer or of another shape."""
+    """Makes one line of what the libraries raise where weights are cut, empty, a pointer or of another shape.
+
+    Their report of weights that a checkpoint lacks is not shown: who loads it says which of them matter.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
         yield
     except (SafetensorError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
@@ -479,6 +484,8 @@ def readable_weights(name_or_path: str) -> Iterator[None]:
             "expected the whole model.safetensors that belongs to its config.json, and no pointer of Git LFS. Copy it "
             "again."
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def set_attention_dropout(config: PreTrainedConfig, attention_dropout: float) -> None:

@@ -4,9 +4,10 @@ Data: any texts without labels; here the 50,000 unlabelled reviews of the Large 
 sentences, and every tenth review whole. The large encoder answers once; no labels, no downloads beside it.
 Run:  accelerate launch --quiet recipes/encoder_distill.py --model_name_or_path sentence-transformers/all-MiniLM-L6-v2
       accelerate launch --quiet recipes/encoder_distill.py --train_file mine.txt --layers 4 --hidden_size 256
-      accelerate launch --quiet recipes/encoder_distill.py --sample (no network, tiny models, 15 s on two cores)
+      accelerate launch --quiet recipes/encoder_distill.py --sample (no network; its teacher is made first, by
+      python recipes/imdb_mlm_pretrain.py --sample --output_dir runs/sample-mlm)
       accelerate launch --quiet recipes/sst2_finetune.py --model_name_or_path runs/.../encoder (then fine-tune it)
-Score: recipes/sample/encoder was made so (its card says how).
+Score: benchmarks/README.md, "A small encoder".
 
 To use it for texts of yours, copy this file and edit the block below; every value is also an option.
 """
@@ -61,8 +62,9 @@ DEFAULTS = dict(
 )
 SAMPLE = dict(
     dataset_name=str(HERE / "sample" / "reviews"),
-    model_name_or_path=str(HERE / "sample" / "tiny-bert"),
+    model_name_or_path=str(Path("runs") / "sample-mlm"),
     cpu_threads=1,  # a tiny model has nothing to share
+    max_length=64,
     vocab_size=600,
     hidden_size=32,
     num_train_epochs=3,
@@ -129,7 +131,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         data_collator=WindowCollator(tokenizer, model.config),
         compute_loss_func=cosine_loss,
         compute_metrics=vector_metrics,
-        callbacks=training_callbacks(training_args, **args.of(training_callbacks)),
+        callbacks=training_callbacks(training_args, loss=cosine_loss, **args.of(training_callbacks)),
     )
 
     # 5. Train and evaluate

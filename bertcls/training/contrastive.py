@@ -191,14 +191,15 @@ def contrastive_pretraining(
     training_args.eval_strategy = training_args.eval_strategy.__class__("no")
     training_args.eval_on_start = training_args.load_best_model_at_end = False
     training_args.average_tokens_across_devices = False
+    loss = partial(gathered_loss, temperature=temperature)
     trainer = Trainer(
         model=model,
         args=training_args,
         train_dataset=tokenized["train"],
         processing_class=tokenizer,
         data_collator=TwoMasks(tokenizer),
-        compute_loss_func=partial(gathered_loss, temperature=temperature),
-        callbacks=training_callbacks(training_args, overwrite_output=overwrite_output),
+        compute_loss_func=loss,
+        callbacks=training_callbacks(training_args, loss=loss, overwrite_output=overwrite_output),
     )
     results = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint).metrics
     return finish_encoder(trainer, results, run_dir=run_dir, started=started, half=False)

@@ -15,6 +15,7 @@ from bertcls.backends import use_bfloat16
 from bertcls.modeling import REGRESSION, BertClsConfig, BertClsForSequenceClassification
 from bertcls.process import open_weights, say
 from bertcls.report.record import write_record
+from bertcls.report.scores import scores_before
 from bertcls.report.write import write_metrics
 from bertcls.text import clean_all
 from bertcls.tokenization import WindowCollator, tokenize_windows
@@ -220,6 +221,7 @@ def finish_encoder(trainer: Trainer, results: dict, *, run_dir: str, started: fl
     state = {name: tensor.half() for name, tensor in state.items()} if half else state
     save_sentence_encoder(model, state, trainer.processing_class, folder)
     write_record(trainer, run_dir=run_dir, started=started)
+    results = scores_before(trainer.state.log_history) | results
     write_metrics({"scores": results}, run_dir=run_dir)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     say(f"The encoder is in {folder.as_posix()}, {size / 1e6:.1f} MB. Fine-tune it:")

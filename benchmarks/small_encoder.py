@@ -1,7 +1,7 @@
-"""How `recipes/sample/encoder` was made: a small encoder that learns all-MiniLM-L6-v2's vectors of reviews and posts.
+"""A small encoder that learns all-MiniLM-L6-v2's vectors of reviews and posts: 5 MB with its vocabulary.
 
 Texts: the unlabelled reviews of IMDB, and the training posts of 20 Newsgroups without headers, quotes and signatures.
-Run:  python benchmarks/sample_encoder.py --imdb stanfordnlp/imdb --model sentence-transformers/all-MiniLM-L6-v2
+Run:  python benchmarks/small_encoder.py --imdb stanfordnlp/imdb --model sentence-transformers/all-MiniLM-L6-v2
 """
 
 import argparse
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2", help="the teacher")
     parser.add_argument("--reviews", type=int, default=24_000)
     parser.add_argument("--posts", type=int, default=4_000)
-    parser.add_argument("--output_dir", default="runs/sample-encoder")
+    parser.add_argument("--output_dir", default="runs/small-encoder")
     args, rest = parser.parse_known_args()
     texts = load_dataset(args.imdb, split="unsupervised").shuffle(seed=1).select(range(args.reviews))["text"]
     posts = load_newsgroups(categories=["all"], remove=["headers", "footers", "quotes"])["train"]["text"]
