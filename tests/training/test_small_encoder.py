@@ -7,6 +7,7 @@ import torch
 from conftest import SAMPLE, TINY, load_recipe
 from datasets import Dataset
 from helpers import run_recipe_main
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
 from bertcls import BertClsForSequenceClassification, TextClassifier
@@ -76,7 +77,8 @@ def test_a_small_encoder_comes_near_its_teacher_and_is_one_like_any_other(tmp_pa
     assert results["eval_cosine"] > results["before_cosine"] + 0.2
     folder = tmp_path / "small" / "encoder"
     encoder = AutoModel.from_pretrained(folder)
-    assert encoder.config.hidden_size == 32 and encoder.dtype == torch.float16
+    assert encoder.config.hidden_size == 32 and not encoder.config.is_decoder
+    assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.float16}
     assert "pooling_mode_mean_tokens" in json.loads(Path(folder, "1_Pooling", "config.json").read_text())
     model = BertClsForSequenceClassification.from_encoder(str(folder), num_labels=2)
     assert model.config.pooling == "mean" and model.encoder.dtype == torch.float32
