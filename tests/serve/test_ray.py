@@ -21,7 +21,7 @@ def test_ray_gives_the_rows_of_predict_in_order(encoder_folder, tmp_path, monkey
     words = ["--model_name_or_path", "runs/mine", "--dataset_name", "new.csv", "--text_column", "body"]
     run(load_recipe("predict"), *words, "--output_file", "labels.parquet")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     try:
         exec(compile(CODE, "recipes/NODES.md", "exec"), {"__name__": "__main__"})
     finally:
