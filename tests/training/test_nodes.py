@@ -126,16 +126,17 @@ def test_a_machine_that_dies_loses_nothing_that_was_labelled(encoder_folder, tmp
     rows = [f"good film {row} {'bad ' * (row % 50)}\n" for row in range(4000)]
     (tmp_path / "new.csv").write_text("text\n" + "".join(rows))
     save_model(encoder_folder, tmp_path / "mine")
+    options = ["--rows_per_part", "40", "--cpu_threads", "1"]
     folder, recipe = parts_folder(tmp_path / "labels.parquet"), load_recipe("predict")
     with Machines() as machines:
-        launchers = start(machines, "predict", tmp_path, "--rows_per_part", "40")
+        launchers = start(machines, "predict", tmp_path, *options)
         wait_until(lambda: len([*folder.glob("part-*.json")]) > 10 or launchers[0].poll() is not None, ENDS)
         kill(launchers[1])
         assert ended(launchers[:1]) != [0] and "Lost another process" in said(tmp_path)
         there = {path: path.stat().st_mtime_ns for path in folder.glob("part-*.json")}
         assert 10 < len(there) < 100 and not (tmp_path / "labels.parquet").exists()
         assert {int(path.stem[5:]) % 2 for path in there} == {0, 1}
-    words = words_of("predict", tmp_path, "--rows_per_part", "40")[0]
+    words = words_of("predict", tmp_path, *options)[0]
     words = words[words.index(str(ROOT / "recipes" / "predict.py")) + 1 :]
     written = []
     ours = recipe.predict_parts
@@ -148,7 +149,7 @@ def test_a_machine_that_dies_loses_nothing_that_was_labelled(encoder_folder, tmp
     recipe.predict_parts = spy
     recipe.main(parse_options(recipe.Arguments, words, description=""))
     assert written == [there]  # none was labelled again
-    output = (tmp_path / "labels.parquet").read_bytes()
+    recipe.predict_parts, output = ours, (tmp_path / "labels.parquet").read_bytes()
     other = [*words, "--output_file", str(tmp_path / "whole.parquet")]
     recipe.main(parse_options(recipe.Arguments, other, description=""))
     assert output == (tmp_path / "whole.parquet").read_bytes()
