@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--reviews", type=int, default=24_000)
     parser.add_argument("--posts", type=int, default=4_000)
     parser.add_argument("--output_dir", default="runs/small-encoder")
-    args, rest = parser.parse_known_args()
+    args = parser.parse_args()
     texts = load_dataset(args.imdb, split="unsupervised").shuffle(seed=1).select(range(args.reviews))["text"]
     posts = load_newsgroups(categories=["all"], remove=["headers", "footers", "quotes"])["train"]["text"]
     path = Path(args.output_dir + ".parquet")
@@ -34,9 +34,8 @@ def main() -> None:
     posts = [post for post in posts if post.strip()][: args.posts]  # they stand in the order of their numbers
     pq.write_table(pa.table({"text": [*texts, *posts]}), path)
     recipe = [sys.executable, str(ROOT / "recipes" / "encoder_distill.py"), "--train_file", str(path)]
-    subprocess.run(
-        [*recipe, "--model_name_or_path", args.model, *SIZES, "--output_dir", args.output_dir, *rest], check=True
-    )
+    words = ["--model_name_or_path", args.model, *SIZES, "--output_dir", args.output_dir]
+    subprocess.run([*recipe, *words], check=True)
 
 
 if __name__ == "__main__":
