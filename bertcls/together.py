@@ -32,6 +32,7 @@ class _Pulse:
 
     def __init__(self, timeout: timedelta):
         self.group = torch.distributed.new_group(backend="gloo", timeout=timeout)
+        self.pause = min(_BEAT, timeout.total_seconds() / 4)  # the others come to a beat as late as this
         self.came = self.told = self.all_came = 0  # meetings that this process came to, told of, and all came to
         self.leaving = self.finishing = self.lost = False
         self.changed = threading.Condition()
@@ -48,9 +49,10 @@ class _Pulse:
             numbers = torch.tensor([self.told, -self.told])
             try:
                 torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MIN, group=self.group)
-            except RuntimeError as error:
-                return self._lose(re.sub(r"^\[.*?\] ", "", str(error)).splitlines()[0].split(". ")[0])
-            pause = _BEAT if numbers.sum() == 0 else _WAITING
+            except Exception as error:  # whatever it is: without a beat nobody would end what waits
+                said = re.sub(r"^\[.*?\] ", "", str(error)).splitlines() or [type(error).__name__]
+                return self._lose(said[0].split(". ")[0])
+            pause = self.pause if numbers.sum() == 0 else _WAITING
             with self.changed:
                 self.all_came = int(numbers[0])
                 self.changed.notify_all()
@@ -59,12 +61,14 @@ class _Pulse:
         if self.leaving:  # as the others do: each says what is wrong
             return
         rank = os.environ.get("RANK", "0")
-        print(
-            f"error [process {rank}]: Lost another process, or the link to it ({why}); expected all to be there. What "
-            "is whole on the disk stays: see why it ended, and go on, a training with --resume_from_checkpoint.",
-            file=sys.stderr,
-            flush=True,
-        )
+        with contextlib.suppress(OSError, ValueError):  # who read it may be gone
+            print(
+                f"error [process {rank}]: Lost another process, or the link to it ({why}); expected all to be there. "
+                "What is whole on the disk stays: see why it ended, and go on, a training with "
+                "--resume_from_checkpoint.",
+                file=sys.stderr,
+                flush=True,
+            )
         with self.changed:
             self.lost = True
             self.changed.notify_all()
@@ -85,10 +89,12 @@ _pulses: list[_Pulse] = []  # of this process, at most one
 
 def _end_now() -> None:
     """Ends this process at once, whatever its other threads wait for; a restart counts on what is whole alone."""
-    sys.stdout.flush()
-    for child in psutil.Process().children(recursive=True):
-        child.kill()
-    os._exit(1)
+    try:
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+    finally:
+        os._exit(1)
 
 
 def start_pulse(timeout: timedelta = TIMEOUT) -> None:
@@ -96,6 +102,8 @@ def start_pulse(timeout: timedelta = TIMEOUT) -> None:
 
     Once for a program, in all its processes, within `staying_together`; does nothing where there is one process.
     """
+    if _pulses and _pulses[0].lost:  # while the run before was written to its end
+        _end_now()
     if processes() > 1 and not _pulses:
         _pulses.append(_Pulse(timeout))
 
@@ -121,9 +129,11 @@ def finishing() -> Iterator[None]:
     """What this process alone writes now is written to its end, even where another one is lost meanwhile."""
     for pulse in _pulses:
         pulse.finishing = True
-    yield
-    for pulse in _pulses:
-        pulse.finishing = False
+    try:
+        yield
+    finally:
+        for pulse in _pulses:
+            pulse.finishing = False
 
 
 def processes() -> int:

@@ -35,6 +35,7 @@ from bertcls.data.splits import draw_rows, hold_out
 from bertcls.process import say
 from bertcls.training.small_encoder import (
     TeacherVectors,
+    check_teacher,
     cosine_loss,
     cut_passages,
     finish_encoder,
@@ -91,6 +92,14 @@ class Arguments(TextArguments):
         if self.validation_samples < 1:
             raise ValueError(f"Found --validation_samples {self.validation_samples}; expected at least 1.")
 
+    def check_training(self, training_args: TrainingArguments) -> None:
+        super().check_training(training_args)
+        found = {"push_to_hub": self.hub, "label_smoothing_factor": training_args.label_smoothing_factor}
+        found |= {"lora_rank": self.lora_rank, "from_scratch": self.from_scratch}
+        found["attention_dropout"] = self.attention_dropout is not None
+        if wrong := [name for name, given in found.items() if given]:
+            raise ValueError(f"Found --{wrong[0]}; expected it left out, since a new encoder has no use for it.")
+
 
 def main(args: Arguments, training_args: TrainingArguments) -> dict:
     set_seed(training_args.seed)
@@ -108,7 +117,8 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
 
     # 2. The teacher's vectors, in a batched, cached map; then the small vocabulary, and tokens of it
     large = load_tokenizer(args.model_name_or_path)
-    teacher = TeacherVectors(args.model_name_or_path, large, max_length=args.max_length, bfloat16=training_args.bf16)
+    teacher = TeacherVectors(args.model_name_or_path, large, training_args, max_length=args.max_length)
+    check_teacher(teacher.model.encoder, large, args.hidden_size)
     with PartialState().local_main_process_first():
         splits = splits.map(teacher, batched=True, features=teacher.features(splits["train"].features), desc="Teach")
     pieces = most_frequent_pieces(large, splits["train"], args.vocab_size)
@@ -117,7 +127,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
     sizes = {"hidden_size": args.hidden_size, "num_hidden_layers": args.layers}
     sizes |= {"num_attention_heads": args.hidden_size // 32}
     sizes |= {"intermediate_size": args.intermediate_size or 4 * args.hidden_size}
-    encoder, tokenizer = small_encoder(teacher.model.encoder, large, pieces, **sizes)
+    encoder, tokenizer = small_encoder(teacher.model.encoder.cpu(), large, pieces, **sizes)
     tokenized, contract = tokenize_splits(splits, tokenizer, max_length=args.max_length, truncation="head")
     model = student_of(encoder, teacher.width, **contract)
 

@@ -97,6 +97,9 @@ class Arguments(TextArguments):
         if self.hub is not None or found:
             option = "--label_smoothing_factor" if found else "--push_to_hub"
             raise ValueError(f"Found {option}; expected it left out, since pretraining has no use for it.")
+        for name in ("lora_rank", "from_scratch", "whole_word_mask", "attention_dropout"):
+            if self.objective == "contrast" and getattr(self, name):
+                raise ValueError(f"Found --{name} with --objective contrast; expected it left out. Leave it out.")
         if metric is not None and metric.removeprefix("eval_") not in METRICS:
             raise ValueError(f"Found --metric_for_best_model {metric}; expected one of {', '.join(METRICS)}.")
 

@@ -71,13 +71,13 @@ def main(options: Namespace, words: list[str]) -> dict:
         seed = ["--seed", str(options.seed)]
         run([*words, *seed], look)
         few = look.plan["rows"].get("validation", 0) < CHOOSE_BY_SCORE and not look.args.phrases
+        if options.folds and look.args.phrases:
+            raise ValueError("Found --folds with --phrases, whose parts would stand in several; give --folds 0.")
         if folds := (FOLDS if few else 0) if options.folds is None else options.folds:
             run([*words, *seed], look, fold=f"validation-1/{folds}")
         plan = look.plan
         if plan["metric"] is None:
-            raise ValueError(
-                "Found no score to choose by; expected rows for it, and no --eval_strategy no. Give some."
-            )
+            raise ValueError("Found no score to choose by; expected rows for it, without --eval_strategy no.")
 
         # 2. The knobs with their ranges, and the study, which may have begun before
         knobs = make_knobs(plan, look.args, options.given)

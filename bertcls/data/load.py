@@ -17,7 +17,7 @@ USUAL = {"text": ("text", "sentence", "content", "review"), "label": ("label", "
 STRINGS = (pa.string(), pa.large_string(), pa.string_view(), pa.null())
 _MAPPED = (  # modules whose functions are given to map(), or are called by these
     *("text.py", "tokenization.py", "modeling.py", "inference.py"),
-    *("training/masking.py", "training/distill.py"),
+    *("training/masking.py", "training/teacher.py", "training/small_encoder.py", "training/head_start.py"),
 )
 
 

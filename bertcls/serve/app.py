@@ -9,7 +9,7 @@ import platform
 import re
 import resource
 import time
-from asyncio import Lock, sleep
+from asyncio import Lock, sleep, wait_for
 from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
@@ -85,12 +85,16 @@ def make_app(
     async def parse(content: bytes, field: str) -> tuple[list[Text], dict]:
         if len(content) <= LARGE_BODY:
             return read_body(content, field, limits=limits, **reads)
-        async with large:
-            started = time.perf_counter()
-            try:
-                return read_body(content, field, limits=limits, **reads)
-            finally:
-                await sleep(PAUSE * (time.perf_counter() - started))
+        try:
+            await wait_for(large.acquire(), limits.seconds)
+        except TimeoutError as error:
+            raise ApiError(504, "too_slow", f"No answer within {limits.seconds:g} seconds.") from error
+        started = time.perf_counter()
+        try:
+            return read_body(content, field, limits=limits, **reads)
+        finally:
+            await sleep(PAUSE * (time.perf_counter() - started))
+            large.release()
 
     async def answers(request: Request, field: str) -> tuple[list[Prediction], dict]:
         texts, options = await parse(request.state.body, field)

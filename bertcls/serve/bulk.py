@@ -221,7 +221,8 @@ def check_output(
     """Refuses an output of another kind than `FORMATS`, one in its source, and one that is there, but for what a
     killed run left; and to overwrite what other shards, or earlier attempts of the launcher, have labelled."""
     number_of_shard(shard)
-    other = f"--shard {shard}" if shard else f"--max_restarts {restarts()}" if restarts() else None
+    again = restarts()  # which refuses what cannot restart
+    other = f"--shard {shard}" if shard else f"--max_restarts {again}" if again else None
     if overwrite and other:
         raise ValueError(
             f"Found --overwrite_output with {other}; expected one of them, since it would remove what was labelled "

@@ -16,7 +16,6 @@ from bertcls.process import say
 from bertcls.tokenization import WindowCollator, tokenize_splits
 from bertcls.training.callbacks import training_callbacks
 from bertcls.training.cpu import FastOnCpu
-from bertcls.training.small_encoder import cut_passages, finish_encoder
 from bertcls.words import tells_words
 
 BATCH = (16, 64)  # texts, over all processes: two of each class, so many at least and at most
@@ -180,6 +179,13 @@ def contrastive_pretraining(
     Returns:
         the scores of the training.
     """
+    from bertcls.training.small_encoder import cut_passages, finish_encoder  # scikit-learn, which --help does without
+
+    if (steps := training_args.gradient_accumulation_steps) > 1:
+        raise ValueError(
+            f"Found --gradient_accumulation_steps {steps} with --objective contrast; expected 1, since texts are told "
+            "apart within a batch. Raise --per_device_train_batch_size."
+        )
     names = splits["train"].column_names
     sentences = splits["train"].map(cut_passages, batched=True, remove_columns=names, fn_kwargs={"cleaning": cleaning})
     sentences = sentences.add_column("example_id", range(len(sentences)))

@@ -196,7 +196,8 @@ def watched_run(
             start_pulse(training_args.ddp_timeout_delta)
             recipe.main(args, training_args)
     except TrialEnds:
-        return
+        if watch.plan or watch.metric is not None:
+            return
     finally:
         signal.signal(signal.SIGTERM, handler)  # a run that an error ended had its own
         if args is not None and args.lock is not None:

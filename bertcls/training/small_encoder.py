@@ -9,7 +9,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, Features, Sequence, Value
-from transformers import BertConfig, BertModel, BertTokenizer, EvalPrediction, PreTrainedTokenizerBase, Trainer
+from datasets.fingerprint import Hasher
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
 
 from bertcls.backends import use_bfloat16
 from bertcls.modeling import REGRESSION, BertClsConfig, BertClsForSequenceClassification
@@ -17,7 +27,8 @@ from bertcls.process import open_weights, say
 from bertcls.report.record import write_record
 from bertcls.report.scores import scores_before
 from bertcls.report.write import write_metrics
-from bertcls.text import clean_all
+from bertcls.text import clean_all, words_of
+from bertcls.together import finishing
 from bertcls.tokenization import WindowCollator, tokenize_windows
 from bertcls.training.head_start import vectors_of
 
@@ -33,15 +44,27 @@ def cut_passages(
         batch: column `text`.
         cleaning: steps of `bertcls.text`.
         whole: of a batch.
-        words: of a sentence, at least and at most, by blanks.
+        words: of a sentence, at least and at most; characters of a script without blanks.
 
     >>> cut_passages({"text": ["It rains here. We stay at home!"]}, cleaning=[], whole=2)["text"]
     ['It rains here.', 'We stay at home!']
     """
     texts = clean_all(batch["text"], cleaning)
     sentences = [sentence for text in texts for sentence in _SENTENCE_END.split(text)]
-    kept = [one for one in sentences if words[0] <= len(one.split()) <= words[1]]
-    return {"text": kept + texts[whole - 1 :: whole]}
+    kept = [one for one in sentences if words[0] <= len(words_of(one)) <= words[1]]
+    return {"text": kept + texts[whole - 1 :: whole] or texts}
+
+
+def check_teacher(teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hidden_size: int) -> None:
+    """Refuses a teacher from which no small encoder of a width can be made, before it answers anything."""
+    kind = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["type"]
+    if kind != "WordPiece" or not hasattr(getattr(teacher, "embeddings", None), "token_type_embeddings"):
+        raise ValueError(
+            f"Found a {type(teacher).__name__} with a tokenizer of {kind}; expected an encoder of BERT's kind with "
+            "WordPieces. Take another teacher."
+        )
+    if hidden_size > (most := teacher.config.hidden_size):
+        raise ValueError(f"Found --hidden_size {hidden_size}; expected at most {most}, the teacher's. Lower it.")
 
 
 def most_frequent_pieces(tokenizer: PreTrainedTokenizerBase, texts: Dataset, size: int) -> list[str]:
@@ -53,13 +76,8 @@ def most_frequent_pieces(tokenizer: PreTrainedTokenizerBase, texts: Dataset, siz
         size: pieces in all.
 
     Raises:
-        ValueError: a tokenizer of another kind, or fewer pieces than there are single characters.
+        ValueError: fewer pieces than there are single characters.
     """
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    if model["type"] != "WordPiece":
-        raise ValueError(
-            f"Found a tokenizer of {model['type']}; expected WordPiece, as BERT has. Take another teacher."
-        )
     counts: Counter = Counter()
     for batch in texts.select_columns("text").iter(10_000):
         for encoded in tokenizer.backend_tokenizer.encode_batch_fast(batch["text"], add_special_tokens=False):
@@ -113,19 +131,29 @@ class TeacherVectors:
     """What a large encoder says of texts: a batched `map` that adds `label`, its unit vectors `[rows, hidden]`.
 
     Args:
-        name_or_path: an encoder whose checkpoint says how it pools.
+        name_or_path: an encoder, which says how it pools or is read by its pooler or first token.
         tokenizer: of it.
+        training_args: of the run, for the device and whether to compute in bf16.
         max_length: tokens of a text that are read.
-        bfloat16: compute in it.
     """
 
-    def __init__(self, name_or_path: str, tokenizer: PreTrainedTokenizerBase, *, max_length: int, bfloat16: bool):
-        self.name = (name_or_path, max_length, bfloat16)
+    def __init__(
+        self,
+        name_or_path: str,
+        tokenizer: PreTrainedTokenizerBase,
+        training_args: TrainingArguments,
+        *,
+        max_length: int,
+    ):
         self.model = BertClsForSequenceClassification.from_encoder(name_or_path, num_labels=1).eval()
-        self.width = self.model.config.hidden_size
+        weights = [Hasher.hash(weight.numpy()) for weight in self.model.encoder.state_dict().values()]
+        config = self.model.config
+        self.name = [weights, config.pooling, config.normalize, Hasher.hash(tokenizer), max_length, training_args.bf16]
+        self.width = config.hidden_size
         self.collator, self.tokenizer = WindowCollator(tokenizer), tokenizer
         self.contract = {"max_length": max_length, "overlap": 0, "truncation": "head"}
-        if bfloat16:
+        self.model.to(training_args.device)
+        if training_args.bf16:
             use_bfloat16(self.model.encoder)
 
     def __call__(self, batch: dict[str, list]) -> dict[str, np.ndarray]:
@@ -204,6 +232,7 @@ def save_sentence_encoder(
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+@finishing()
 def finish_encoder(trainer: Trainer, results: dict, *, run_dir: str, started: float, half: bool = True) -> dict:
     """Saves the encoder of a run alone, in its folder `encoder`, and says how to go on.
 

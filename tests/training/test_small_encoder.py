@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,19 @@ import torch
 from conftest import SAMPLE, TINY, load_recipe
 from datasets import Dataset
 from helpers import run_recipe_main
-from safetensors.torch import load_file
-from transformers import AutoModel, AutoTokenizer
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoTokenizer, DistilBertConfig, DistilBertModel, TrainingArguments
 
 from bertcls import BertClsForSequenceClassification, TextClassifier
 from bertcls.training.contrastive import TwoMasks
 from bertcls.training.launch import parse
-from bertcls.training.small_encoder import TeacherVectors, cosine_loss, cut_passages, most_frequent_pieces
+from bertcls.training.small_encoder import (
+    TeacherVectors,
+    check_teacher,
+    cosine_loss,
+    cut_passages,
+    most_frequent_pieces,
+)
 
 
 def run(recipe, folder, *words):
@@ -27,6 +34,8 @@ TEXTS = Dataset.from_dict({"text": ["The film is good.", "A dull plot, and the f
 
 def test_sentences_of_any_script_and_some_texts_whole():
     texts = ['He said: "It rains." They went home? Yes.', "你好吗。我很好！", "No end here"] * 10
+    assert cut_passages({"text": ["你好吗。", "我很好！"]}, cleaning=[])["text"] == ["你好吗。", "我很好！"]
+    assert cut_passages({"text": ["Oh no"]}, cleaning=[])["text"] == ["Oh no"]  # else there were none
     passages = cut_passages({"text": texts}, cleaning=[], words=(1, 100))["text"]
     assert passages[:5] == ['He said: "It rains.', "They went home?", "Yes.", "你好吗。", "我很好！"]
     assert passages[-3:] == texts[9::10]
@@ -39,15 +48,30 @@ def test_the_small_vocabulary_has_every_letter_and_what_is_most_frequent():
         most_frequent_pieces(TOKENIZER, TEXTS, 20)
 
 
-def test_the_teachers_vectors_are_of_unit_length_and_named_by_their_teacher(encoder_folder):
-    teacher = TeacherVectors(encoder_folder, TOKENIZER, max_length=16, bfloat16=False)
-    other = TeacherVectors(encoder_folder, TOKENIZER, max_length=12, bfloat16=False)
+def test_the_teachers_vectors_are_of_unit_length_and_named_by_its_weights(encoder_folder, tmp_path):
+    args = TrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True)
+    teacher = TeacherVectors(encoder_folder, TOKENIZER, args, max_length=16)
     taught = TEXTS.map(teacher, batched=True, features=teacher.features(TEXTS.features))
     vectors = np.array(taught["label"])
     assert vectors.shape == (3, teacher.width) and np.abs((vectors**2).sum(-1) - 1).max() < 1e-2
-    again = TEXTS.map(TeacherVectors(encoder_folder, TOKENIZER, max_length=16, bfloat16=False), batched=True)
+    again = TEXTS.map(TeacherVectors(encoder_folder, TOKENIZER, args, max_length=16), batched=True)
     assert again._fingerprint == TEXTS.map(teacher, batched=True)._fingerprint
-    assert again._fingerprint != TEXTS.map(other, batched=True)._fingerprint
+    other = TeacherVectors(encoder_folder, TOKENIZER, args, max_length=12)
+    shutil.copytree(encoder_folder, tmp_path / "trained")
+    weights = load_file(tmp_path / "trained" / "model.safetensors")
+    save_file({name: tensor + 0.01 for name, tensor in weights.items()}, tmp_path / "trained" / "model.safetensors")
+    trained = TeacherVectors(str(tmp_path / "trained"), TOKENIZER, args, max_length=16)
+    prints = {TEXTS.map(one, batched=True)._fingerprint for one in (teacher, other, trained)}
+    assert len(prints) == 3
+
+
+def test_a_teacher_that_does_not_fit_is_one_line(encoder_folder):
+    encoder = AutoModel.from_pretrained(encoder_folder)
+    check_teacher(encoder, TOKENIZER, encoder.config.hidden_size)
+    with pytest.raises(ValueError, match="Found --hidden_size 512; expected at most"):
+        check_teacher(encoder, TOKENIZER, 512)
+    with pytest.raises(ValueError, match="Found a DistilBertModel with a tokenizer of WordPiece"):
+        check_teacher(DistilBertModel(DistilBertConfig(vocab_size=50, dim=8, n_heads=2, n_layers=1)), TOKENIZER, 8)
 
 
 def test_the_loss_is_that_of_the_whole_step_in_parts():
