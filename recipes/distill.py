@@ -88,7 +88,8 @@ class Arguments(RecipeArguments):
         if not (0 < self.temperature < 1e3 and 0 <= self.alpha < 1):
             found = f"--temperature {self.temperature:g} and --alpha {self.alpha:g}"
             raise ValueError(f"Found {found}; expected more than 0, and from 0 to below 1. Correct it.")
-        for name in ("fold", "contrastive_steps", *["from_scratch"] * bool(self.student_layers)):
+        layers = ["from_scratch", "classifier_hidden_size"] * bool(self.student_layers)
+        for name in ("fold", "contrastive_steps", *layers):
             if getattr(self, name):
                 raise ValueError(f"Found --{name}; expected it left out, since a student has a teacher. Leave it out.")
         self.model_name_or_path = self.model_name_or_path or self.teacher
