@@ -10,6 +10,9 @@ from conftest import ROOT
 from equality import distilled_step, first_step
 
 
+pytestmark = pytest.mark.slow  # two processes start for all of them
+
+
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("two")
@@ -23,7 +26,6 @@ def two_processes(tmp_path_factory) -> dict:
     return torch.load(folder / "result.pt")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("class_weights", [None, [0.75, 1.5]])
 def test_micro_batches_and_processes_give_the_same_step(class_weights, two_processes, tmp_path):
     whole = first_step(str(tmp_path / "16x1"), 16, 1, class_weights)
@@ -35,14 +37,12 @@ def test_micro_batches_and_processes_give_the_same_step(class_weights, two_proce
         torch.testing.assert_close(other["update"], whole["update"], atol=1e-5, rtol=0, msg=name)
 
 
-@pytest.mark.slow
 def test_two_processes_learn_from_a_teacher_as_one_does(two_processes, tmp_path):
     whole, other = distilled_step(str(tmp_path), 16, 1), two_processes["distilled"]
     assert other["loss"] == pytest.approx(whole["loss"], abs=1e-5)
     torch.testing.assert_close(other["update"], whole["update"], atol=1e-5, rtol=0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["pooler", "cls", "mean", "max"])
 def test_two_processes_train_with_each_pooling(pooling, two_processes):
     assert two_processes[pooling] == 3
