@@ -9,7 +9,6 @@ import torch
 from conftest import ROOT
 from equality import distilled_step, first_step
 
-
 pytestmark = pytest.mark.slow  # two processes start for all of them
 
 
