@@ -258,7 +258,9 @@ def test_a_search_goes_on_after_a_kill_and_compares_its_best_with_the_defaults(t
 @pytest.mark.slow
 def test_folds_judge_trials_where_rows_are_few(tmp_path):
     words = [SST2, *QUICK, "--max_train_samples", "60", "--knobs", "learning_rate", "--trials", "2", "--seeds", "1"]
-    facts = search(*words, "--folds", "2", "--output_dir", tmp_path / "search")
+    with pytest.raises(ValueError, match="Found --folds with --phrases"):
+        search(*words, "--folds", "2", "--output_dir", tmp_path / "phrases")
+    facts = search(*words, "--folds", "2", "--phrases", "false", "--output_dir", tmp_path / "search")
     assert [trial["state"] for trial in facts["trials"]] == ["complete"] * 2
     log = (tmp_path / "search" / "trials.log").read_text()
     assert log.count("rows: train 60") == 4
