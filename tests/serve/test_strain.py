@@ -121,7 +121,7 @@ VALUES = st.recursive(
 BODIES = VALUES | st.fixed_dictionaries(
     {},
     optional={name: VALUES | st.lists(st.text(max_size=20), max_size=5) for name in ("texts", "sentences")}
-    | {name: VALUES for name in ("windows", "abstain_below")},
+    | {name: st.booleans() | VALUES for name in ("windows", "words", "abstain_below")},
 )
 
 
