@@ -388,6 +388,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_student_comes_near_its_teacher(kind, recipe, encoder_folder, tmp_path):
     options, rows, words = KINDS[kind]

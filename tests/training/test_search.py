@@ -94,6 +94,7 @@ def tried(study: Study, trials: int) -> list[dict]:
     return found
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_as_it_would_have_gone(tmp_path):
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
