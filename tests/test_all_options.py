@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import ROOT, SAMPLE, TINY
 from transformers import Trainer, TrainingArguments
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.utils import logging
 
 from bertcls import (
@@ -251,6 +252,7 @@ def test_values_that_mean_nothing_and_missing_packages_get_one_line(options, tmp
     with pytest.raises(ValueError, match=MEANINGLESS[options]) as caught:
         parse(RecipeArguments, [*words_of(options), "--output_dir", str(tmp_path / "run")], defaults={})
     assert "\n" not in str(caught.value).strip() and not (tmp_path / "run").exists()
+    is_deepspeed_zero3_enabled()  # half a configuration of DeepSpeed left behind would fail every model loaded later
 
 
 @pytest.mark.parametrize(

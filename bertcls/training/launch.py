@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import torch
 from accelerate.utils import gather_object
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from bertcls.arguments import RunArguments, TextArguments
 from bertcls.layout import CHECKPOINTS, LAUNCH, NEWEST, RESULTS
@@ -180,6 +181,7 @@ def parse(
             argv, return_remaining_strings=True, look_for_args_file=False
         )
     except (ImportError, TypeError, json.JSONDecodeError) as error:
+        unset_hf_deepspeed_config()  # a half-made one would fail whatever is loaded next in this process
         raise ValueError(
             f"The options of Trainer cannot be used here: {error}. Correct them, or install what is missing."
         ) from error
