@@ -92,6 +92,8 @@ class Arguments(RecipeArguments):
         for name in ("fold", "contrastive_steps", *layers):
             if getattr(self, name):
                 raise ValueError(f"Found --{name}; expected it left out, since a student has a teacher. Leave it out.")
+        if self.student_layers and (self.pooling, self.head_init) != ("auto", "auto"):
+            raise ValueError("Found --pooling or --head_init with --student_layers, that are the teacher's. Leave it.")
         self.model_name_or_path = self.model_name_or_path or self.teacher
 
     def check_training(self, training_args: TrainingArguments) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import glob
 import hashlib
 import json
 import os
@@ -36,7 +37,7 @@ FORMATS = (".parquet", ".jsonl", ".csv")
 _MANIFEST = "manifest.json"
 _SHOWN_WORDS = 8  # of a text in the terminal
 _SHOWN = 10  # of the parts that are missing
-_LOCK_SECONDS = 30  # in which another shard has written or compared the manifest
+_LOCK_SECONDS = 300  # in which another shard has written or compared the manifest
 _CODE = (
     "text",
     "tokenization",
@@ -188,7 +189,7 @@ def predict_parts(
     if digest not in (None, survey.digest):
         raise ValueError(
             f"Found other rows ({survey.counts['rows']} of them) than when the data was read first; expected that it "
-            "stays as it is until all is labelled. Start the command again, with --overwrite_output."
+            f"stays as it is until all is labelled. {_anew(output_file, shard)}."
         )
     return parts, survey.counts
 
@@ -235,7 +236,8 @@ def check_output(
     refuse_inside(output_file, [source], "--output_file")
     if output_file.exists() and not overwrite and not (parts_folder(output_file) / _MANIFEST).is_file():
         raise FileExistsError(
-            f"Found {output_file}; expected no such file. Name another --output_file, or give --overwrite_output."
+            f"Found {output_file}; expected no such file. Name another --output_file, or "
+            f"{'remove it' if other else 'give --overwrite_output'}."
         )
 
 
@@ -254,7 +256,7 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False, sh
     `manifest` is what decides the content of the parts: model, data and options; `overwrite` removes what is there.
     Shards hold a lock each, and a run of all the lock of the folder, which it gets where no shard is at work.
     """
-    folder = parts_folder(output_file)
+    folder, anew = parts_folder(output_file), _anew(output_file, shard)
     path = folder / _MANIFEST
     ours = (LOCK, _MANIFEST)  # another shard may be writing it
     if folder.is_dir() and not path.is_file() and any(not file.name.startswith(ours) for file in folder.iterdir()):
@@ -274,20 +276,22 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False, sh
     except (ValueError, TypeError, RecursionError) as error:
         lock.release()
         raise ValueError(
-            f"Found {path} unreadable ({str(error)[:80]}); expected what a run of predict.py left. Name another "
-            "--output_file, or give --overwrite_output to start anew."
+            f"Found {path} unreadable ({str(error)[:80]}); expected what a run of predict.py left. {anew}, or "
+            "name another --output_file."
         ) from error
     if other := [name for name in {**there, **manifest} if there.get(name) != manifest.get(name)]:
         lock.release()
         raise FileExistsError(
             f"Found parts of a run with another {' and '.join(other)} in {folder}; expected those of this run. "
-            "Name another --output_file, or give --overwrite_output to start anew."
+            f"Name another --output_file. {anew}."
         )
-    with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    if not path.is_file():
+        with whole_file(path) as unfinished:
+            unfinished.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     if shard:
+        index, count = number_of_shard(shard)
         try:
-            return lock_folder(folder, "--output_file", name=f"{LOCK}-{shard.replace('/', '-of-')}")
+            return lock_folder(folder, "--output_file", name=f"{LOCK}-{index + 1}-of-{count}")
         finally:
             lock.release()
     parts = [_part(folder, number) for number in range(-(-manifest["rows"] // manifest["rows_per_part"]))]
@@ -295,6 +299,13 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False, sh
     if begun and (missing := describe_missing(parts)):
         print(f"Goes on with {folder}: {missing}.")
     return lock
+
+
+def _anew(output_file: Path, shard: str | None) -> str:
+    """How to start again with nothing labelled, which one of several shards cannot do for all."""
+    if shard is None:
+        return "Give --overwrite_output to start anew"
+    return f"To start anew, end all shards and remove {parts_folder(output_file)}"
 
 
 def _lock_parts(folder: Path) -> FileLock:
@@ -329,6 +340,8 @@ def merge_parts(parts: list[Path], output_file: Path) -> None:
             f"In {parts_folder(output_file)} {missing}; expected all of them. Start the command again; on several "
             "machines the folder must be one that all see."
         )
+    for unfinished in output_file.parent.glob(f"{glob.escape(output_file.name)}.*.[0-9]*.tmp"):
+        unfinished.unlink(missing_ok=True)  # of a join that was killed; whoever joins has the lock
     schema = join_tables([pq.read_schema(part).empty_table() for part in parts], "the parts").schema
     with whole_file(output_file) as path, contextlib.ExitStack() as stack:
         if output_file.suffix == ".parquet":

@@ -44,7 +44,11 @@ def test_shards_joined_are_an_unsharded_run(recipe, words, tmp_path, capsys):
         "3 of 13 parts are missing: part-000004, part-000007, part-000010 (of --shard 2/3)" in capsys.readouterr().out
     )
     assert not (tmp_path / "labels.parquet").exists()
+    left, users = (tmp_path / f"labels.parquet.{name}" for name in ("host.123.tmp", "mine.tmp"))
+    left.write_text("of a join that was killed")
+    users.write_text("a user's own")
     run(recipe, *here)
+    assert users.exists() and not left.exists()
     assert "Goes on with" in (said := capsys.readouterr().out) and "3 of 13 parts are missing: part-000004" in said
     assert (tmp_path / "labels.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert not folder.exists()
@@ -62,7 +66,8 @@ def test_the_last_shard_says_that_none_is_missing(recipe, words, tmp_path, capsy
     finally:
         bulk.label_table = labelled
     assert len((tmp_path / "labels.jsonl").read_text().splitlines()) == 100
-    assert "expected no such file" in refused(capsys, recipe, *here, "--shard", "1/2")
+    line = refused(capsys, recipe, *here, "--shard", "1/2")
+    assert "expected no such file" in line and "or remove it" in line and "--overwrite_output" not in line
 
 
 @pytest.mark.parametrize("shard", ["0/16", "17/16", "3/", "/3", "3", "a/b", "1/0", "-1/2", "1/2/3"])
@@ -81,13 +86,14 @@ def test_what_other_shards_would_lose_or_mix_is_refused(recipe, words, tmp_path,
     for option in (["--rows_per_part", "9"], ["--abstain_below", "0.7"], ["--keep_columns", "false"]):
         line = refused(capsys, recipe, *here, "--shard", "2/2", *option)
         assert re.search(rf"Found parts of a run with another [\w ]*{option[0][2:]} in", line)
+        assert f"end all shards and remove {folder}" in line and "--overwrite_output" not in line
     line = refused(capsys, recipe, *here, "--shard", "2/2", "--overwrite_output")
     assert "Found --overwrite_output with --shard 2/2; expected one of them" in line
     assert "Found --shard, which does nothing here" in refused(
         capsys, recipe, *words[:2], "--text", "good", "--shard", "1/2"
     )
     monkeypatch.setattr(bulk, "_LOCK_SECONDS", 0.2)
-    for held, started in ((".lock-1-of-2", ["--shard", "1/2"]), (".lock-1-of-2", []), (".lock", ["--shard", "1/2"])):
+    for held, started in ((".lock-1-of-2", ["--shard", "01/2"]), (".lock-1-of-2", []), (".lock", ["--shard", "1/2"])):
         with FileLock(folder / held, is_singleton=False):
             assert "Found another run that is writing to" in refused(capsys, recipe, *here, *started)
     with FileLock(folder / ".lock-1-of-2", is_singleton=False):  # two shards are at work side by side

@@ -323,6 +323,14 @@ WRONG = {
     "no temperature": (["--teacher", "t", "--student_layers", "0", "--temperature", "0"], "Found --temperature 0 and"),
     "labels alone": (["--teacher", "t", "--student_layers", "0", "--alpha", "1"], "--alpha 1; expected more than 0"),
     "folds": (["--teacher", "t", "--student_layers", "0", "--fold", "1/2", "--phrases", "false"], "Found --fold; "),
+    "pooling": (
+        ["--teacher", "t", "--student_layers", "0", "--pooling", "cls"],
+        "Found --pooling or --head_init with",
+    ),
+    "head": (
+        ["--teacher", "t", "--student_layers", "0", "--head_init", "probe"],
+        "Found --pooling or --head_init with",
+    ),
     "smoothing": (
         ["--teacher", "t", "--student_layers", "0", "--label_smoothing_factor", "0.1"],
         "Found --label_smoothing_factor; expected it left out",
