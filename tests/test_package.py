@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 import bertcls
@@ -37,6 +38,7 @@ print(json.dumps([kinds, *loaded]))
 """
 
 
+@pytest.mark.slow
 def test_what_is_imported_is_needed_and_the_model_type_is_registered():
     command = [sys.executable, "-W", "error", "-c", STARTED, HEAVY]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)

@@ -191,6 +191,7 @@ def test_an_odd_column_does_not_stop_the_others(tmp_path):
         load_splits(str(tmp_path / "a.jsonl"), label_column="n")
 
 
+@pytest.mark.slow
 def test_a_long_gb18030_file_is_detected_wherever_it_is_cut(tmp_path):
     for shift in range(3):
         content = "text,label\n" + "x" * shift + "\n".join("酒店房间很干净服务也好,好" for _ in range(50_000))

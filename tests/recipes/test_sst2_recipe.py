@@ -291,12 +291,14 @@ def test_overwriting_leaves_one_run(sst2_recipe, tmp_path):
     assert steps == [2, 4]
 
 
+@pytest.mark.slow
 def test_early_stopping_stops(sst2_recipe, tmp_path):
     words = ["--early_stopping_patience", "1", "--learning_rate", "1e-12", "--num_train_epochs", "6"]
     results = run_recipe_main(sst2_recipe, tmp_path / "run", *QUICK, *words)
     assert results["epoch"] == 2.0  # the first epoch sets the mark, the second does not beat it
 
 
+@pytest.mark.slow
 def test_the_lab_protocol_reports_its_own_test_part(sst2_recipe, tmp_path):
     results = run_recipe_main(
         sst2_recipe, tmp_path / "run", "--split", "8:1:1", "--max_samples", "500", "--num_train_epochs", "1"

@@ -595,6 +595,7 @@ def test_names_that_no_font_can_write_stand_as_numbers(monkeypatch):
         figures._characters.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_stay_small(tmp_path):
     names = [f"=class {number}" for number in range(1_000)]
     draw = np.random.default_rng(0)

@@ -93,6 +93,7 @@ def test_slices_by_hand():
     ]
 
 
+@pytest.mark.slow
 def test_noise_is_not_called_a_difference():
     draw = np.random.default_rng(0)
     found = 0
@@ -279,6 +280,7 @@ def test_the_headline_has_three_outcomes():
     assert told.startswith("The encoder (mean absolute error 25.2) is better than ridge (50.5, p ")
 
 
+@pytest.mark.slow
 def test_a_permutation_of_pairs_finds_what_is_there_and_no_more():
     draw = np.random.default_rng(0)
     levels = [paired_p_value(*np.abs(draw.normal(size=(2, 12)))) for _ in range(200)]

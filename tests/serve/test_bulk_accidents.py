@@ -202,6 +202,7 @@ def test_a_csv_has_no_formula_and_lists_as_the_page_writes_them(recipe, encoder_
         assert row["label"] in label and row["text"] == "=kept"
 
 
+@pytest.mark.slow
 def test_columns_that_no_file_can_keep_are_one_line(recipe, words, model, tmp_path, capsys):
     path = tmp_path / "mixed.jsonl"
     path.write_text('{"text": "a", "n": 1}\n' * 5000 + '{"text": "a", "n": "x"}\n')

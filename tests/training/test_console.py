@@ -57,6 +57,7 @@ def test_the_mark_is_of_the_metric_that_chooses(sst2_recipe, tmp_path, capsys):
     assert marked and float(marked[-1][3]) == max(float(row[3]) for row in rows)
 
 
+@pytest.mark.slow
 def test_warnings_that_alarm_for_nothing_are_silent(sst2_recipe, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     run_recipe_main(sst2_recipe, tmp_path / "run", *QUICK, "--max_length", "12")
