@@ -1,4 +1,4 @@
-"""A small encoder of your own: it learns to give the sentence vectors of a large one, on unlabelled texts.
+"""A small encoder of your own: it learns to give the vectors of a large one, on unlabelled texts.
 
 Data: any texts without labels; here the 50,000 unlabelled reviews of the Large Movie Review Dataset, cut into their
 sentences, and every tenth review whole. The large encoder answers once; no labels, no downloads beside it.
@@ -19,11 +19,11 @@ from pathlib import Path
 os.environ.setdefault("GOMP_SPINCOUNT", "50000")  # idle threads soon sleep: four times as fast on a busy machine
 
 from accelerate import PartialState
-from datasets import DatasetDict
+from datasets import DatasetDict, Features
 from transformers import Trainer, TrainingArguments, set_seed
 
 from bertcls import (
-    WindowCollator,
+    BertClsForSequenceClassification,
     load_splits,
     load_tokenizer,
     run_recipe,
@@ -34,15 +34,16 @@ from bertcls.arguments import TextArguments
 from bertcls.data.splits import draw_rows, hold_out
 from bertcls.process import say
 from bertcls.training.small_encoder import (
+    MeanCosine,
     TeacherVectors,
+    TokenCollator,
     check_teacher,
-    cosine_loss,
     cut_passages,
     finish_encoder,
     most_frequent_pieces,
     small_encoder,
     student_of,
-    vector_metrics,
+    vector_loss,
 )
 
 HERE = Path(__file__).parent
@@ -103,7 +104,7 @@ class Arguments(TextArguments):
 
 def main(args: Arguments, training_args: TrainingArguments) -> dict:
     set_seed(training_args.seed)
-    training_args.label_names = ["labels"]
+    training_args.label_names, training_args.batch_eval_metrics = ["labels"], True
 
     # 1. Load and split, cut into passages: a column text
     splits = load_splits(args.dataset_name, labelled=False, **args.of(load_splits))
@@ -115,21 +116,23 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         cut_passages, batched=True, remove_columns=splits["train"].column_names, fn_kwargs={"cleaning": args.cleaning}
     )
 
-    # 2. The teacher's vectors, in a batched, cached map; then the small vocabulary, and tokens of it
+    # 2. The small vocabulary, and an encoder of it that begins with the teacher's embeddings
     large = load_tokenizer(args.model_name_or_path)
-    teacher = TeacherVectors(args.model_name_or_path, large, training_args, max_length=args.max_length)
-    check_teacher(teacher.model.encoder, large, args.hidden_size)
-    with PartialState().local_main_process_first():
-        splits = splits.map(teacher, batched=True, features=teacher.features(splits["train"].features), desc="Teach")
+    teacher = BertClsForSequenceClassification.from_encoder(args.model_name_or_path, num_labels=1).encoder
+    check_teacher(teacher, large, args.hidden_size)
     pieces = most_frequent_pieces(large, splits["train"], args.vocab_size)
-
-    # 3. The student, whose head takes its vectors to the teacher's
     sizes = {"hidden_size": args.hidden_size, "num_hidden_layers": args.layers}
     sizes |= {"num_attention_heads": args.hidden_size // 32}
     sizes |= {"intermediate_size": args.intermediate_size or 4 * args.hidden_size}
-    encoder, tokenizer = small_encoder(teacher.model.encoder.cpu(), large, pieces, **sizes)
+    encoder, tokenizer = small_encoder(teacher, large, pieces, **sizes)
+
+    # 3. Tokenize, and ask the teacher, in a batched, cached map; a head takes the student's vectors to the teacher's
     tokenized, contract = tokenize_splits(splits, tokenizer, max_length=args.max_length, truncation="head")
-    model = student_of(encoder, teacher.width, **contract)
+    answers = TeacherVectors(teacher, large.convert_tokens_to_ids(pieces), training_args)
+    with PartialState().local_main_process_first():
+        features = Features({**tokenized["train"].features, "label": answers.features})
+        tokenized = tokenized.map(answers, batched=True, features=features, desc="Teach")
+    model = student_of(encoder, teacher.config.hidden_size, **contract)
 
     # 4. The Trainer
     trainer = Trainer(
@@ -138,10 +141,10 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         train_dataset=tokenized["train"],
         eval_dataset=tokenized["validation"],
         processing_class=tokenizer,
-        data_collator=WindowCollator(tokenizer, model.config),
-        compute_loss_func=cosine_loss,
-        compute_metrics=vector_metrics,
-        callbacks=training_callbacks(training_args, loss=cosine_loss, **args.of(training_callbacks)),
+        data_collator=TokenCollator(tokenizer, teacher.config.hidden_size),
+        compute_loss_func=vector_loss,
+        compute_metrics=MeanCosine(),
+        callbacks=training_callbacks(training_args, loss=vector_loss, **args.of(training_callbacks)),
     )
 
     # 5. Train and evaluate

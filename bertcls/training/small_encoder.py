@@ -1,5 +1,6 @@
 """A small encoder that gives the vectors of a large one: its vocabulary, its start, and what it is taught."""
 
+import copy
 import json
 import re
 from collections import Counter
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from datasets import Dataset, Features, Sequence, Value
+from datasets import Dataset, Value
 from datasets.fingerprint import Hasher
 from transformers import (
     BertConfig,
@@ -29,9 +30,10 @@ from bertcls.report.scores import scores_before
 from bertcls.report.write import write_metrics
 from bertcls.text import clean_all, words_of
 from bertcls.together import finishing
-from bertcls.tokenization import WindowCollator, tokenize_windows
-from bertcls.training.head_start import vectors_of
+from bertcls.tokenization import WindowCollator, batches_of
+from bertcls.training.masking import IGNORED
 
+_TOKENS = 4096  # of a forward pass of the teacher
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])[\"')\]”’]*\s+|(?<=[。！？])")
 
 
@@ -113,6 +115,7 @@ def small_encoder(
         vocab_size=len(pieces),
         max_position_embeddings=teacher.config.max_position_embeddings,
         pad_token_id=small.pad_token_id,
+        hidden_dropout_prob=0.0,  # so small an encoder does not learn its texts by heart
         attention_probs_dropout_prob=0.0,
         **sizes,
     )
@@ -128,72 +131,113 @@ def small_encoder(
 
 
 class TeacherVectors:
-    """What a large encoder says of texts: a batched `map` that adds `label`, its unit vectors `[rows, hidden]`.
+    """What a large encoder says of the tokens of a small one: a batched `map` of tokenized rows that adds `label`.
+
+    The small vocabulary is part of the large one, so the large encoder reads the very tokens that the small one does,
+    and each has a vector to learn: float16 `[tokens, hidden]`, kept as bytes, which cost no time to read.
 
     Args:
-        name_or_path: an encoder, which says how it pools or is read by its pooler or first token.
-        tokenizer: of it.
+        encoder: the teacher.
+        numbers: of the small vocabulary's pieces in the teacher's, `[pieces]`.
         training_args: of the run, for the device and whether to compute in bf16.
-        max_length: tokens of a text that are read.
     """
 
-    def __init__(
-        self,
-        name_or_path: str,
-        tokenizer: PreTrainedTokenizerBase,
-        training_args: TrainingArguments,
-        *,
-        max_length: int,
-    ):
-        self.model = BertClsForSequenceClassification.from_encoder(name_or_path, num_labels=1).eval()
-        weights = [Hasher.hash(weight.numpy()) for weight in self.model.encoder.state_dict().values()]
-        config = self.model.config
-        self.name = [weights, config.pooling, config.normalize, Hasher.hash(tokenizer), max_length, training_args.bf16]
-        self.width = config.hidden_size
-        self.collator, self.tokenizer = WindowCollator(tokenizer), tokenizer
-        self.contract = {"max_length": max_length, "overlap": 0, "truncation": "head"}
-        self.model.to(training_args.device)
-        if training_args.bf16:
-            use_bfloat16(self.model.encoder)
+    features = Value("binary")
 
-    def __call__(self, batch: dict[str, list]) -> dict[str, np.ndarray]:
-        tokenized = tokenize_windows({"text": batch["text"]}, tokenizer=self.tokenizer, cleaning=[], **self.contract)
-        vectors, _ = vectors_of(self.model, Dataset.from_dict(tokenized), self.collator)
-        return {"label": F.normalize(torch.from_numpy(vectors), dim=-1).half().numpy()}
+    def __init__(self, encoder: BertModel, numbers: list[int], training_args: TrainingArguments):
+        self.encoder, self.numbers = copy.deepcopy(encoder).eval(), torch.tensor(numbers)
+        self.name = [Hasher.hash(weight.numpy()) for weight in encoder.state_dict().values()]
+        self.name += [numbers, training_args.bf16]
+        self.encoder.to(training_args.device)
+        if training_args.bf16:
+            use_bfloat16(self.encoder)
+
+    @torch.inference_mode()
+    def __call__(self, batch: dict[str, list]) -> dict[str, list[bytes]]:
+        rows = [torch.tensor(windows[0]) for windows in batch["input_ids"]]
+        found: list = [None] * len(rows)
+        for chosen in batches_of([(1, len(row)) for row in rows], _TOKENS):
+            lengths = [len(rows[row]) for row in chosen]
+            mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+            ids = torch.zeros(mask.shape, dtype=torch.int64)
+            ids[mask] = self.numbers[torch.cat([rows[row] for row in chosen])]
+            inputs = {"input_ids": ids, "attention_mask": mask.long()}
+            output = self.encoder(**{name: tensor.to(self.encoder.device) for name, tensor in inputs.items()})
+            vectors = output.last_hidden_state.half().cpu().numpy()
+            for row, length, vector in zip(chosen, lengths, vectors):
+                found[row] = vector[:length].tobytes()
+        return {"label": found}
 
     def __getstate__(self) -> dict:
         return {"name": self.name}  # which the cache of `map` is named after
 
-    def features(self, others: Features) -> Features:
-        """Of the rows with their vectors."""
-        return Features({**others, "label": Sequence(Value("float16"), length=self.width)})
+
+class TokenCollator(WindowCollator):
+    """Rows of `TeacherVectors` to a batch: `labels` `[batch, seq_len, width]`, `IGNORED` where there is no token."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, width: int):
+        super().__init__(tokenizer)
+        self.width = width
+
+    def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
+        taught = [np.frombuffer(feature["label"], np.float16).reshape(-1, self.width) for feature in features]
+        batch = super().__call__([{"input_ids": feature["input_ids"]} for feature in features])
+        labels = np.full((*batch["input_ids"].shape, self.width), IGNORED, dtype=np.float16)
+        for row, vectors in enumerate(taught):
+            labels[row, : len(vectors)] = vectors
+        return {"labels": torch.from_numpy(labels), "input_ids": batch["input_ids"]}
 
 
-def cosine_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
-    """One minus the cosine of what the head gives and the teacher's vectors: `compute_loss_func` of Trainer.
+class Student(BertClsForSequenceClassification):
+    """A small encoder while it learns: `logits` `[batch, seq_len, hidden of the teacher]` are vectors of tokens."""
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, **_) -> dict[str, torch.Tensor]:
+        hidden = self.encoder(input_ids=input_ids, attention_mask=(input_ids != self.padding).long())
+        return {"logits": self.classifier(hidden.last_hidden_state)}
+
+
+def vector_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
+    """One minus the cosine, of vectors of tokens and of texts, which are their means: `compute_loss_func` of Trainer.
 
     Args:
-        outputs: `logits` `[batch, hidden of the teacher]`.
-        labels: unit vectors of the same shape.
+        outputs: `logits` `[batch, seq_len, hidden of the teacher]`.
+        labels: of the same shape, `IGNORED` where there is no token.
         num_items_in_batch: values of the labels in the whole optimizer step.
     """
-    losses = 1 - F.cosine_similarity(outputs.logits.float(), labels.float(), dim=-1)
-    return losses.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch / labels.shape[1])
+    of_tokens, of_texts = _cosines(outputs["logits"], labels)
+    tokens = (labels[..., 0] != IGNORED).sum(-1)  # [batch]; a text counts as often as it has tokens
+    count = tokens.sum() if num_items_in_batch is None else num_items_in_batch / labels.shape[-1]
+    return ((tokens - of_tokens).sum() + ((1 - of_texts) * tokens).sum()) / count
 
 
-def vector_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """`cosine`, the mean one of the student's vectors and the teacher's: `compute_metrics` of Trainer."""
-    found, taught = (F.normalize(torch.from_numpy(np.asarray(x, np.float32)), dim=-1) for x in prediction)
-    return {"cosine": float((found * taught).sum(-1).mean())}
+def _cosines(found: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the tokens, summed up for each text, and of the texts: `[batch]` both."""
+    mask = labels[..., :1] != IGNORED
+    found, labels = (vectors.float().masked_fill(~mask, 0.0) for vectors in (found, labels))
+    return F.cosine_similarity(found, labels, dim=-1).sum(-1), F.cosine_similarity(found.sum(1), labels.sum(1), dim=-1)
 
 
-def student_of(encoder: BertModel, width: int, **contract) -> BertClsForSequenceClassification:
-    """An encoder that pools by the mean, with a linear head to the `width` of the teacher's vectors."""
+class MeanCosine:
+    """`cosine` of the texts' vectors with the teacher's, on the mean: `compute_metrics` of Trainer, batch by batch."""
+
+    def __init__(self):
+        self.found: list[torch.Tensor] = []
+
+    def __call__(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
+        self.found.append(_cosines(prediction.predictions, prediction.label_ids)[1].cpu())
+        if not compute_result:
+            return {}
+        cosines, self.found = torch.cat(self.found), []
+        return {"cosine": float(cosines.mean())}
+
+
+def student_of(encoder: BertModel, width: int, **contract) -> Student:
+    """An encoder that pools by the mean, with a linear map to the `width` of the teacher's vectors."""
     names = {number: str(number) for number in range(width)}
     labels = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
     kind = {"problem_type": REGRESSION, "pooling": "mean", "classifier_dropout": 0.0, "max_train_windows": 1}
-    model = BertClsForSequenceClassification(BertClsConfig(encoder=encoder.config, **labels, **kind, **contract))
-    model.encoder = encoder
+    model = Student(BertClsConfig(encoder=encoder.config, **labels, **kind, **contract))
+    model.encoder, model.padding = encoder, encoder.config.pad_token_id
     return model
 
 

@@ -1,25 +1,29 @@
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import SAMPLE, TINY, load_recipe
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from helpers import run_recipe_main
-from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoTokenizer, DistilBertConfig, DistilBertModel, TrainingArguments
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer, DistilBertConfig, DistilBertModel, EvalPrediction, TrainingArguments
 
-from bertcls import BertClsForSequenceClassification, TextClassifier
+from bertcls import BertClsForSequenceClassification, TextClassifier, tokenize_splits
 from bertcls.training.contrastive import TwoMasks
 from bertcls.training.launch import parse
+from bertcls.training.masking import IGNORED
 from bertcls.training.small_encoder import (
+    MeanCosine,
     TeacherVectors,
+    TokenCollator,
     check_teacher,
-    cosine_loss,
     cut_passages,
     most_frequent_pieces,
+    small_encoder,
+    student_of,
+    vector_loss,
 )
 
 
@@ -48,21 +52,36 @@ def test_the_small_vocabulary_has_every_letter_and_what_is_most_frequent():
         most_frequent_pieces(TOKENIZER, TEXTS, 20)
 
 
-def test_the_teachers_vectors_are_of_unit_length_and_named_by_its_weights(encoder_folder, tmp_path):
-    args = TrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True)
-    teacher = TeacherVectors(encoder_folder, TOKENIZER, args, max_length=16)
-    taught = TEXTS.map(teacher, batched=True, features=teacher.features(TEXTS.features))
-    vectors = np.array(taught["label"])
-    assert vectors.shape == (3, teacher.width) and np.abs((vectors**2).sum(-1) - 1).max() < 1e-2
-    again = TEXTS.map(TeacherVectors(encoder_folder, TOKENIZER, args, max_length=16), batched=True)
-    assert again._fingerprint == TEXTS.map(teacher, batched=True)._fingerprint
-    other = TeacherVectors(encoder_folder, TOKENIZER, args, max_length=12)
-    shutil.copytree(encoder_folder, tmp_path / "trained")
-    weights = load_file(tmp_path / "trained" / "model.safetensors")
-    save_file({name: tensor + 0.01 for name, tensor in weights.items()}, tmp_path / "trained" / "model.safetensors")
-    trained = TeacherVectors(str(tmp_path / "trained"), TOKENIZER, args, max_length=16)
-    prints = {TEXTS.map(one, batched=True)._fingerprint for one in (teacher, other, trained)}
-    assert len(prints) == 3
+def test_the_teacher_reads_the_tokens_of_the_small_one_and_its_answers_are_named_by_its_weights(
+    encoder_folder, tmp_path
+):
+    args = TrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False)
+    large = AutoModel.from_pretrained(encoder_folder).eval()
+    pieces = most_frequent_pieces(TOKENIZER, TEXTS, 72)
+    numbers = TOKENIZER.convert_tokens_to_ids(pieces)
+    encoder, small = small_encoder(
+        large, TOKENIZER, pieces, hidden_size=32, num_hidden_layers=1, num_attention_heads=1
+    )
+    rows, contract = tokenize_splits(DatasetDict(train=TEXTS), small, max_length=16, truncation="head")
+    taught = rows["train"].map(TeacherVectors(large, numbers, args), batched=True)
+    batch = TokenCollator(small, large.config.hidden_size)([taught[row] for row in range(3)])
+    for row, windows in enumerate(taught["input_ids"]):
+        ids = TOKENIZER.convert_tokens_to_ids(small.convert_ids_to_tokens(windows[0]))
+        with torch.no_grad():
+            expected = large(input_ids=torch.tensor([ids])).last_hidden_state[0]
+        torch.testing.assert_close(batch["labels"][row, : len(ids)].float(), expected, atol=2e-2, rtol=0)
+        assert (batch["labels"][row, len(ids) :] == IGNORED).all()
+    assert batch["labels"].shape[:2] == batch["input_ids"].shape
+    found = student_of(encoder, large.config.hidden_size, **contract)(batch["input_ids"])["logits"]
+    assert found.shape == batch["labels"].shape
+
+    def named(teacher, numbers) -> str:
+        return rows["train"].map(TeacherVectors(teacher, numbers, args), batched=True)._fingerprint
+
+    other = AutoModel.from_pretrained(encoder_folder)
+    other.embeddings.LayerNorm.bias.data += 0.01
+    assert named(large, numbers) == taught._fingerprint
+    assert len({named(large, numbers), named(large, numbers[::-1]), named(other, numbers)}) == 3
 
 
 def test_a_teacher_that_does_not_fit_is_one_line(encoder_folder):
@@ -74,17 +93,21 @@ def test_a_teacher_that_does_not_fit_is_one_line(encoder_folder):
         check_teacher(DistilBertModel(DistilBertConfig(vocab_size=50, dim=8, n_heads=2, n_layers=1)), TOKENIZER, 8)
 
 
-def test_the_loss_is_that_of_the_whole_step_in_parts():
-    class Outputs:
-        logits = torch.randn(4, 5)
-
-    labels = torch.nn.functional.normalize(torch.randn(4, 5), dim=-1)
-    whole = cosine_loss(Outputs, labels)
-    parts = []
-    for rows in (slice(0, 1), slice(1, 4)):
-        part = type("Part", (), {"logits": Outputs.logits[rows]})
-        parts.append(cosine_loss(part, labels[rows], num_items_in_batch=labels.numel()))
-    assert abs(sum(parts) - whole) < 1e-6
+def test_the_loss_is_that_of_the_whole_step_in_parts_and_knows_no_padding():
+    found, labels = torch.randn(4, 3, 5), torch.randn(4, 3, 5)
+    labels[0, 1:] = labels[2, 2:] = IGNORED
+    whole = vector_loss({"logits": found}, labels)
+    filled = found.masked_fill(labels == IGNORED, 7.0)
+    torch.testing.assert_close(vector_loss({"logits": filled}, labels), whole, atol=1e-6, rtol=0)
+    values = (labels != IGNORED).sum()
+    parts = [vector_loss({"logits": found[rows]}, labels[rows], values) for rows in (slice(0, 1), slice(1, 4))]
+    torch.testing.assert_close(sum(parts), whole, atol=1e-6, rtol=0)
+    assert vector_loss({"logits": 3 * labels.masked_fill(labels == IGNORED, 0.0)}, labels).abs() < 1e-6
+    cosine = MeanCosine()
+    assert cosine(EvalPrediction(found[:1], labels[:1]), compute_result=False) == {}
+    mean = cosine(EvalPrediction(found[1:], labels[1:]), compute_result=True)["cosine"]
+    means = [(x[:n].mean(0), y[:n].mean(0)) for x, y, n in zip(found, labels, (1, 3, 2, 3))]
+    assert mean == pytest.approx(np.mean([torch.cosine_similarity(x, y, dim=0) for x, y in means]), abs=1e-5)
 
 
 def test_two_masks_stand_side_by_side():
