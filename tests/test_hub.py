@@ -19,7 +19,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT, load_recipe
 from facts import changed
+from helpers import run_recipe_main
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel
 
 import bertcls
@@ -418,3 +420,19 @@ def test_a_model_that_only_this_process_can_load_is_refused(tmp_path, tokenizer)
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="does not answer in a new process .*own-bert"):
         verify_saved(str(tmp_path), TextClassifier(model, tokenizer, device="cpu"), TEXTS)
+
+
+@pytest.mark.slow
+def test_a_distilled_student_is_pushed_with_a_card_that_names_its_teacher(hub, tmp_path):
+    server, url = hub
+    run_recipe_main(load_recipe("sst2_finetune"), tmp_path / "a-teacher", "--num_train_epochs", "1")
+    words = ["--sample", "--teacher", tmp_path / "a-teacher", "--num_train_epochs", "1", "--figures", "false"]
+    words += ["--output_dir", tmp_path / "student", "--push_to_hub", "--hub_model_id", "someone/model"]
+    command = [sys.executable, ROOT / "recipes" / "distill.py", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(url, tmp_path), timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert len([path for path, _ in server.calls if "/commit/" in path]) == 1  # of the student, not of its twin
+    assert set(server.files) == {*MODEL_FILES, CARD}  # no stock class pools by the mean
+    card = server.files[CARD].decode()
+    assert "It was taught by a-teacher" in card and str(tmp_path) not in card
+    assert server.files["model.safetensors"] == (tmp_path / "student" / "model.safetensors").read_bytes()
