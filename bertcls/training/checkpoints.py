@@ -269,6 +269,8 @@ def _digest_array(array: pa.Array, name: str, digests: dict) -> None:
     if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
         kind = "<i8" if pa.types.is_integer(array.type) else "<f8"
         content = np.ascontiguousarray(array.to_numpy(zero_copy_only=False)).astype(kind).tobytes()
+    elif pa.types.is_binary(array.type):  # vectors of a teacher, gigabytes of them
+        content = b"".join(len(value).to_bytes(8, "little") + value for value in array.to_pylist())
     else:
         content = "".join(f"{value!r}\n" for value in array.to_pylist()).encode()
     digests.setdefault(name, hashlib.sha256()).update(content)

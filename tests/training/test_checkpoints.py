@@ -34,7 +34,7 @@ STOPS = ["--metric_for_best_model", "log_loss", "--greater_is_better", "true", "
 
 
 def run(recipe, folder, *words):
-    words = ["--sample", "--figures", "false", "--output_dir", str(folder), *QUICK, *STOPS, *words]
+    words = ["--sample", "--from_scratch", "--figures", "false", "--output_dir", str(folder), *QUICK, *STOPS, *words]
     options = {"defaults": recipe.DEFAULTS, "sample": recipe.SAMPLE}
     return recipe.main(*parse(RecipeArguments, words, **options))
 
@@ -182,6 +182,8 @@ def test_the_digest_of_the_rows_is_of_what_they_hold():
     ):
         assert describe_rows(Dataset.from_dict(rows | {name: value})) != describe_rows(dataset)
     assert describe_rows(dataset.select([1, 0, 2])) != describe_rows(dataset)
+    taught = [describe_rows(Dataset.from_dict(rows | {"label": [b"ab", *more]})) for more in ([b"", b"c"], [b"c", b""])]
+    assert taught[0] != taught[1] and taught[0] != describe_rows(dataset)
     assert describe_rows(dataset.to_iterable_dataset()) == {}
 
 
@@ -456,7 +458,15 @@ def test_a_disk_that_is_really_full(encoder_folder, rows, tokenizer, tmp_path, c
 def test_sigterm_stops_all_processes_at_one_step(tmp_path):
     """The launcher passes the signal on, which comes when training begins."""
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, *command, str(ROOT / "recipes" / "sst2_finetune.py"), "--sample", "--output_dir", "run"]
+    command = [
+        sys.executable,
+        *command,
+        str(ROOT / "recipes" / "sst2_finetune.py"),
+        "--sample",
+        "--from_scratch",
+        "--output_dir",
+        "run",
+    ]
     command += ["--num_train_epochs", "500", "--early_stopping_patience", "0", "--disable_tqdm", "true"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONUNBUFFERED": "1"}
     with open(tmp_path / "log", "w") as log:
