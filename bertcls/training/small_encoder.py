@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from datasets import Dataset, Value
 from datasets.fingerprint import Hasher
 from transformers import (
@@ -212,9 +211,15 @@ def vector_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor 
 
 def _cosines(found: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Of the tokens, summed up for each text, and of the texts: `[batch]` both."""
-    mask = labels[..., :1] != IGNORED
-    found, labels = (vectors.float().masked_fill(~mask, 0.0) for vectors in (found, labels))
-    return F.cosine_similarity(found, labels, dim=-1).sum(-1), F.cosine_similarity(found.sum(1), labels.sum(1), dim=-1)
+    mask = (labels[..., 0] != IGNORED).float()
+    found, labels = found.float(), labels.float()
+    of_texts = _cosine(*((mask.unsqueeze(1) @ vectors).squeeze(1) for vectors in (found, labels)))
+    return (_cosine(found, labels) * mask).sum(-1), of_texts
+
+
+def _cosine(some: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """That of torch reads them twice as often, which is a tenth of a step."""
+    return torch.linalg.vecdot(some, others) / (some.norm(dim=-1) * others.norm(dim=-1)).clamp_min(1e-8)
 
 
 class MeanCosine:
