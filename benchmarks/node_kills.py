@@ -20,7 +20,9 @@ from namespaces import Machines, kill, why_none, worker_of
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 ADDRESS = ["--config_file", str(RECIPES / "accelerate_configs" / "multi_node_elastic.yaml"), "--num_processes", "2"]
-OPTIONS = "--sample --bf16 false --early_stopping_patience 0 --report false --num_train_epochs 20".split()
+OPTIONS = (
+    "--sample --from_scratch --bf16 false --early_stopping_patience 0 --report false --num_train_epochs 20".split()
+)
 
 
 def start(machines: Machines, folder: Path, restarts: int, silence: int) -> list[subprocess.Popen]:

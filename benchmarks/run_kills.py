@@ -4,7 +4,7 @@ Each start of the program is killed after a random time, 20 to 100 % of what the
 checkpoint is whole yet, the next start begins anew. After the last kill the run is left to end. Weights, predictions
 and scores are compared with those of the other one.
 
-Run:  python benchmarks/run_kills.py                      (the sample of recipes/sst2_finetune.py, 20 kills)
+Run:  python benchmarks/run_kills.py                      (sst2_finetune.py --sample --from_scratch, 20 kills)
       python benchmarks/run_kills.py --kills 3 --json kills.json
 """
 
@@ -48,7 +48,14 @@ def main() -> None:
     rows, differences = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        command = [sys.executable, str(RECIPES / "sst2_finetune.py"), "--sample", "--disable_tqdm", "true"]
+        command = [
+            sys.executable,
+            str(RECIPES / "sst2_finetune.py"),
+            "--sample",
+            "--from_scratch",
+            "--disable_tqdm",
+            "true",
+        ]
         start = time.perf_counter()
         with open(folder / "whole.log", "w") as log:
             subprocess.run(

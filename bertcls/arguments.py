@@ -239,7 +239,7 @@ def _cuda_bf16() -> bool:
 class TextArguments:
     """The options that all trainings share, beside those of `RunArguments`."""
 
-    sample: bool = _option(False, "Train a tiny model on the texts in recipes/sample: no network, one minute.")
+    sample: bool = _option(False, "Train a small model on the texts in recipes/sample: no network, half a minute.")
     dataset_name: str | None = _option(None, "Hub id, file, folder in the Hub's layout or with a folder per class.")
     dataset_config_name: str | None = _option(None, "Configuration of the data set.")
     train_file: str | None = _option(None, "csv, tsv, json, jsonl, parquet or txt in place of a data set.")

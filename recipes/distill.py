@@ -6,7 +6,7 @@ Texts without a label teach, too: rows whose label is empty, and those of `--unl
 Run:  accelerate launch --quiet recipes/distill.py --teacher runs/sst2 --student_layers 0 2 4
       python recipes/distill.py --teacher runs/sst2 --model_name_or_path small --unlabelled_file more.txt
       accelerate launch --quiet recipes/distill.py --sample (no network; its teacher is made first, by
-      python recipes/sst2_finetune.py --sample --output_dir runs/sample-teacher)
+      python recipes/sst2_finetune.py --sample --from_scratch --output_dir runs/sample-teacher)
 The report begins with the student beside its teacher and beside the same student trained on the labels alone.
 """
 

@@ -18,8 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "50000")  # idle threads soon sleep: four times as fast on a busy machine
 
-from accelerate import PartialState
-from datasets import DatasetDict, Features
+from datasets import DatasetDict
 from transformers import Trainer, TrainingArguments, set_seed
 
 from bertcls import (
@@ -32,7 +31,7 @@ from bertcls import (
 )
 from bertcls.arguments import TextArguments
 from bertcls.data.splits import draw_rows, hold_out
-from bertcls.process import say
+from bertcls.together import first_of_cache
 from bertcls.training.small_encoder import (
     MeanCosine,
     TeacherVectors,
@@ -112,14 +111,14 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         rows = min(args.validation_samples, max(len(splits["train"]) // 10, 1))
         splits["train"], splits["validation"] = hold_out(splits["train"], rows=rows)
     splits["train"] = draw_rows(splits["train"], args.max_train_samples)
-    splits = DatasetDict({name: splits[name] for name in ("train", "validation")}).map(
-        cut_passages, batched=True, remove_columns=splits["train"].column_names, fn_kwargs={"cleaning": args.cleaning}
-    )
+    splits, cut = DatasetDict({name: splits[name] for name in ("train", "validation")}), {"cleaning": args.cleaning}
+    with first_of_cache():
+        splits = splits.map(cut_passages, batched=True, remove_columns=splits["train"].column_names, fn_kwargs=cut)
 
     # 2. The small vocabulary, and an encoder of it that begins with the teacher's embeddings
     large = load_tokenizer(args.model_name_or_path)
-    teacher = BertClsForSequenceClassification.from_encoder(args.model_name_or_path, num_labels=1).encoder
-    check_teacher(teacher, large, args.hidden_size)
+    teacher = BertClsForSequenceClassification.from_encoder(args.model_name_or_path, num_labels=1)
+    teacher = check_teacher(teacher, large, args.hidden_size)
     pieces = most_frequent_pieces(large, splits["train"], args.vocab_size)
     sizes = {"hidden_size": args.hidden_size, "num_hidden_layers": args.layers}
     sizes |= {"num_attention_heads": args.hidden_size // 32}
@@ -129,10 +128,8 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
     # 3. Tokenize, and ask the teacher, in a batched, cached map; a head takes the student's vectors to the teacher's
     tokenized, contract = tokenize_splits(splits, tokenizer, max_length=args.max_length, truncation="head")
     answers = TeacherVectors(teacher, large.convert_tokens_to_ids(pieces), training_args)
-    with PartialState().local_main_process_first():
-        features = Features({**tokenized["train"].features, "label": answers.features})
-        tokenized = tokenized.map(answers, batched=True, features=features, desc="Teach")
-    model = student_of(encoder, teacher.config.hidden_size, **contract)
+    tokenized = answers.add_to(tokenized)
+    model = student_of(encoder, answers, **contract)
 
     # 4. The Trainer
     trainer = Trainer(
@@ -141,7 +138,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         train_dataset=tokenized["train"],
         eval_dataset=tokenized["validation"],
         processing_class=tokenizer,
-        data_collator=TokenCollator(tokenizer, teacher.config.hidden_size),
+        data_collator=TokenCollator(tokenizer, answers.width),
         compute_loss_func=vector_loss,
         compute_metrics=MeanCosine(),
         callbacks=training_callbacks(training_args, loss=vector_loss, **args.of(training_callbacks)),
@@ -152,7 +149,6 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
     results |= trainer.evaluate()
 
     # 6. Save the encoder alone, in 16 bits
-    say(f"cosine with the teacher's vectors: {results['eval_cosine']:.4f}")
     return finish_encoder(trainer, results, **args.of(finish_encoder))
 
 

@@ -73,7 +73,20 @@ def arguments_of(recipe) -> type:
     return getattr(recipe, "Arguments" if "Arguments" in names else names[-1])
 
 
+def sample_words(recipe, *words) -> list[str]:
+    """Of a recipe's sample with the encoder that starts at random, unless the words name another."""
+    tiny = "scratch" in recipe.SAMPLE and not {"--model_name_or_path", "--from_scratch"} & {*words}
+    return ["--sample", *["--from_scratch"] * tiny]
+
+
 def run_recipe_main(recipe, folder, *words, sample=True, figures=False):
-    words = [*(["--sample"] if sample else []), "--figures", str(figures), "--output_dir", str(folder), *words]
+    words = [
+        *(sample_words(recipe, *words) if sample else []),
+        "--figures",
+        str(figures),
+        "--output_dir",
+        str(folder),
+        *words,
+    ]
     args, training_args = parse(RecipeArguments, words, defaults=recipe.DEFAULTS, sample=recipe.SAMPLE)
     return recipe.main(args, training_args)

@@ -181,10 +181,17 @@ def test_the_sample_changes_the_data_and_its_rates_come_with_its_encoder(tmp_pat
     assert args.pooling == "auto" and args.max_length == recipe.DEFAULTS["max_length"]
     assert training_args.epochs_by_rows and args.dataset_name == recipe.SAMPLE["dataset_name"]
     assert args.dataset_config_name is None
-    own = ["--model_name_or_path", recipe.SAMPLE["model_name_or_path"]]
-    for more in ([], own):
-        args, training_args = parse(RecipeArguments, [*words, *more], **options)
-        assert args.from_scratch and training_args.learning_rate == recipe.SAMPLE["learning_rate"]
+    tiny = recipe.SAMPLE["scratch"]
+    for sample, more in ((recipe.SAMPLE, []), (tiny, ["--from_scratch"])):
+        own = ["--model_name_or_path", sample["model_name_or_path"]]
+        for named in ([], own):
+            args, training_args = parse(RecipeArguments, [*words, *more, *named], **options)
+            assert args.from_scratch == bool(more) and args.model_name_or_path == sample["model_name_or_path"]
+            assert training_args.learning_rate == sample["learning_rate"] and args.pooling == sample.get(
+                "pooling", "auto"
+            )
+    args, training_args = parse(RecipeArguments, [*words, "--from_scratch", *own[:1], "some/encoder"], **options)
+    assert args.from_scratch and training_args.learning_rate == recipe.DEFAULTS["learning_rate"]
 
 
 def test_probes_are_read_before_anything_else(parsed, tmp_path):

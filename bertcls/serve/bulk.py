@@ -2,12 +2,12 @@
 
 import contextlib
 import csv
-import glob
 import hashlib
 import json
 import os
 import re
 import shutil
+import socket
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -302,10 +302,10 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False, sh
 
 
 def _anew(output_file: Path, shard: str | None) -> str:
-    """How to start again with nothing labelled, which one of several shards cannot do for all."""
-    if shard is None:
+    """How to start again with nothing labelled, which a shard or a restarted attempt cannot do for all."""
+    if shard is None and not restarts():
         return "Give --overwrite_output to start anew"
-    return f"To start anew, end all shards and remove {parts_folder(output_file)}"
+    return f"To start anew, end whatever writes to it and remove {parts_folder(output_file)}"
 
 
 def _lock_parts(folder: Path) -> FileLock:
@@ -340,8 +340,10 @@ def merge_parts(parts: list[Path], output_file: Path) -> None:
             f"In {parts_folder(output_file)} {missing}; expected all of them. Start the command again; on several "
             "machines the folder must be one that all see."
         )
-    for unfinished in output_file.parent.glob(f"{glob.escape(output_file.name)}.*.[0-9]*.tmp"):
-        unfinished.unlink(missing_ok=True)  # of a join that was killed; whoever joins has the lock
+    of_a_join = re.compile(rf"{re.escape(output_file.name)}\.{re.escape(socket.gethostname())}\.[0-9]+\.tmp")
+    for unfinished in output_file.parent.iterdir():
+        if of_a_join.fullmatch(unfinished.name):  # that was killed; whoever joins has the lock
+            unfinished.unlink(missing_ok=True)
     schema = join_tables([pq.read_schema(part).empty_table() for part in parts], "the parts").schema
     with whole_file(output_file) as path, contextlib.ExitStack() as stack:
         if output_file.suffix == ".parquet":

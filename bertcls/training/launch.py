@@ -180,8 +180,10 @@ def parse(
         args, training_args, extra = parser.parse_args_into_dataclasses(
             argv, return_remaining_strings=True, look_for_args_file=False
         )
-    except (ImportError, TypeError, json.JSONDecodeError) as error:
+    except Exception as error:
         unset_hf_deepspeed_config()  # a half-made one would fail whatever is loaded next in this process
+        if not isinstance(error, ImportError | TypeError | json.JSONDecodeError):
+            raise
         raise ValueError(
             f"The options of Trainer cannot be used here: {error}. Correct them, or install what is missing."
         ) from error

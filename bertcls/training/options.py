@@ -119,7 +119,8 @@ class Parser(HfArgumentParser):
         """Takes a recipe's defaults, and those of its sample with `--sample`.
 
         What describes the data goes with the data: other ones leave it out. With another encoder than the sample's,
-        the sample is its data alone, since its rates fit a tiny encoder that starts at random.
+        the sample is its data alone, since its rates fit its encoder. With `--from_scratch` what the sample has under
+        `scratch` comes on top of it.
         """
         self.set_defaults(**defaults)
         if "help_all" in given:
@@ -127,6 +128,8 @@ class Parser(HfArgumentParser):
             self.parse_known_args(["--help"])
         first, settings = self.parse_known_args(argv)[0], dict(defaults)
         if first.sample:
+            scratch = sample.get("scratch", {}) if first.from_scratch else {}
+            sample = {name: value for name, value in {**sample, **scratch}.items() if name != "scratch"}
             own = Path(sample.get("model_name_or_path", "")).resolve()
             other = "model_name_or_path" in given and Path(first.model_name_or_path).resolve() != own
             settings |= {name: value for name, value in sample.items() if name in _OF_THE_DATA or not other}

@@ -1,6 +1,5 @@
 """A small encoder that gives the vectors of a large one: its vocabulary, its start, and what it is taught."""
 
-import copy
 import json
 import re
 from collections import Counter
@@ -8,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import Dataset, Value
+from datasets import Dataset, DatasetDict, Features, Value
 from datasets.fingerprint import Hasher
 from transformers import (
     BertConfig,
     BertModel,
     BertTokenizer,
     EvalPrediction,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
@@ -28,11 +26,12 @@ from bertcls.report.record import write_record
 from bertcls.report.scores import scores_before
 from bertcls.report.write import write_metrics
 from bertcls.text import clean_all, words_of
-from bertcls.together import finishing
-from bertcls.tokenization import WindowCollator, batches_of
+from bertcls.together import finishing, first_of_cache
+from bertcls.tokenization import WindowCollator, batches_of, save_tokenizer
 from bertcls.training.masking import IGNORED
 
 _TOKENS = 4096  # of a forward pass of the teacher
+_TAUGHT = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 _SENTENCE_END = re.compile(r"(?<=[.!?。！？])[\"')\]”’]*\s+|(?<=[。！？])")
 
 
@@ -56,16 +55,22 @@ def cut_passages(
     return {"text": kept + texts[whole - 1 :: whole] or texts}
 
 
-def check_teacher(teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, hidden_size: int) -> None:
-    """Refuses a teacher from which no small encoder of a width can be made, before it answers anything."""
+def check_teacher(
+    model: BertClsForSequenceClassification, tokenizer: PreTrainedTokenizerBase, width: int
+) -> BertModel:
+    """The encoder of a teacher, refused where no small encoder of a width can be made of it, before it answers."""
+    teacher, embeddings = model.encoder, getattr(model.encoder, "embeddings", None)
     kind = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["type"]
-    if kind != "WordPiece" or not hasattr(getattr(teacher, "embeddings", None), "token_type_embeddings"):
+    if kind != "WordPiece" or not all(hasattr(embeddings, name) for name in _TAUGHT):
         raise ValueError(
             f"Found a {type(teacher).__name__} with a tokenizer of {kind}; expected an encoder of BERT's kind with "
             "WordPieces. Take another teacher."
         )
-    if hidden_size > (most := teacher.config.hidden_size):
-        raise ValueError(f"Found --hidden_size {hidden_size}; expected at most {most}, the teacher's. Lower it.")
+    if width > (most := embeddings.word_embeddings.weight.shape[1]):
+        raise ValueError(f"Found --hidden_size {width}; expected at most {most}, the teacher's. Lower it.")
+    if model.config.pooling != "mean":
+        say(f"The teacher pools by {model.config.pooling!r}; the small encoder learns its tokens, and their mean.")
+    return teacher
 
 
 def most_frequent_pieces(tokenizer: PreTrainedTokenizerBase, texts: Dataset, size: int) -> list[str]:
@@ -114,7 +119,6 @@ def small_encoder(
         vocab_size=len(pieces),
         max_position_embeddings=teacher.config.max_position_embeddings,
         pad_token_id=small.pad_token_id,
-        hidden_dropout_prob=0.0,  # so small an encoder does not learn its texts by heart
         attention_probs_dropout_prob=0.0,
         **sizes,
     )
@@ -123,7 +127,7 @@ def small_encoder(
     main = torch.linalg.svd(words, full_matrices=False).Vh[: config.hidden_size].T  # [teacher's hidden, hidden]
     with torch.no_grad():
         encoder.embeddings.word_embeddings.weight.copy_(words @ main)
-        for name in ("position_embeddings", "token_type_embeddings"):
+        for name in _TAUGHT[1:]:
             taught = getattr(teacher.embeddings, name).weight.float()
             getattr(encoder.embeddings, name).weight.copy_(taught @ main)
     return encoder, small
@@ -141,15 +145,23 @@ class TeacherVectors:
         training_args: of the run, for the device and whether to compute in bf16.
     """
 
-    features = Value("binary")
-
     def __init__(self, encoder: BertModel, numbers: list[int], training_args: TrainingArguments):
-        self.encoder, self.numbers = copy.deepcopy(encoder).eval(), torch.tensor(numbers)
+        self.encoder, self.numbers, self.width = encoder.eval(), torch.tensor(numbers), encoder.config.hidden_size
         self.name = [Hasher.hash(weight.numpy()) for weight in encoder.state_dict().values()]
         self.name += [numbers, training_args.bf16]
         self.encoder.to(training_args.device)
         if training_args.bf16:
             use_bfloat16(self.encoder)
+
+    def add_to(self, splits: DatasetDict) -> DatasetDict:
+        """Tokenized rows with the teacher's vectors, which it need not give twice; afterwards it is not used."""
+        tokens = sum(sum(split["length"][:]) for split in splits.values())
+        say(f"The teacher's vectors of {tokens:,} tokens take {2e-9 * tokens * self.width:.2f} GB in the cache.")
+        features = Features({**splits["train"].features, "label": Value("binary")})
+        with first_of_cache():
+            splits = splits.map(self, batched=True, features=features, desc="Teach")
+        self.encoder.cpu()
+        return splits
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, list]) -> dict[str, list[bytes]]:
@@ -218,7 +230,7 @@ def _cosines(found: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def _cosine(some: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """That of torch reads them twice as often, which is a tenth of a step."""
+    """As that of torch, which makes copies of unit length: that takes twice the time, a tenth of a step."""
     return torch.linalg.vecdot(some, others) / (some.norm(dim=-1) * others.norm(dim=-1)).clamp_min(1e-8)
 
 
@@ -236,13 +248,17 @@ class MeanCosine:
         return {"cosine": float(cosines.mean())}
 
 
-def student_of(encoder: BertModel, width: int, **contract) -> Student:
-    """An encoder that pools by the mean, with a linear map to the `width` of the teacher's vectors."""
-    names = {number: str(number) for number in range(width)}
+def student_of(encoder: BertModel, teacher: TeacherVectors, **contract) -> Student:
+    """An encoder that pools by the mean, with a linear map to the width of the teacher's vectors."""
+    names = {number: str(number) for number in range(teacher.width)}
     labels = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
     kind = {"problem_type": REGRESSION, "pooling": "mean", "classifier_dropout": 0.0, "max_train_windows": 1}
     model = Student(BertClsConfig(encoder=encoder.config, **labels, **kind, **contract))
     model.encoder, model.padding = encoder, encoder.config.pad_token_id
+    model.start_digest = Hasher.hash(teacher.name)  # an SVD, and answers, differ in their last bits elsewhere
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0  # so small an encoder does not learn its texts by heart; fine-tuning reads its config
     return model
 
 
@@ -266,7 +282,7 @@ def save_sentence_encoder(
     encoder.config.dtype = next(iter(state.values())).dtype
     encoder.save_pretrained(folder, state_dict=state)
     open_weights(str(folder))
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, str(folder))
     names = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
     if model.config.pooling not in names:
         return  # the pooler, which is what is taken where nothing is said

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-from accelerate import PartialState
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from datasets.fingerprint import Hasher
 from torch import nn
@@ -30,6 +29,7 @@ from bertcls.optim import encoder_parts
 from bertcls.process import say
 from bertcls.report.scores import answer_table
 from bertcls.text import own_steps
+from bertcls.together import first_of_cache
 from bertcls.tokenization import load_tokenizer
 
 ANSWERS, VECTOR = "teacher_logits", "teacher_vector"  # columns of taught rows
@@ -90,7 +90,7 @@ def load_teacher(
     try:
         ours = load_config(name_or_path).model_type == "bertcls"
     except FileNotFoundError as error:
-        make = "python recipes/sst2_finetune.py --sample --output_dir runs/sample-teacher"
+        make = "python recipes/sst2_finetune.py --sample --from_scratch --output_dir runs/sample-teacher"
         raise FileNotFoundError(f"{error} The teacher is trained first; that of --sample by: {make}") from error
     classifier = TextClassifier.from_pretrained(name_or_path) if ours else _stock_classifier(name_or_path, pairs)
     config = classifier.model.config
@@ -206,7 +206,7 @@ def teach(
         return {ANSWERS: logits[:, by.columns], VECTOR: vectors}
 
     fingerprint = Hasher.hash([train._fingerprint, by.digest, by.columns, match_vectors == "none"])
-    with PartialState().local_main_process_first():  # the others read its cache
+    with first_of_cache():
         train = train.map(
             answer,
             batched=True,

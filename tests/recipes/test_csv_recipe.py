@@ -166,10 +166,12 @@ def test_the_other_samples(name, rows, tmp_path):
     other = load_recipe(name)
     results = run(other, tmp_path, "--sample")
     assert results["test_samples"] == rows
-    history = json.loads(next((tmp_path / "run").glob("checkpoints/*/trainer_state.json")).read_text())["log_history"]
-    losses = [entry["loss"] for entry in history if "loss" in entry]
-    share = 0.85 if name == "mrpc_finetune" else 0.8  # mrpc: 0.69 to 0.80 with four seeds
-    assert losses[-1] < share * losses[0]  # it learns its rows; of so few it need not do well on others
+    if rows == 21:  # a contrastive stage and a linear head
+        assert results["test_accuracy"] >= 0.5  # a third is the largest class
+    else:
+        history = next((tmp_path / "run").glob("checkpoints/*/trainer_state.json")).read_text()
+        losses = [entry["loss"] for entry in json.loads(history)["log_history"] if "loss" in entry]
+        assert losses[-1] < 0.8 * losses[0]  # it learns its rows; of so few it need not do well on others
     classifier = TextClassifier.from_pretrained(str(tmp_path / "run"))
     if name == "chnsenticorp_finetune":
         assert results["test_accuracy"] >= 0.5 + 2 * (0.25 / 40) ** 0.5  # two standard errors above the majority share
@@ -185,7 +187,7 @@ def test_the_other_samples(name, rows, tmp_path):
 @pytest.mark.slow
 def test_windows_as_training_examples_and_truncation(tmp_path):
     recipe = load_recipe("imdb_finetune")
-    words = ["--sample", "--num_train_epochs", "1"]
+    words = ["--sample", "--from_scratch", "--num_train_epochs", "1"]
     documents = run(recipe, tmp_path / "a", *words)
     windows = run(recipe, tmp_path / "b", *words, "--train_on", "windows")
     head = run(recipe, tmp_path / "c", *words, "--truncation", "head_tail")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import ROOT, SAMPLE, load_recipe, real_path
+from conftest import ROOT, SAMPLE, TINY, load_recipe, real_path
 from helpers import FILES, run_recipe_main
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
@@ -43,6 +43,15 @@ def test_the_sample_learns(sample_run):
     assert results["reported_split"] == "test"
     assert results["before_accuracy"] < results["eval_accuracy"]
     assert json.loads((folder / "report" / "metrics.json").read_text())["scores"] == results
+
+
+@pytest.mark.slow
+def test_the_sample_begins_with_a_pretrained_encoder_that_is_worth_it(sst2_recipe, sample_run, tmp_path):
+    folder = ROOT / "recipes" / "sample" / "encoder"
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 8e6
+    results = run_recipe_main(sst2_recipe, tmp_path / "run", "--from_scratch", "false")
+    assert results["test_accuracy"] > max(0.75, sample_run[1]["test_accuracy"])
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["pooling"] == "mean"
 
 
 def test_the_run_leaves_exactly_these_files(sample_run):
@@ -340,7 +349,10 @@ BAD = {
         "No data set found at './nowhere'; expected a Hub id, a file",
     ),
     "missing model": (["--model_name_or_path", "./nowhere"], "found at './nowhere'; expected a Hub id or a folder"),
-    "model without weights": (["--from_scratch", "false"], "but no weights; expected model.safetensors"),
+    "model without weights": (
+        ["--from_scratch", "false", "--model_name_or_path", str(TINY)],
+        "but no weights; expected model.safetensors",
+    ),
     "max_length": (["--max_length", "129"], "Found --max_length 129; the encoder takes at most 128 tokens"),
     "overlap": (["--overlap", "62"], "Found --overlap 62 with --max_length 64; expected 0 to 61"),
     "option": (
@@ -400,7 +412,14 @@ def test_a_wrong_command_line_ends_the_process_with_one_line(launcher, code, tmp
 def test_accelerate_launch_and_loader_workers_change_no_weight(tmp_path, sst2_recipe):
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     options = {"capture_output": True, "text": True, "cwd": tmp_path, "check": True, "env": environment}
-    command = ["accelerate", "launch", str(ROOT / "recipes" / "sst2_finetune.py"), "--sample", *QUICK]
+    command = [
+        "accelerate",
+        "launch",
+        str(ROOT / "recipes" / "sst2_finetune.py"),
+        "--sample",
+        "--from_scratch",
+        *QUICK,
+    ]
     done = subprocess.run([*command, "--output_dir", "run"], **options)
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
     hint = done.stdout.split("Use it:\n")[1].strip()  # the printed command runs as it stands
@@ -413,7 +432,16 @@ def test_accelerate_launch_and_loader_workers_change_no_weight(tmp_path, sst2_re
 
 @pytest.mark.slow
 def test_trackers_get_losses_and_scores_and_the_card_its_language(sst2_recipe, tmp_path):
-    words = ["--sample", "--max_train_samples", "64", "--num_train_epochs", "1", "--figures", "false"]
+    words = [
+        "--sample",
+        "--from_scratch",
+        "--max_train_samples",
+        "64",
+        "--num_train_epochs",
+        "1",
+        "--figures",
+        "false",
+    ]
     words += ["--per_device_train_batch_size", "16", "--report_to", "tensorboard", "--license", "mit"]
     words += ["--output_dir", str(tmp_path / "run")]
     options = {"defaults": sst2_recipe.DEFAULTS, "sample": sst2_recipe.SAMPLE}

@@ -137,7 +137,7 @@ OTHERS = {
     "frozen": (["--freeze_encoder"], "Found trainable parameters 130, expected 177922"),
     "encoder": (
         ["--model_name_or_path", "encoder", "--learning_rate", "1e-3", "--max_length", "64"]
-        + ["--pooling", "mean", "--classifier_dropout", "0.5"],
+        + ["--pooling", "mean", "--classifier_dropout", "0.5", "--from_scratch", "false"],
         "Found encoder weights",
     ),
     "labels": (["--dataset_name", "labels"], "Found labels with 3 entries, expected 2"),
@@ -182,8 +182,8 @@ def test_the_digest_of_the_rows_is_of_what_they_hold():
     ):
         assert describe_rows(Dataset.from_dict(rows | {name: value})) != describe_rows(dataset)
     assert describe_rows(dataset.select([1, 0, 2])) != describe_rows(dataset)
-    taught = [describe_rows(Dataset.from_dict(rows | {"label": [b"ab", *more]})) for more in ([b"", b"c"], [b"c", b""])]
-    assert taught[0] != taught[1] and taught[0] != describe_rows(dataset)
+    taught = [describe_rows(Dataset.from_dict(rows | {"label": [each, b"", b""]})) for each in (b"a", b"b")]
+    assert taught[0] == taught[1]  # vectors of a teacher: gigabytes, whose last bits differ on other processors
     assert describe_rows(dataset.to_iterable_dataset()) == {}
 
 

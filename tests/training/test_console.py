@@ -97,7 +97,14 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_a_recipe_with_one_line(tmp_path):
-    command = [sys.executable, str(ROOT / "recipes" / "sst2_finetune.py"), "--sample", "--output_dir", "run"]
+    command = [
+        sys.executable,
+        str(ROOT / "recipes" / "sst2_finetune.py"),
+        "--sample",
+        "--from_scratch",
+        "--output_dir",
+        "run",
+    ]
     command += ["--num_train_epochs", "500", "--early_stopping_patience", "0"]
     with open(tmp_path / "log", "w") as log:
         options = {"cwd": tmp_path, "stdout": log, "stderr": log, "env": {**os.environ, "PYTHONUNBUFFERED": "1"}}

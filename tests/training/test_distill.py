@@ -337,7 +337,7 @@ WRONG = {
     ),
     "no teacher of the sample": (
         ["--sample"],
-        "that of --sample by: python recipes/sst2_finetune.py --sample --output",
+        "that of --sample by: python recipes/sst2_finetune.py --sample --from_scratch --output",
     ),
     "no plain run": (
         ["--teacher", "T", "--student_layers", "0", "--plain_run", "gone"],
@@ -438,7 +438,16 @@ class Stop(TrainerCallback):
 def sample_teacher(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("sample") / "teacher"
     sst2 = load_recipe("sst2_finetune")
-    words = ["--sample", "--figures", "false", "--num_train_epochs", "4", "--output_dir", str(folder)]
+    words = [
+        "--sample",
+        "--from_scratch",
+        "--figures",
+        "false",
+        "--num_train_epochs",
+        "4",
+        "--output_dir",
+        str(folder),
+    ]
     sst2.main(*parse(sst2.RecipeArguments, words, defaults=sst2.DEFAULTS, sample=sst2.SAMPLE))
     return str(folder)
 

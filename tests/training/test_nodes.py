@@ -20,7 +20,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from namespaces import Machines, kill, why_none, worker_of
 
 TEXT = (ROOT / "recipes" / "NODES.md").read_text(encoding="utf-8")
-OPTIONS = "--bf16 false --max_train_samples 96 --early_stopping_patience 0 --figures false --num_train_epochs".split()
+OPTIONS = "--from_scratch --bf16 false --max_train_samples 96 --early_stopping_patience 0 --figures false".split()
+OPTIONS += ["--num_train_epochs"]
 ENDS = 300  # seconds at most, of what would hang for ever
 two_machines = pytest.mark.skipif(why_none() is not None, reason=str(why_none()))
 

@@ -193,7 +193,16 @@ def test_without_optuna_one_line_says_how_to_install_it(tmp_path, monkeypatch):
         search(SST2, "--sample", "--output_dir", tmp_path / "search")
 
 
-QUICK = ["--sample", "--num_train_epochs", "2", "--figures", "false", "--probes", str(ROOT / "recipes" / "probes.txt")]
+QUICK = [
+    "--sample",
+    "--from_scratch",
+    "--num_train_epochs",
+    "2",
+    "--figures",
+    "false",
+    "--probes",
+    str(ROOT / "recipes" / "probes.txt"),
+]
 
 
 @pytest.mark.slow
@@ -202,7 +211,8 @@ def test_a_search_goes_on_after_a_kill_and_compares_its_best_with_the_defaults(t
         (ROOT / "recipes" / "sst2_finetune.py").read_text().replace("HERE = Path(__file__)", f"HERE = Path({SST2!r})")
     )
     killed = "    if Path('kill').exists() and args.watch.metric:\n        raise KeyboardInterrupt\n\n    # 5. "
-    source = source.replace("    learning_rate=1e-3", "    learning_rate=1e-6")  # which others beat
+    assert source.count("learning_rate=1e-3") == 1
+    source = source.replace("learning_rate=1e-3", "learning_rate=1e-6")  # which others beat
     (tmp_path / "copy.py").write_text(source.replace("    # 5. ", killed))
     words = [tmp_path / "copy.py", *QUICK, "--folds", "0", "--knobs", "learning_rate", "pooling", "--output_dir"]
     words += [tmp_path / "search", "--seeds", "1", "--trials"]

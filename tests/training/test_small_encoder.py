@@ -6,9 +6,17 @@ import pytest
 import torch
 from conftest import SAMPLE, TINY, load_recipe
 from datasets import Dataset, DatasetDict
-from helpers import run_recipe_main
+from helpers import SMALL, run_recipe_main
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoTokenizer, DistilBertConfig, DistilBertModel, EvalPrediction, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    DistilBertConfig,
+    DistilBertModel,
+    EvalPrediction,
+    TrainingArguments,
+)
 
 from bertcls import BertClsForSequenceClassification, TextClassifier, tokenize_splits
 from bertcls.training.contrastive import TwoMasks
@@ -72,7 +80,7 @@ def test_the_teacher_reads_the_tokens_of_the_small_one_and_its_answers_are_named
         torch.testing.assert_close(batch["labels"][row, : len(ids)].float(), expected, atol=2e-2, rtol=0)
         assert (batch["labels"][row, len(ids) :] == IGNORED).all()
     assert batch["labels"].shape[:2] == batch["input_ids"].shape
-    found = student_of(encoder, large.config.hidden_size, **contract)(batch["input_ids"])["logits"]
+    found = student_of(encoder, TeacherVectors(large, numbers, args), **contract)(batch["input_ids"])["logits"]
     assert found.shape == batch["labels"].shape
 
     def named(teacher, numbers) -> str:
@@ -84,13 +92,22 @@ def test_the_teacher_reads_the_tokens_of_the_small_one_and_its_answers_are_named
     assert len({named(large, numbers), named(large, numbers[::-1]), named(other, numbers)}) == 3
 
 
-def test_a_teacher_that_does_not_fit_is_one_line(encoder_folder):
-    encoder = AutoModel.from_pretrained(encoder_folder)
-    check_teacher(encoder, TOKENIZER, encoder.config.hidden_size)
+def test_a_teacher_that_does_not_fit_is_one_line(encoder_folder, capsys):
+    model = BertClsForSequenceClassification.from_encoder(encoder_folder, num_labels=1)
+    assert check_teacher(model, TOKENIZER, model.config.hidden_size) is model.encoder
+    assert "The teacher pools by 'pooler'; the small encoder learns its tokens" in capsys.readouterr().out
     with pytest.raises(ValueError, match="Found --hidden_size 512; expected at most"):
-        check_teacher(encoder, TOKENIZER, 512)
-    with pytest.raises(ValueError, match="Found a DistilBertModel with a tokenizer of WordPiece"):
-        check_teacher(DistilBertModel(DistilBertConfig(vocab_size=50, dim=8, n_heads=2, n_layers=1)), TOKENIZER, 8)
+        check_teacher(model, TOKENIZER, 512)
+    for encoder in (
+        DistilBertModel(DistilBertConfig(vocab_size=50, dim=8, n_heads=2, n_layers=1)),
+        AutoModel.from_config(AutoConfig.for_model("roformer", **SMALL, embedding_size=32)),
+    ):
+        model.encoder = encoder
+        with pytest.raises(ValueError, match=f"Found a {type(encoder).__name__} with a tokenizer of WordPiece"):
+            check_teacher(model, TOKENIZER, 8)
+    model.encoder = AutoModel.from_config(AutoConfig.for_model("electra", **SMALL, embedding_size=16))
+    with pytest.raises(ValueError, match="Found --hidden_size 32; expected at most 16, the teacher's"):
+        check_teacher(model, TOKENIZER, 32)
 
 
 def test_the_loss_is_that_of_the_whole_step_in_parts_and_knows_no_padding():
@@ -125,6 +142,7 @@ def test_a_small_encoder_comes_near_its_teacher_and_is_one_like_any_other(tmp_pa
     folder = tmp_path / "small" / "encoder"
     encoder = AutoModel.from_pretrained(folder)
     assert encoder.config.hidden_size == 32 and not encoder.config.is_decoder
+    assert encoder.config.hidden_dropout_prob == 0.1  # of fine-tuning; it learnt without
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.float16}
     assert "pooling_mode_mean_tokens" in json.loads(Path(folder, "1_Pooling", "config.json").read_text())
     model = BertClsForSequenceClassification.from_encoder(str(folder), num_labels=2)
