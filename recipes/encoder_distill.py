@@ -4,8 +4,7 @@ Data: any texts without labels; here the 50,000 unlabelled reviews of the Large 
 sentences, and every tenth review whole. The large encoder answers once; no labels, no downloads beside it.
 Run:  accelerate launch --quiet recipes/encoder_distill.py --model_name_or_path sentence-transformers/all-MiniLM-L6-v2
       accelerate launch --quiet recipes/encoder_distill.py --train_file mine.txt --layers 4 --hidden_size 256
-      accelerate launch --quiet recipes/encoder_distill.py --sample (no network; its teacher is made first, by
-      python recipes/imdb_mlm_pretrain.py --sample --output_dir runs/sample-mlm)
+      accelerate launch --quiet recipes/encoder_distill.py --sample (no network, 20 s)
       accelerate launch --quiet recipes/sst2_finetune.py --model_name_or_path runs/.../encoder (then fine-tune it)
 Score: benchmarks/README.md, "A small encoder".
 
@@ -63,7 +62,7 @@ DEFAULTS = dict(
 )
 SAMPLE = dict(
     dataset_name=str(HERE / "sample" / "reviews"),
-    model_name_or_path=str(Path("runs") / "sample-mlm"),
+    model_name_or_path=str(HERE / "sample" / "encoder"),
     cpu_threads=1,  # a tiny model has nothing to share
     max_length=64,
     vocab_size=600,
