@@ -20,6 +20,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 TIMEOUT = timedelta(minutes=10)  # of a collective; a machine that is silent for so long is lost
 _BEAT, _WAITING = 5.0, 0.1  # seconds from one beat to the next, and where a process waits for another
 _END = 2**40  # meetings
+_OF_A_LINK = re.compile(r"/gloo/|NCCL")  # in the errors of collectives
 Result = TypeVar("Result")
 
 
@@ -34,7 +35,7 @@ class _Pulse:
         self.group = torch.distributed.new_group(backend="gloo", timeout=timeout)
         self.pause = min(_BEAT, timeout.total_seconds() / 4)  # the others come to a beat as late as this
         self.came = self.told = self.all_came = 0  # meetings that this process came to, told of, and all came to
-        self.leaving = self.finishing = self.lost = False
+        self.leaving = self.finishing = self.ending = self.lost = False
         self.changed = threading.Condition()
         threading.Thread(target=self._beat, daemon=True).start()
 
@@ -50,16 +51,19 @@ class _Pulse:
             try:
                 torch.distributed.all_reduce(numbers, torch.distributed.ReduceOp.MIN, group=self.group)
             except Exception as error:  # whatever it is: without a beat nobody would end what waits
-                said = re.sub(r"^\[.*?\] ", "", str(error)).splitlines() or [type(error).__name__]
-                return self._lose(said[0].split(". ")[0])
+                return self._lose(error)
             pause = self.pause if numbers.sum() == 0 else _WAITING
             with self.changed:
                 self.all_came = int(numbers[0])
                 self.changed.notify_all()
 
-    def _lose(self, why: str) -> None:
-        if self.leaving:  # as the others do: each says what is wrong
-            return
+    def _lose(self, error: Exception) -> None:
+        with self.changed:
+            if self.leaving or self.ending:  # as the others do: each says what is wrong, once
+                return
+            self.ending = True
+        said = re.sub(r"^\[.*?\] ", "", str(error)).splitlines() or [type(error).__name__]
+        why = said[0].split(". ")[0]
         rank = os.environ.get("RANK", "0")
         with contextlib.suppress(OSError, ValueError):  # who read it may be gone
             print(
@@ -113,8 +117,10 @@ def staying_together() -> Iterator[None]:
     """A program whose processes end together, the first ones when the last one is through, or by an error each."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         for pulse in _pulses:
+            if isinstance(error, RuntimeError) and _OF_A_LINK.search(str(error)):  # a collective, between two beats
+                pulse._lose(error)
             with pulse.changed:
                 pulse.leaving = True
                 pulse.changed.notify_all()
