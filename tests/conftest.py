@@ -4,6 +4,7 @@ import os
 import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models have nothing to share
 os.environ["HF_DATASETS_CACHE"] = os.environ.get("BERTCLS_TEST_CACHE") or tempfile.mkdtemp(prefix="bertcls-cache-")
 os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
 
