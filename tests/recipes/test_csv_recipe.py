@@ -148,6 +148,7 @@ def test_pairs(recipe, tmp_path):
         classifier.predict("One text.")
 
 
+@pytest.mark.slow
 def test_the_sample_and_the_four_places(recipe, tmp_path):
     assert (
         run(recipe, tmp_path, "--sample", "--max_train_samples", "64", "--num_train_epochs", "1")["test_samples"]

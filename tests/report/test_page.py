@@ -463,6 +463,7 @@ def test_a_browser_would_see_a_script_and_a_page_too_wide(tmp_path):
     assert report["ran"] and report["seen"][0]["scripts"] == 1 and report["seen"][0]["width"] > 400
 
 
+@pytest.mark.slow
 def test_dark_where_the_reader_wants_it(pages, tmp_path):
     content = pages["regression"][1]
     backs = [

@@ -174,6 +174,7 @@ def test_answers_in_slices_are_those_of_the_classifier(classifier):  # noqa: F81
     assert passes[6] == passes[-1] and float(passes[-1]) > 6
 
 
+@pytest.mark.slow
 def test_a_pass_is_planned_by_the_tokens_that_it_will_hold(classifier):  # noqa: F811
     """56 texts of nine tokens fill 512 places, which padded to 16 only 32 do."""
     encoded = classifier.encode(["good bad good bad good bad good"] * 56)
@@ -323,6 +324,7 @@ def test_connections_that_wait_make_room_before_no_file_is_left(classifier):  # 
             assert Answer(response).error() == (503, "crowded", None)
 
 
+@pytest.mark.slow
 def test_a_slow_answer_is_not_a_slow_head(classifier):  # noqa: F811
     """Of two requests sent at once the second one waits for the first, beyond the time for a head."""
     gated = Gated(classifier)

@@ -40,6 +40,7 @@ def test_a_run_prints_a_line_an_epoch(sst2_recipe, tmp_path, capsys, bars):
     assert transformers.trainer.DEFAULT_PROGRESS_CALLBACK is ProgressCallback  # of other Trainers of the process
 
 
+@pytest.mark.slow
 def test_a_run_without_evaluation_prints_its_training_loss(sst2_recipe, tmp_path, capsys):
     run_recipe_main(sst2_recipe, tmp_path / "run", *QUICK, "--eval_strategy", "no")
     lines = capsys.readouterr().out.splitlines()
@@ -47,6 +48,7 @@ def test_a_run_without_evaluation_prints_its_training_loss(sst2_recipe, tmp_path
     assert [line.split()[0] for line in lines[head + 1 : head + 4]] == ["1", "2", "3"]
 
 
+@pytest.mark.slow
 def test_the_mark_is_of_the_metric_that_chooses(sst2_recipe, tmp_path, capsys):
     words = ["--metric_for_best_model", "log_loss", "--greater_is_better", "true"]
     run_recipe_main(sst2_recipe, tmp_path / "run", *QUICK, *words)

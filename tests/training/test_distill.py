@@ -162,6 +162,7 @@ def test_vectors_are_matched_through_a_projection_that_is_dropped():
             assert sum(weight.numel() for weight in model.parameters()) == parameters
 
 
+@pytest.mark.slow
 def test_micro_batches_give_the_same_step(tmp_path):
     whole = distilled_step(str(tmp_path / "16x1"), 16, 1)
     assert whole["update"].abs().max() > 1e-3
