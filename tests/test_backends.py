@@ -20,6 +20,7 @@ from bertcls.backends import DTYPES
 from bertcls.export import onnx as export_module
 from bertcls.layout import ONNX_FILES
 
+pytestmark = pytest.mark.slow  # exports take seconds
 TEXTS = ["A dull film.", "", "The plot is thin, but the cast saves it. " * 12, "good", "Never dull, always good. " * 4]
 LABELS = {0: "bad", 1: "good", 2: "mixed"}
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
@@ -79,7 +80,6 @@ def plain(exported) -> tuple[str, str]:
     return exported("mean, temperature")
 
 
-@pytest.mark.slow
 def test_an_encoder_of_one_token_type_reads_pairs_of_a_bert_tokenizer(tmp_path):
     sizes = AutoConfig.from_pretrained(TINY).to_dict()
     names = ("hidden_size", "num_attention_heads", "intermediate_size", "vocab_size", "pad_token_id")
@@ -92,7 +92,6 @@ def test_an_encoder_of_one_token_type_reads_pairs_of_a_bert_tokenizer(tmp_path):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_onnx_answers_like_torch(case, exported):
     run, folder = exported(case)
@@ -142,7 +141,6 @@ def test_what_is_exported_computes_like_the_model(settings, tokenizer):
     torch.testing.assert_close(found[1], expected.window_logits, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_the_folder_is_self_contained(plain, tmp_path):
     run, folder = plain
     names = {"config.json", "model.onnx", "model_int8.onnx", "pooling.onnx", "tokenizer.json", "tokenizer_config.json"}
@@ -226,7 +224,6 @@ def test_requests_of_short_texts_can_be_laid_end_to_end(plain):
     np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])
 def test_the_readme_snippet_runs_without_torch_and_bertcls(kind, plain, tmp_path):
     run, folder = plain
@@ -285,7 +282,6 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(plain, tmp_path, mon
     assert (target / "thesis.txt").exists()
 
 
-@pytest.mark.slow
 def test_weights_of_a_large_model_lie_beside_the_graph(exported):
     folder = Path(exported("cls, vote")[1])  # which answers like torch, see above
     assert {"model.onnx.data", "model_int8.onnx.data"} <= {path.name for path in folder.iterdir()}
@@ -359,14 +355,12 @@ def test_the_recipe_says_what_it_wrote(plain, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "run" / "onnx" / "model.onnx").exists()
 
 
-@pytest.mark.slow
 def test_the_recipe_ends_with_one_line_and_a_code(tmp_path):
     command = [sys.executable, ROOT / "recipes" / "export_onnx.py", "--model_name_or_path", tmp_path / "nothing"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("error: ")
 
 
-@pytest.mark.slow
 def test_the_benchmark_measures_every_engine(plain, tmp_path):
     output = tmp_path / "engines.json"
     script = [sys.executable, ROOT / "benchmarks" / "inference_engines.py", "--rounds", "1", "--output", output]
