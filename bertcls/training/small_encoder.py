@@ -58,7 +58,16 @@ def cut_passages(
 def check_teacher(
     model: BertClsForSequenceClassification, tokenizer: PreTrainedTokenizerBase, width: int
 ) -> BertModel:
-    """The encoder of a teacher, refused where no small encoder of a width can be made of it, before it answers."""
+    """The encoder of a teacher, before it answers anything.
+
+    Args:
+        model: with the encoder.
+        tokenizer: of it.
+        width: of the small encoder that is to be made.
+
+    Raises:
+        ValueError: no WordPieces, no embeddings as BERT's, or narrower ones than the width.
+    """
     teacher, embeddings = model.encoder, getattr(model.encoder, "embeddings", None)
     kind = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["type"]
     if kind != "WordPiece" or not all(hasattr(embeddings, name) for name in _TAUGHT):
@@ -203,7 +212,9 @@ class Student(BertClsForSequenceClassification):
     """A small encoder while it learns: `logits` `[batch, seq_len, hidden of the teacher]` are vectors of tokens."""
 
     def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, **_) -> dict[str, torch.Tensor]:
-        hidden = self.encoder(input_ids=input_ids, attention_mask=(input_ids != self.padding).long())
+        hidden = self.encoder(
+            input_ids=input_ids, attention_mask=(input_ids != self.config.encoder.pad_token_id).long()
+        )
         return {"logits": self.classifier(hidden.last_hidden_state)}
 
 
@@ -254,7 +265,7 @@ def student_of(encoder: BertModel, teacher: TeacherVectors, **contract) -> Stude
     labels = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
     kind = {"problem_type": REGRESSION, "pooling": "mean", "classifier_dropout": 0.0, "max_train_windows": 1}
     model = Student(BertClsConfig(encoder=encoder.config, **labels, **kind, **contract))
-    model.encoder, model.padding = encoder, encoder.config.pad_token_id
+    model.encoder = encoder
     model.start_digest = Hasher.hash(teacher.name)  # an SVD, and answers, differ in their last bits elsewhere
     for module in encoder.modules():
         if isinstance(module, torch.nn.Dropout):
