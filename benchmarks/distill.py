@@ -1,4 +1,4 @@
-"""Distillation on SST-2: students on the labels alone, taught on the training phrases, and on unlabelled sentences.
+"""Distillation on SST-2: students on the labels alone, taught on the training phrases, and on sentences of IMDB, too.
 
 Each run is a command of `recipes/distill.py` in a folder of its own below --output_dir; the first one of a student and
 a seed also makes its run on the labels alone. Finished runs are appended to --output, and not made again; at the end
@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import time
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from machine import interleaved, show
 from bertcls import TextClassifier
 from bertcls.process import cores_per_process, use_cores
 from bertcls.report.statistics import mean_interval
+from bertcls.training.small_encoder import cut_passages
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "distill.py"
 ALONE = "labels alone"
@@ -30,17 +30,17 @@ ALONE = "labels alone"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", required=True, help="folder of a run on SST-2")
-    parser.add_argument("--data", required=True, help="folder with sst2, as the Hub has it")
+    parser.add_argument("--data", required=True, help="folder with sst2 and imdb, as the Hub has them")
     parser.add_argument("--output_dir", required=True, help="folder for the runs")
     parser.add_argument("--output", required=True, help="file of finished runs, a line each")
     parser.add_argument("--layers", nargs="*", default=["0 2 4"], help="layers of the teacher, a student each")
     parser.add_argument("--encoders", nargs="*", default=[], help="encoders, a student each")
-    parser.add_argument("--texts", help="unlabelled sentences, one a line")
-    parser.add_argument("--counts", nargs="*", type=int, default=[100_000], help="so many of them, beside none")
+    parser.add_argument("--counts", nargs="+", type=int, default=[0], help="so many unlabelled sentences of reviews")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--options", default="", help="further options of the recipe")
     parser.add_argument("--layer_options", default="", help="of students with layers of the teacher alone")
     parser.add_argument("--encoder_options", default="--pooling mean", help="of students by name alone")
+    parser.add_argument("--mixed_options", default="", help="of runs with unlabelled sentences alone")
     parser.add_argument("--rounds", type=int, default=5, help="of the measurement of speed")
     args = parser.parse_args()
     students = {f"layers {layers}": ["--student_layers", *layers.split()] for layers in args.layers}
@@ -48,7 +48,7 @@ def main() -> None:
     for seed in args.seeds:
         for student, words in students.items():
             own = args.layer_options if student.startswith("layers ") else args.encoder_options
-            for count in [0, *(args.counts if args.texts else ())]:
+            for count in args.counts:
                 distil(student, [*words, *own.split(), *args.options.split()], count, seed, args)
     rows = [row for row in read(args.output) if row["student"] in students]
     show(f"{cores_per_process()} threads", *table(rows, speeds(rows, args), args))
@@ -70,9 +70,10 @@ def distil(student: str, words: list[str], count: int, seed: int, args: argparse
     command += ["--output_dir", str(folder), "--overwrite_output", "--seed", str(seed), "--figures", "false"]
     if count:
         sentences = Path(args.output_dir, f"{count}.txt")
-        with open(args.texts, encoding="utf-8") as lines:
-            sentences.write_text("".join(islice(lines, count)), encoding="utf-8")
-        command += ["--unlabelled_file", str(sentences), "--plain_run", str(plain)]
+        if not sentences.is_file():
+            sentences.write_text("\n".join(unlabelled_sentences(args.data, count)), encoding="utf-8")
+        command += ["--unlabelled_file", str(sentences), "--plain_run", str(plain) if plain.is_dir() else "none"]
+        command += args.mixed_options.split()
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TQDM_DISABLE": "1"})
     seconds = time.perf_counter() - started
@@ -89,6 +90,14 @@ def distil(student: str, words: list[str], count: int, seed: int, args: argparse
             row |= {"parameters": facts["model"]["parameters"], "folder": str(run)}
             lines.write(json.dumps(row | {"teacher": facts.get("distilled", {}).get("teacher")}) + "\n")
             print(student, what, seed, f"{row['accuracy']:.4f} {seconds:.0f} s", flush=True)
+
+
+def unlabelled_sentences(data: str, count: int) -> list[str]:
+    """Sentences of IMDB's unlabelled reviews, each once, in an order of their own."""
+    reviews = load_dataset(f"{data}/imdb", split="unsupervised")["text"][:]
+    steps = ["strip_tags", "unescape_entities", "collapse_blanks"]
+    found = list(dict.fromkeys(cut_passages({"text": reviews}, cleaning=steps, whole=len(reviews) + 1)["text"]))
+    return [found[at] for at in np.random.default_rng(1).permutation(len(found))[:count]]
 
 
 def speeds(rows: list[dict], args: argparse.Namespace) -> dict[str, float]:
