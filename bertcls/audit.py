@@ -7,19 +7,21 @@ import json
 import re
 import sys
 from collections import defaultdict
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Literal
 from unicodedata import category, is_normalized
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
 
-from bertcls.data.labels import label_names_of, label_shares, problem_type_of
+from bertcls.data.columns import ROWS_AT_A_TIME, digests, is_missing, key_of, numbers_in, text_batches
+from bertcls.data.labels import label_array, label_names_of, label_shares, problem_type_of
 from bertcls.data.load import load_splits
-from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, comparison_keys, containing_texts, draw_rows
+from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, draw_rows, find_within
 from bertcls.layout import AUDIT
 from bertcls.modeling import REGRESSION
 from bertcls.process import OptionParser, one_line_errors, remembered, say
@@ -38,13 +40,29 @@ _HTML = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:#\d+|#x[0-9a-fA-F]+|[a-zA-Z]{2
 
 
 class _Part:
-    """What is compared of a split: ids, texts (of each row one or two, empty where one is missing) and their keys."""
+    """What is compared of a split, in arrays `[rows]`: texts and keys by their digests, and what is told of each."""
 
     def __init__(self, split: Dataset):
-        self.ids = split["example_id"][:]
-        self.columns = [split[name][:] for name in ("text", "text_pair") if name in split.column_names]
-        self.texts = [tuple(text or "" for text in row) for row in zip(*self.columns)]
-        self.keys = comparison_keys(split)
+        tables = []
+        for texts in text_batches(split):
+            keys = [*map(key_of, texts)]
+            told = {
+                "exact": digests(map("\0".join, texts)),
+                "keys": digests(keys),
+                "words": pa.array(map(_words, keys), pa.large_string()),
+                "bare": [not key.strip() for key in keys],
+                "long": [*map(_long_enough, keys)],
+                "empty": [not all(text.strip() for text in row) for row in texts],
+                "html": [any(map(_HTML.search, row)) for row in texts],
+            }
+            tables.append(pa.table(told))
+        table = pa.concat_tables(tables)
+        self.words, self.ids = table["words"].combine_chunks(), numbers_in(split, "example_id")
+        self.exact, self.keys, self.bare, self.long, self.empty, self.html = (
+            table[name].to_numpy() for name in "exact keys bare long empty html".split()
+        )
+        names = [name for name in ("text", "text_pair") if name in split.column_names]
+        self.pairs, self.missing = len(names) == 2, np.any([is_missing(split, name) for name in names], axis=0)
 
 
 @remembered
@@ -65,19 +83,18 @@ def audit_splits(
         "missing_labels": {name: labels for name, split in splits.items() if (labels := _missing(split))},
         "texts": {name: _text_summary(part) for name, part in parts.items()},
         "duplicates": {
-            name: {"exact": len(part.ids) - len({*part.texts}), "normalised": len(part.ids) - len({*part.keys})}
-            for name, part in parts.items()
+            name: {"exact": _repeated(part.exact), "normalised": _repeated(part.keys)} for name, part in parts.items()
         },
         "contradictions": _contradictions(splits, parts),
         "leaks": {},
     }
-    dropped = set()
+    dropped: set[int] = set()
     for kept, other in combinations([name for name in ("test", "validation", "train") if name in splits], 2):
         findings["leaks"][f"{kept} in {other}"], ids = _leak(parts[kept], parts[other])
         dropped.update(ids)
     findings |= {"leaked": bool(dropped), "dropped": sorted(dropped)}
     if tokenizer is not None:
-        read = {name: _read(part.texts, tokenizer, lengths) for name, part in parts.items()}
+        read = {name: _read(split, tokenizer, lengths) for name, split in splits.items()}
         findings["cut"], findings["unknown"] = ({name: both[i] for name, both in read.items()} for i in range(2))
     return findings
 
@@ -85,8 +102,8 @@ def audit_splits(
 def drop_leaked(splits: DatasetDict, findings: dict) -> DatasetDict:
     """The splits without the rows of train (and of validation, where test has them too) that leak."""
     dropped = np.array(findings["dropped"], dtype=np.int64)
-    kept = {name: np.flatnonzero(~np.isin(split["example_id"][:], dropped)) for name, split in splits.items()}
-    return DatasetDict({name: split.select(kept[name]) for name, split in splits.items()})
+    kept = {name: ~np.isin(numbers_in(split, "example_id"), dropped) for name, split in splits.items()}
+    return DatasetDict({name: split.select(np.flatnonzero(kept[name])) for name, split in splits.items()})
 
 
 def audit_run(
@@ -191,7 +208,7 @@ def format_audit(findings: dict) -> str:
 def _label_summary(split: Dataset) -> dict[str, float]:
     if problem_type_of(split) != REGRESSION:
         return label_shares(split)
-    values = np.array(split["label"][:], dtype=np.float64)
+    values = label_array(split).astype(np.float64)
     return {"mean": values.mean(), "deviation": values.std(), "lowest": values.min(), "highest": values.max()}
 
 
@@ -211,44 +228,44 @@ def _alike(names: list[str]) -> list[list[str]]:
 
 
 def _text_summary(part: _Part) -> dict:
-    missing = sum(None in row for row in zip(*part.columns))
-    empty = [id for id, row in zip(part.ids, part.texts) if not all(text.strip() for text in row)]
-    html = [id for id, row in zip(part.ids, part.texts) if any(map(_HTML.search, row))]
-    counts = {"missing": missing, "empty": len(empty) - missing, "html": len(html)}
-    return counts | {"empty_examples": empty[:_EXAMPLES], "html_examples": html[:_EXAMPLES]}
+    missing, empty, html = (int(rows.sum()) for rows in (part.missing, part.empty, part.html))
+    examples = {f"{name}_examples": part.ids[getattr(part, name)][:_EXAMPLES].tolist() for name in ("empty", "html")}
+    return {"missing": missing, "empty": empty - missing, "html": html} | examples
+
+
+def _repeated(digests: np.ndarray) -> int:
+    return len(digests) - len(np.unique(digests))
 
 
 def _contradictions(splits: DatasetDict, parts: dict[str, _Part]) -> dict[str, int]:
     """Texts, equal after normalisation, that stand with more than one label: per split and over all of them."""
-    tables = {
-        name: pd.DataFrame({"key": part.keys, "label": [*map(str, splits[name]["label"][:])]})
-        for name, part in parts.items()
-    }
-    tables["all"] = pd.concat([*tables.values()])
+    numbers = np.unique(np.concatenate([*map(label_array, splits.values())]), axis=0, return_inverse=True)[1].ravel()
+    of = np.repeat(np.arange(len(parts)), [len(part.ids) for part in parts.values()])
+    every = pd.DataFrame({"key": np.concatenate([part.keys for part in parts.values()]), "label": numbers})
+    tables = {name: every[of == number] for number, name in enumerate(parts)} | {"all": every}
     return {name: int((table.groupby("key")["label"].nunique() > 1).sum()) for name, table in tables.items()}
 
 
 def _leak(kept: _Part, other: _Part) -> tuple[dict, list[int]]:
     """Rows of `kept` that stand in `other`, and the ids of the rows of `other` in which they stand."""
-    other_texts, other_keys = set(other.texts), set(other.keys)
-    found = {"exact": [], "normalised": [], "contained": []}
-    for row, (text, key) in enumerate(zip(kept.texts, kept.keys)):
-        if key.strip() and key in other_keys:
-            found["exact" if text in other_texts else "normalised"].append(row)
-    seen = {*found["exact"], *found["normalised"]}
-    long, inside = [row for row, key in enumerate(kept.keys) if _long_enough(key)], set()
-    if len(kept.columns) == 1:
-        candidates = [row for row in long if row not in seen]
-        places = containing_texts([_words(kept.keys[row]) for row in candidates], [_words(key) for key in other.keys])
-        found["contained"] = [row for row, texts in zip(candidates, places) if texts]
-        inside = set().union(*places)
-    equal = {kept.keys[row] for row in seen}
-    leak = {"rows": len(kept.ids), "long_rows": len(long)}
-    leak["long_found"] = len(seen.intersection(long)) + len(found["contained"])
-    for kind, rows in found.items():
-        leak |= {kind: len(rows), f"{kind}_examples": [kept.ids[row] for row in rows[:_EXAMPLES]]}
-    in_other = zip(other.ids, other.keys)
-    return leak, [id for id, key in in_other if key in equal or (inside and _words(key) in inside)]
+    equal = ~kept.bare & np.isin(kept.keys, other.keys)
+    exact = equal & np.isin(kept.exact, other.exact)
+    contained, inside = np.zeros(len(kept.ids), bool), np.zeros(len(other.ids), bool)
+    if not kept.pairs:
+        asked = np.flatnonzero(kept.long & ~equal)
+        parts = dict.fromkeys(kept.words.take(asked).to_pylist(), False)
+        places = np.sort(np.unique(other.keys, return_index=True)[1])
+        starts = range(0, len(places), ROWS_AT_A_TIME)
+        read = (other.words.take(places[start : start + ROWS_AT_A_TIME]).to_pylist() for start in starts)
+        for part, place in find_within(parts, chain.from_iterable(read), count=len(places)):
+            parts[part] = inside[places[place]] = True
+        contained[asked] = [parts[part] for part in kept.words.take(asked).to_pylist()]
+    leak = {"rows": len(kept.ids), "long_rows": int(kept.long.sum())}
+    leak["long_found"] = int((kept.long & equal).sum() + contained.sum())
+    for kind, rows in {"exact": exact, "normalised": equal & ~exact, "contained": contained}.items():
+        leak |= {kind: int(rows.sum()), f"{kind}_examples": kept.ids[rows][:_EXAMPLES].tolist()}
+    leaking = np.isin(other.keys, np.concatenate([kept.keys[equal], other.keys[inside]]))
+    return leak, other.ids[leaking].tolist()
 
 
 def _words(key: str) -> str:
@@ -260,19 +277,20 @@ def _long_enough(key: str) -> bool:
     return len(_words(key).split()) >= (MIN_CHARACTERS if CJK_CHARACTER.search(key) else MIN_WORDS)
 
 
-def _read(texts: list, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, ...]) -> tuple[dict, float]:
+def _read(split: Dataset, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, ...]) -> tuple[dict, float]:
     """Share of texts, and of their tokens, beyond each of `lengths`; and of tokens that the encoder does not know."""
-    rows = np.arange(len(texts))
+    rows = np.arange(len(split))
     if len(rows) > _TOKENIZED_ROWS:
         rows = np.sort(np.random.default_rng(0).choice(rows, _TOKENIZED_ROWS, replace=False))
-    encoded = tokenizer(*map(list, zip(*(texts[row] for row in rows))), verbose=False)
+    texts = [row for batch in text_batches(split.select(rows)) for row in batch]
+    encoded = tokenizer(*map(list, zip(*texts)), verbose=False)
     tokens = np.array([len(ids) for ids in encoded["input_ids"]])
     cut: dict = {"rows": len(rows)}
     for length in lengths:
         beyond = np.maximum(tokens - length, 0)
         cut[str(length)] = {"texts": float((beyond > 0).mean()), "tokens": float(beyond.sum() / tokens.sum())}
     unknown = sum(ids.count(tokenizer.unk_token_id) for ids in encoded["input_ids"])
-    special = tokenizer.num_special_tokens_to_add(pair=bool(texts) and len(texts[0]) == 2) * len(rows)
+    special = tokenizer.num_special_tokens_to_add(pair=len(texts[0]) == 2) * len(rows)
     return cut, unknown / max(int(tokens.sum()) - special, 1)
 
 

@@ -278,7 +278,9 @@ def _span(places: list[tuple[int, int, int]], text: int) -> tuple[int, int]:
 
 def describe_windows(dataset: "Dataset", *, max_length: int, special: int = 2) -> str:
     """How many texts of a tokenized split are longer than one window, what was cut, and what one window would cut."""
-    tokens, cut = np.array(dataset["tokens"][:]), np.array(dataset["cut"][:])
+    from bertcls.data.columns import numbers_in  # datasets, which --help of predict.py does without
+
+    tokens, cut = numbers_in(dataset, "tokens"), numbers_in(dataset, "cut")
     beyond = np.maximum(tokens - (max_length - special), 0)
     shares = [f"{100 * lost.sum() / max(tokens.sum(), 1):.1f} % of the tokens" for lost in (cut, beyond)]
     lost = f"{(cut > 0).sum():,} are cut, {shares[0]}" if cut.any() else "none is cut"

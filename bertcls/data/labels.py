@@ -3,14 +3,18 @@
 import ast
 import json
 import re
+from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, LargeList, List, Value
 
+from bertcls.data.columns import column, numbers_in, row_batches
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.process import say, warn
 
@@ -35,12 +39,12 @@ def label_names_of(dataset: Dataset) -> list[str]:
 
 def label_array(dataset: Dataset) -> np.ndarray:
     """Labels for metrics: class numbers `[rows]`, 0 and 1 `[rows, num_labels]` for multi-label, or floats `[rows]`."""
-    labels = dataset["label"][:]
     if problem_type_of(dataset) != MULTI_LABEL:
-        return np.array(labels)
-    from sklearn.preprocessing import MultiLabelBinarizer
-
-    return MultiLabelBinarizer(classes=range(len(label_names_of(dataset)))).fit_transform(labels)
+        return numbers_in(dataset, "label")
+    labels = column(dataset, "label").combine_chunks()
+    found = np.zeros((len(labels), len(label_names_of(dataset))), np.int64)
+    found[pc.list_parent_indices(labels), pc.list_flatten(labels)] = 1
+    return found
 
 
 def label_counts(dataset: Dataset) -> np.ndarray:
@@ -87,40 +91,47 @@ def join_columns(split: Dataset, columns: list[str], place: Callable[[int], str]
     Raises:
         ValueError: a cell that is neither 0 nor 1.
     """
-    lists: list[list[int] | None] = []
-    for row, cells in enumerate(zip(*(split[name][:] for name in columns))):
-        words = [str(cell).strip().lower() for cell in cells]
-        for name, word in zip(columns, words):
-            if word not in _YES | _NO | _HIDDEN:
-                raise ValueError(
-                    f"Found {word[:40]!r} in column {name}, {place(row)}; expected 0 or 1 in each of several label "
-                    "columns. Correct it, or name one --label_column."
-                )
-        lists.append(None if _HIDDEN & {*words} else [number for number, word in enumerate(words) if word in _YES])
+    chunks, done = [], 0
+    for batch in row_batches(split, *columns):
+        lists: list[list[int] | None] = []
+        for cells in zip(*(batch[name] for name in columns)):
+            words = [str(cell).strip().lower() for cell in cells]
+            for name, word in zip(columns, words):
+                if word not in _YES | _NO | _HIDDEN:
+                    raise ValueError(
+                        f"Found {word[:40]!r} in column {name}, {place(done + len(lists))}; expected 0 or 1 in each "
+                        "of several label columns. Correct it, or name one --label_column."
+                    )
+            lists.append(None if _HIDDEN & {*words} else [number for number, word in enumerate(words) if word in _YES])
+        chunks.append(pa.array(lists, pa.list_(pa.int64())))
+        done += len(lists)
     feature = List(ClassLabel(names=columns))
-    return split.add_column(", ".join(columns), pa.array(lists, pa.list_(pa.int64())), feature=feature)
+    return split.add_column(", ".join(columns), pa.chunked_array(chunks).combine_chunks(), feature=feature)
 
 
-def read_lists(split: Dataset, column: str, place: Callable[[int], str]) -> Dataset:
+def read_lists(split: Dataset, name: str, place: Callable[[int], str]) -> Dataset:
     """The split with lists in place of the strings that a csv made of them, if the column has such strings.
 
     Raises:
         ValueError: some cells are lists, and some are not.
     """
-    if not _is_string(split.features[column]):
+    if not _is_string(split.features[name]):
         return split
-    cells = split[column][:]
-    lists = [None if cell is None else _list_in(cell) for cell in cells]
-    odd = [row for row, cell in enumerate(cells) if cell is not None and cell.strip() and lists[row] is None]
+    cells = column(split, name)
+    different = cells.unique()
+    lists = [None if cell is None else _list_in(cell) for cell in different.to_pylist()]
     listed = any(found is not None for found in lists)
-    if listed and odd or any(_is_printed_array(cells[row]) for row in odd):
+    odd = [cell for cell, found in zip(different.to_pylist(), lists) if found is None and cell and cell.strip()]
+    if listed and odd or any(map(_is_printed_array, odd)):
+        row = pc.index(cells, pa.scalar(odd[0], cells.type)).as_py()
         raise ValueError(
-            f"Found {cells[odd[0]][:40]!r} in column {column}, {place(odd[0])}, which is no list as in other rows; "
-            "expected lists such as ['sport', 'news'] or [\"sport\", \"news\"] in all of them. Correct it."
+            f"Found {odd[0][:40]!r} in column {name}, {place(row)}, which is no list as in other rows; expected lists "
+            "such as ['sport', 'news'] or [\"sport\", \"news\"] in all of them. Correct it."
         )
     if not listed:
         return split
-    return split.remove_columns(column).add_column(column, pa.array(lists, pa.list_(pa.string())))
+    found = pa.array(lists, pa.list_(pa.string())).take(pc.index_in(cells, different).combine_chunks())
+    return split.remove_columns(name).add_column(name, found)
 
 
 def _list_in(cell: str) -> list[str] | None:
@@ -148,6 +159,25 @@ def _is_string(feature) -> bool:
     return isinstance(feature, Value) and "string" in feature.dtype
 
 
+@dataclass
+class RowLabels:
+    """The labels of rows: one after another, as places in `names` or as numbers, and how many each row has."""
+
+    values: np.ndarray
+    sizes: np.ndarray  # [rows]; -1: without
+    names: list[str]
+
+    def select(self, kept: np.ndarray) -> "RowLabels":
+        """Those of some rows, which a mask says `[rows]`."""
+        return RowLabels(self.values[np.repeat(kept, np.maximum(self.sizes, 0))], self.sizes[kept], self.names)
+
+    def by_row(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How many different numbers of those that stand for the names each row has, and these by row and size."""
+        rows = np.repeat(np.arange(len(self.sizes)), np.maximum(self.sizes, 0))
+        pairs = np.unique(rows * (len(numbers) or 1) + numbers[self.values])
+        return np.bincount(pairs // (len(numbers) or 1), minlength=len(self.sizes)), pairs % (len(numbers) or 1)
+
+
 class LabelColumn:
     """The labels of a column: the task and the classes that train makes of them, and their numbers in any split.
 
@@ -171,23 +201,27 @@ class LabelColumn:
             classes = ClassLabel(names=self._class_names(train))
             self.feature = List(classes) if self.problem_type == MULTI_LABEL else classes
 
-    def numbers(self, rows: list[list], split_name: str) -> pa.Array:
-        """The labels of `read` as they are stored."""
-        different = {label for row in rows for label in row}
+    def numbers(self, found: RowLabels, split_name: str) -> pa.Array:
+        """The labels of `read`, of rows that are not without, as they are stored."""
+        different = np.unique(found.values).tolist()
+        if self.problem_type != REGRESSION:
+            different = [found.names[place] for place in different]
         if split_name == "train" and len(different) < 2:
-            found = f"Found only the label {', '.join(map(str, different))} in column {self.column} of train"
-            raise ValueError(f"{found}; expected more. Name another --label_column, or add rows of other classes.")
+            only = f"Found only the label {', '.join(map(str, different))} in column {self.column} of train"
+            raise ValueError(f"{only}; expected more. Name another --label_column, or add rows of other classes.")
         if self.problem_type == REGRESSION:
-            return pa.array([row[0] for row in rows], pa.float32())
+            return pa.array(found.values, pa.float32())
         number = {name: i for i, name in enumerate(_declared(self.feature))}
-        if new := sorted(different - number.keys()):
+        if new := sorted({*different} - number.keys()):
             raise ValueError(
                 f"Found the labels {', '.join(new[:5])} in {split_name}; expected one of {', '.join([*number][:20])}, "
                 "as in train. Correct the rows, or add the class there."
             )
+        numbers = np.array([number.get(name, -1) for name in found.names], np.int64)  # -1: of rows that are left out
         if self.problem_type == SINGLE_LABEL:
-            return pa.array([number[row[0]] for row in rows], pa.int64())
-        return pa.array([sorted({number[name] for name in row}) for row in rows], pa.list_(pa.int64()))
+            return pa.array(numbers[found.values])
+        sizes, labels = found.by_row(numbers)
+        return pa.ListArray.from_arrays(pa.array(np.append(0, sizes.cumsum()), pa.int32()), pa.array(labels))
 
     def _task(self, train: Dataset, given: str | None) -> str:
         feature, where = train.features[self.column], f"in column {self.column}"
@@ -207,25 +241,34 @@ class LabelColumn:
         if lists or given is not None or isinstance(feature, ClassLabel):
             return MULTI_LABEL if lists else given or SINGLE_LABEL
         floats = feature.dtype.startswith("float")
-        labels = [str(label) for label in train[self.column][:] if label not in (None, "") and label == label]
-        numbers = [float(label) if floats else self._number(label) for label in labels]
-        if None in numbers or not numbers:
+        different, rows, comma, decimal, whole = {}, 0, None, floats, True
+        for label in self._cells(train):
+            if label in (None, "") or label != label:
+                continue
+            number = float(label) if floats else self._number(label)
+            if number is None:
+                return SINGLE_LABEL
+            rows, label = rows + 1, str(label)
+            if len(different) <= _A_HANDFUL:
+                different.setdefault(number, label)
+            comma, decimal = comma or ("," in label and label), decimal or "." in label
+            whole = whole and number.is_integer()
+        if not rows:
             return SINGLE_LABEL
-        few = len({*numbers}) <= min(_A_HANDFUL, len(numbers) / 3) and f"{len({*numbers})} different numbers {where}"
-        commas = [label for label in labels if "," in label]
-        if not (floats or commas or any("." in label for label in labels)):
-            if few and len({*numbers}) > 2:
+        few = len(different) <= min(_A_HANDFUL, rows / 3) and f"{len(different)} different numbers {where}"
+        if not (decimal or comma):
+            if few and len(different) > 2:
                 say(f"Found {few}, taken for classes; --problem_type {REGRESSION} takes them for values.")
             return SINGLE_LABEL
-        if all(number.is_integer() for number in numbers):
+        if whole:
             raise ValueError(
-                f"Found the whole numbers with decimal places {', '.join(labels[:3])} {where}; expected classes or "
-                f"values. Say which: --problem_type {SINGLE_LABEL} or {REGRESSION}."
+                f"Found the whole numbers with decimal places {', '.join([*different.values()][:3])} {where}; "
+                f"expected classes or values. Say which: --problem_type {SINGLE_LABEL} or {REGRESSION}."
             )
-        if commas:
-            say(f"Commas {where} are read as decimal points, as in {commas[0]}.")
+        if comma:
+            say(f"Commas {where} are read as decimal points, as in {comma}.")
         if few:
-            shown = ", ".join(sorted({*labels}, key=self._number)[:5])
+            shown = ", ".join(different[number] for number in sorted(different)[:5])
             warn(f"Found {few} ({shown}), taken for values; --problem_type {SINGLE_LABEL} takes them for classes.")
         return REGRESSION
 
@@ -234,57 +277,70 @@ class LabelColumn:
         label = str(label).replace(",", ".", self._commas)
         return float(label) if NUMBER.fullmatch(label) else None
 
-    def read(self, split: Dataset, split_name: str) -> list[list | None]:
-        """Each row's labels as they are written, or its number; `None` where there is none."""
-        declared, rows = _declared(split.features[self.column]) or [], []
+    def _cells(self, split: Dataset) -> Iterator:
+        return (cell for batch in row_batches(split, self.column) for cell in batch[self.column])
+
+    def read(self, split: Dataset, split_name: str) -> RowLabels:
+        """Each row's labels as they are written, or its number."""
+        declared = _declared(split.features[self.column]) or []
+        places: dict[str, int] = {}
+        values, sizes = array("d" if self.problem_type == REGRESSION else "q"), array("q")
 
         def name_of(label) -> str:
             if declared:
                 return declared[label] if 0 <= label < len(declared) else str(label)
             return str(int(label) if isinstance(label, float) and label.is_integer() else label).strip()
 
-        for label in split[self.column][:]:
+        for row, label in enumerate(self._cells(split)):
+            found: list | None = None
             if self.delimiter is not None:  # an empty cell has no labels, and is not without
-                rows.append([part.strip() for part in (label or "").split(self.delimiter) if part.strip()])
+                found = [part.strip() for part in (label or "").split(self.delimiter) if part.strip()]
             elif label is None or label != label or label == "":
-                rows.append(None)
+                pass
             elif self.problem_type == MULTI_LABEL:
-                rows.append([*map(name_of, label)])
+                found = [*map(name_of, label)]
             elif self.problem_type == SINGLE_LABEL:
-                name = name_of(label)
-                rows.append(None if name in ("", "-1") else [name])
+                found = None if (name := name_of(label)) in ("", "-1") else [name]
             else:
-                rows.append([self._number(label)])
-                if rows[-1][0] is None or np.isinf(rows[-1][0]):
-                    place = self._places[split_name](len(rows) - 1)
+                found = [self._number(label)]
+                if found[0] is None or np.isinf(found[0]):
+                    place = self._places[split_name](row)
                     raise ValueError(
                         f"Found the label {label!r:.40} of {split_name} in {place}; expected a number, since column "
                         f"{self.column} makes a regression. Correct it, or give --problem_type {SINGLE_LABEL}."
                     )
-        return rows
+            sizes.append(-1 if found is None else len(found))
+            if self.problem_type != REGRESSION:
+                found = [places.setdefault(name, len(places)) for name in found or ()]
+            values.extend(found or ())
+        return RowLabels(np.array(values), np.array(sizes), [*places])
 
     def _class_names(self, train: Dataset) -> list[str]:
         """Class names of the training split: those of its `ClassLabel`, otherwise its labels in natural order."""
-        rows = [row for row in self.read(train, "train") if row is not None]
-        seen = sorted({name for row in rows for name in row}, key=natural_key)
-        declared, sizes = _declared(train.features[self.column]), {*map(len, rows)}
-        vectors = [row for row in rows if len({*row}) < len(row)]
-        if not declared and {name.lower() for name in seen} <= _YES | _NO and len(sizes) == 1 and min(sizes) > 1:
-            vectors += rows
-        if vectors:
+        rows = self.read(train, "train")
+        rows = rows.select(rows.sizes >= 0)
+        seen = sorted(rows.names, key=natural_key)
+        declared, sizes = _declared(train.features[self.column]), np.unique(rows.sizes)
+        vectors = rows.by_row(np.arange(len(seen)))[0] < rows.sizes
+        if not declared and {name.lower() for name in seen} <= _YES | _NO and len(sizes) == 1 and sizes[0] > 1:
+            vectors[:] = True
+        if vectors.any():
+            start = rows.sizes[: vectors.argmax()].sum()
+            vector = [rows.names[place] for place in rows.values[start : start + rows.sizes[vectors.argmax()]][:5]]
             raise ValueError(
-                f"Found the vector {', '.join(vectors[0][:5])} in column {self.column}; expected lists of names, not "
+                f"Found the vector {', '.join(vector)} in column {self.column}; expected lists of names, not "
                 "vectors. Write the names of the labels that are 1."
             )
-        written = {label for label in train[self.column][:] if isinstance(label, str) and label.strip()}
+        strings = column(train, self.column).unique().to_pylist() if _is_string(train.features[self.column]) else []
+        written = {label for label in strings if label and label.strip()}
         times = Counter(map(str.strip, written))
         names = declared or seen
         if merged := sorted(label for label in written if times[label.strip()] > 1):
             warn(f"Labels that differ in blanks at their ends are taken as one: {', '.join(map(repr, merged[:20]))}")
-        if len(names) > max(_MANY_LABELS, len(rows) / 2):
+        if len(names) > max(_MANY_LABELS, len(rows.sizes) / 2):
             raise ValueError(
-                f"Found {len(names)} different labels in {len(rows)} rows of column {self.column}; expected classes "
-                "of several rows each. Name another --label_column, or give --problem_type regression."
+                f"Found {len(names)} different labels in {len(rows.sizes)} rows of column {self.column}; expected "
+                "classes of several rows each. Name another --label_column, or give --problem_type regression."
             )
         return names
 

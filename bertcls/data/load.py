@@ -8,6 +8,7 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets.fingerprint import Hasher
 
+from bertcls.data.columns import is_missing, row_batches
 from bertcls.data.folders import SPLITS, Files, find_splits
 from bertcls.data.labels import NUMBER, LabelColumn, join_columns, read_lists
 from bertcls.data.tables import refusal
@@ -128,41 +129,40 @@ def load_splits(
         form = split.select_columns([*columns.values()]).rename_columns({old: new for new, old in columns.items()})
         if any(feature.dtype != "string" for feature in form.features.values()):
             form = form.cast(Features(dict.fromkeys(columns, Value("string"))))
-        if name == "train" and all(text is None or NUMBER.fullmatch(text) for text in form["text"][:]):
+        cells = (text for batch in row_batches(form, "text") for text in batch["text"])
+        if name == "train" and all(text is None or NUMBER.fullmatch(text) for text in cells):
             raise ValueError(
                 f"Column {columns['text']} holds nothing but numbers, no text. Name another --text_column."
             )
-        filled = [] if keep_missing else [form[new][:] for new in columns if new != "id"]
-        if drop_empty:
-            filled = [[text if text and text.strip() else None for text in cells] for cells in filled]
+        missing, alone = np.zeros((2, len(form)), bool)  # without what is needed; a text without a label, that is kept
+        for new in () if keep_missing else {*columns} - {"id"}:
+            missing |= is_missing(form, new, blank=drop_empty)
         if labels is not None:
             found = labels.read(split, name)
-            if name == "test" and not any(found):
+            if name == "test" and found.sizes.max() < 1:
                 continue  # hidden labels, as in GLUE
-            filled.append(found)
-        kept = [row for row, cells in enumerate(zip(*filled)) if None not in cells] if filled else range(len(form))
-        alone: list[int] = []  # texts without a label
-        if keep_unlabelled and labels is not None and name == "train":
-            alone = [row for row, (*cells, label) in enumerate(zip(*filled)) if label is None and None not in cells]
-        if alone:
-            ids = pa.array(alone, pa.int64())
-            result["unlabelled"] = form.select(alone).add_column("example_id", ids)
-        if len(kept) + len(alone) < len(form):
-            missing = np.setdiff1d(np.arange(len(form)), [*kept, *alone])
-            first = f"the first at {places[name](missing[0])}"
-            counted = f"{len(missing)} rows without a text or label (-1 or empty) in {name}, {first}"
-            if not drop_empty or not kept:
+            unlabelled = found.sizes < 0
+            alone = ~missing & unlabelled & (keep_unlabelled and name == "train")
+            missing |= unlabelled & ~alone
+        if alone.any():
+            ids = np.flatnonzero(alone)
+            result["unlabelled"] = form.select(ids).add_column("example_id", ids)
+        kept = np.flatnonzero(~missing & ~alone)
+        if missing.any():
+            first = f"the first at {places[name](int(missing.argmax()))}"
+            counted = f"{missing.sum()} rows without a text or label (-1 or empty) in {name}, {first}"
+            if not drop_empty or not len(kept):
                 advice = "Fill them, leave them out with --drop_empty, or write -1 as a name if it is one."
                 raise ValueError(f"Found {counted}; expected both in every row. {advice}")
             warn(f"Left out {counted} (--drop_empty).")
         if len(kept) < len(form):
             form = form.select(kept)
         if labels is not None:
-            form = form.add_column("label", labels.numbers([found[row] for row in kept], name), feature=labels.feature)
+            numbers = labels.numbers(found.select(~missing & ~alone), name)
+            form = form.add_column("label", numbers, feature=labels.feature)
         # datasets caches map() by the name of a function of a module: its fingerprint must see an edit of ours
         fingerprint = Hasher.hash([form._fingerprint, first_id, code])
-        ids = first_id + np.array(kept, dtype=np.int64)
-        result[name] = form.add_column("example_id", ids, new_fingerprint=fingerprint)
+        result[name] = form.add_column("example_id", first_id + kept, new_fingerprint=fingerprint)
         first_id += len(split)
     return result
 

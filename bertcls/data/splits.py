@@ -2,12 +2,14 @@
 
 import re
 from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from tqdm.auto import tqdm
 
+from bertcls.data.columns import key_digests
 from bertcls.data.labels import label_array, label_names_of, problem_type_of
 from bertcls.layout import DRAWN, FOLDS
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
@@ -116,7 +118,8 @@ def _hold_out_fold(rows: Dataset, number: int, count: int, seed: int) -> tuple[D
     groups = _equal_texts(rows)
     firsts = np.unique(groups)
     if problem_type_of(rows) == SINGLE_LABEL:
-        fewest, label = min((n, label) for label, n in Counter(label_array(rows)[firsts].tolist()).items())
+        counts = zip(*np.unique(label_array(rows)[firsts], return_counts=True))
+        fewest, label = min((n, label) for label, n in counts)
         if fewest < count:
             raise ValueError(
                 f"Found --folds {count} and {fewest} different texts of {label_names_of(rows)[label]}; expected at "
@@ -206,18 +209,11 @@ def _strata(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
     return np.unique(labels, axis=0, return_inverse=True)[1].ravel()
 
 
-@remembered
 def _equal_texts(dataset: Dataset) -> np.ndarray:
     """Number of the first row with an equal text as the audit compares them `[rows]`; an empty one equals none."""
-    first: dict[str, int] = {}
-    keys = enumerate(comparison_keys(dataset))
-    return np.array([first.setdefault(key, row) if key.strip() else row for row, key in keys])
-
-
-def comparison_keys(dataset: Dataset) -> list[str]:
-    """`comparison_key` of the text, or of both texts of a pair, of each row; a missing one is an empty one."""
-    columns = [dataset[name][:] for name in ("text", "text_pair") if name in dataset.column_names]
-    return ["\n".join(comparison_key(text or "") for text in row) for row in zip(*columns)]
+    keys, empty = key_digests(dataset)
+    _, first, place = np.unique(keys, return_index=True, return_inverse=True)
+    return np.where(empty, np.arange(len(keys)), first[place])
 
 
 def _split_groups(
@@ -263,17 +259,29 @@ def _stratified(dataset: Dataset, rows: np.ndarray, wanted: float, seed: int) ->
 
 def _select(dataset: Dataset, groups: np.ndarray, drawn: np.ndarray) -> Dataset:
     """Rows of the groups drawn, in the order of the draw."""
-    order = np.argsort(groups, kind="stable")
-    start, end = (np.searchsorted(groups[order], drawn, side=side) for side in ("left", "right"))
-    return dataset.select(np.concatenate([order[a:b] for a, b in zip(start, end)]))
+    place = np.full(len(groups), -1)
+    place[drawn] = np.arange(len(drawn))
+    rows = np.flatnonzero(place[groups] >= 0)
+    return dataset.select(rows[np.argsort(place[groups[rows]], kind="stable")])
 
 
 def containing_texts(parts: list[str], texts: list[str]) -> list[set[str]]:
-    """For each of `parts` the `texts` in which it stands, word for word, in time that grows with words and finds."""
+    """For each of `parts` the `texts` in which it stands, word for word."""
     found: dict[str, set[str]] = {part: set() for part in parts}
-    counts = Counter(word for part in found for word in part.split(" "))
+    unique = [*dict.fromkeys(texts)]
+    for part, place in find_within(found, unique, count=len(unique)):
+        found[part].add(unique[place])
+    return [found[part] for part in parts]
+
+
+def find_within(parts: Iterable[str], texts: Iterable[str], *, count: int) -> Iterator[tuple[str, int]]:
+    """Each of the different `parts` with the place of each of `count` texts in which it stands, word for word; once or
+    more. Time grows with words and finds; the texts are read one after another.
+    """
+    parts = [*parts]
+    counts = Counter(word for part in parts for word in part.split(" "))
     keys = defaultdict(list)  # some words of a part, around its rarest: the part, its words before them, all its words
-    for part in found:
+    for part in parts:
         words = part.split(" ")
         size = min(_KEY_WORDS, len(words))
         rarest = min(range(len(words)), key=lambda place: counts[words[place]])
@@ -282,15 +290,15 @@ def containing_texts(parts: list[str], texts: list[str]) -> list[set[str]]:
     frequent = [key for key, group in keys.items() if len(group) > _PARTS_OF_A_KEY]
     nodes, ends, shorter = _word_tree([part for key in frequent for part, *_ in keys.pop(key)])
     sizes = sorted({key.count(" ") + 1 for key in keys})
-    unique = set(texts)
-    for text in tqdm(unique, desc="Searching texts in others", disable=len(unique) < 100_000):
+    shown = tqdm(texts, desc="Searching texts in others", total=count, disable=count < 100_000)
+    for place, text in enumerate(shown):
         words = text.split(" ")
         for size in sizes:
             for start in range(len(words) - size + 1):
                 for part, before, length in keys.get(" ".join(words[start : start + size]), ()):
                     first = start - before
                     if first >= 0 and (length == size or " ".join(words[first : first + length]) == part):
-                        found[part].add(text)
+                        yield part, place
         node, seen = 0, {0}
         for word in words if frequent else ():
             while node and word not in nodes[node]:
@@ -299,9 +307,8 @@ def containing_texts(parts: list[str], texts: list[str]) -> list[set[str]]:
             while end not in seen:  # the ends below one that was seen are found already
                 seen.add(end)
                 if end in ends:
-                    found[ends[end]].add(text)
+                    yield ends[end], place
                 end = shorter[end]
-    return [found[part] for part in parts]
 
 
 def _word_tree(parts: list[str]) -> tuple[list[dict[str, int]], dict[int, str], list[int]]:

@@ -171,7 +171,7 @@ def draw_coverage(points: list[dict], path: Path) -> None:
         above.set_xlabel("confidence to ask for (lowest that is answered)")
 
 
-def draw_lengths(lengths: dict[str, list[int]], max_length: int | None, path: Path) -> None:
+def draw_lengths(lengths: dict[str, list[int] | np.ndarray], max_length: int | None, path: Path) -> None:
     """Histogram of tokens a text for each split, and where `max_length` cuts a text or begins its second window.
 
     The longest 0.5 % stand in the last bar. Where some are over 8 times as long as most, the axis is logarithmic.

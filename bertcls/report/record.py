@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from transformers import Trainer
 
+from bertcls.data.columns import numbers_in
 from bertcls.layout import RECORD
 from bertcls.process import peak_memory
 
@@ -62,7 +63,7 @@ def _training_record(trainer: Trainer) -> dict:
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
         "train_seconds": seconds,
         "train_examples_per_second": per_second and round(len(dataset) * per_second, 2),
-        "train_tokens_per_second": per_second and round(sum(dataset["length"][:]) * per_second, 1),
+        "train_tokens_per_second": per_second and round(numbers_in(dataset, "length").sum() * per_second, 1),
         "padding_share": round(sum(padding) / len(padding), 4) if padding else None,
     }
 

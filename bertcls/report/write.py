@@ -5,12 +5,14 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
 from sklearn.metrics import confusion_matrix
 from transformers import Trainer
 
 from bertcls.audit import format_audit
+from bertcls.data.columns import numbers_in
 from bertcls.data.labels import label_names_of, label_shares
 from bertcls.export.stock import export_stock
 from bertcls.inference import Text, TextClassifier, texts_of
@@ -197,8 +199,8 @@ def _draw(facts: dict, trainer: Trainer, folder: Path, table: pd.DataFrame, *, t
     tokens = {}
     for name, dataset in (("train", trainer.train_dataset), ("validation", trainer.eval_dataset)):
         if dataset is not None:  # else too few rows to hold some out
-            of_texts = dict(zip(dataset["example_id"][:], dataset["tokens"][:]))  # whose windows may be rows
-            tokens[name] = [count + special for count in of_texts.values()]
+            firsts = np.unique(numbers_in(dataset, "example_id"), return_index=True)[1]  # whose windows may be rows
+            tokens[name] = numbers_in(dataset, "tokens")[firsts] + special
     tokens["test"] = [count + special for count in test_tokens]
     best_step = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     figures.draw_curves(trainer.state.log_history, folder / "curves.png", best_step=best_step)

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 from transformers.utils.import_utils import enable_tf32
 
+from bertcls.data.columns import numbers_in
 from bertcls.layout import START
 from bertcls.optim import check_rates
 from bertcls.report.formats import format_duration
@@ -143,7 +144,7 @@ class LongestBatchFirst(TrainerCallback):
         if _sharded():
             return
         dataset = train_dataloader.dataset
-        lengths = np.array(dataset["length"][:])
+        lengths = numbers_in(dataset, "length")
         size = min(state.train_batch_size or args.train_batch_size, len(dataset))  # auto_find_batch_size lowers it
         by_length = np.argsort(-lengths, kind="stable")
         middle = (len(dataset) - size) // 2

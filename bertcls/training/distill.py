@@ -3,12 +3,14 @@
 import copy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
+from bertcls.data.columns import is_missing
 from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsConfig, BertClsForSequenceClassification
 from bertcls.optim import encoder_parts
 from bertcls.tokenization import WindowCollator
@@ -244,5 +246,5 @@ def prepare_student(
         return prepare_training(model, tokenized, collator, training_args, head_init=head_init, **frozen)
     prepare_training(model, tokenized, collator, training_args, head_init="random", contrastive_steps=0, **frozen)
     if head_init != "random" and not from_scratch and not student_layers and model.dense is None:
-        labelled = [row for row, label in enumerate(train["label"][:]) if label is not None]
-        model.linear_start = start_head(model, train.select(labelled), collator, seed=training_args.seed)
+        labelled = train.select(np.flatnonzero(~is_missing(train, "label")))
+        model.linear_start = start_head(model, labelled, collator, seed=training_args.seed)

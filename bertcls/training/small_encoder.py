@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from bertcls.backends import use_bfloat16
+from bertcls.data.columns import numbers_in
 from bertcls.modeling import REGRESSION, BertClsConfig, BertClsForSequenceClassification
 from bertcls.process import open_weights, say
 from bertcls.report.record import write_record
@@ -164,7 +165,7 @@ class TeacherVectors:
 
     def add_to(self, splits: DatasetDict) -> DatasetDict:
         """Tokenized rows with the teacher's vectors, which it need not give twice; afterwards it is not used."""
-        tokens = sum(sum(split["length"][:]) for split in splits.values())
+        tokens = sum(numbers_in(split, "length").sum() for split in splits.values())
         say(f"The teacher's vectors of {tokens:,} tokens take {2e-9 * tokens * self.width:.2f} GB in the cache.")
         features = Features({**splits["train"].features, "label": Value("binary")})
         with first_of_cache():

@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import TrainingArguments
 
 from bertcls.arguments import RecipeArguments
+from bertcls.data.columns import column
 from bertcls.inference import Text, TextClassifier, texts_of
 from bertcls.layout import CARD, CHECKPOINTS, PLAIN, PREDICTIONS
 from bertcls.modeling import REGRESSION
@@ -82,8 +83,8 @@ class Comparison:
         """
         if self.alone:
             return None
-        labels = taught["label"][:]
-        facts = {"rows": len(labels), "unlabelled": labels.count(None), "layers": self.layers or None}
+        unlabelled = column(taught, "label").null_count
+        facts = {"rows": len(taught), "unlabelled": unlabelled, "layers": self.layers or None}
 
         def compare(classifier: TextClassifier, test: Dataset, table: pd.DataFrame) -> dict:
             values, models = row_values(table), [classifier, teacher.classifier]

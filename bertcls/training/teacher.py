@@ -12,9 +12,9 @@ from datasets.fingerprint import Hasher
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
+from bertcls.data.columns import key_digests
 from bertcls.data.labels import label_names_of, problem_type_of
 from bertcls.data.load import load_splits
-from bertcls.data.splits import comparison_keys
 from bertcls.data.tables import file_format
 from bertcls.inference import TEXTS_AT_A_TIME, TextClassifier, texts_of
 from bertcls.modeling import (
@@ -190,8 +190,8 @@ def teach(
     train = splits["train"].select_columns([*names, "label"])
     if parts:
         rows = concatenate_datasets([part.select_columns(names) for part in parts])
-        held = {key for name in ("validation", "test") if name in splits for key in comparison_keys(splits[name])}
-        kept = [row for row, key in enumerate(comparison_keys(rows)) if key not in held]
+        held = [key_digests(splits[name])[0] for name in ("validation", "test") if name in splits]
+        kept = np.flatnonzero(~np.isin(key_digests(rows)[0], np.concatenate(held)))
         left = f"; {len(rows) - len(kept):,} that stand in other splits are left out" * (len(kept) < len(rows))
         say(f"{len(kept):,} texts without a label{left}")
         empty = pa.nulls(len(kept), train.data.schema.field("label").type)

@@ -1,0 +1,74 @@
+"""Columns of a data set as arrays, for as many rows as fit: of Python objects there are those of a batch."""
+
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from bertcls.process import remembered
+from bertcls.text import comparison_key
+
+ROWS_AT_A_TIME = 10_000
+
+
+def row_batches(dataset: Dataset, *names: str) -> Iterator[dict[str, list]]:
+    """The columns, a batch of rows at a time."""
+    return dataset.select_columns([*names]).iter(ROWS_AT_A_TIME)
+
+
+def column(dataset: Dataset, name: str) -> pa.ChunkedArray:
+    """A column in the order of the rows."""
+    form = dataset.select_columns([name]).with_format("arrow")
+    chunks = [chunk for table in form.iter(ROWS_AT_A_TIME) for chunk in table[name].chunks]
+    return pa.chunked_array(chunks, type=dataset.data.schema.field(name).type)
+
+
+def numbers_in(dataset: Dataset, name: str) -> np.ndarray:
+    """A column of numbers."""
+    return column(dataset, name).to_numpy()
+
+
+def is_missing(dataset: Dataset, name: str, *, blank: bool = False) -> np.ndarray:
+    """Rows `[rows]` without a text, or with nothing but `blank` characters."""
+    texts = column(dataset, name)
+    missing = pc.is_null(texts)
+    if blank:
+        missing = pc.or_(missing, pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), ""))
+    return missing.to_numpy()
+
+
+def text_batches(dataset: Dataset) -> Iterator[list[tuple[str, ...]]]:
+    """The text of each row, or both of a pair, a batch of rows at a time; a missing one is an empty one."""
+    names = [name for name in ("text", "text_pair") if name in dataset.column_names]
+    for batch in row_batches(dataset, *names):
+        yield [tuple(text or "" for text in row) for row in zip(*(batch[name] for name in names))]
+
+
+def key_of(texts: tuple[str, ...]) -> str:
+    """`comparison_key` of a text, or of both of a pair."""
+    return "\n".join(map(comparison_key, texts))
+
+
+def digests(texts: Iterable[str]) -> np.ndarray:
+    """64 bits that stand for each text, uint64 `[texts]`: of 10 million different ones two have the same with a chance
+    of 3 in a million.
+
+    >>> one, same, other = digests(["a", "a", "b"])
+    >>> bool(one == same), bool(one == other)
+    (True, False)
+    """
+    return np.frombuffer(b"".join(blake2b(text.encode(), digest_size=8).digest() for text in texts), np.uint64)
+
+
+@remembered
+def key_digests(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The digest of the key of each row, uint64 `[rows]`, and whether that is empty."""
+    found, empty = [], []
+    for texts in text_batches(dataset):
+        keys = [*map(key_of, texts)]
+        found.append(digests(keys))
+        empty.append([not key.strip() for key in keys])
+    return np.concatenate(found), np.concatenate(empty)
