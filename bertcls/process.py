@@ -56,17 +56,22 @@ def cores_per_process() -> int:
 
 
 def use_cores(threads: int | None = None) -> None:
-    """Sets up this process to compute on the CPU: torch's threads, and an allocator that keeps what is freed.
-
-    Else glibc gives a large tensor back to the system, which clears the pages of the next one: a tenth of a training
-    step of short texts. Tensors of up to 1 GiB (32 MiB with an older glibc) so take freed memory again.
-    """
+    """Sets up this process to compute on the CPU: torch's threads, and the allocator as `keep_freed` does."""
     if threads is not None and threads < 1:
         raise ValueError(f"Found --cpu_threads {threads}; expected at least 1. Raise it.")
     torch.set_num_threads(threads or cores_per_process())
+    keep_freed(2**30)
+
+
+def keep_freed(size: int) -> None:
+    """Tensors of up to `size` bytes (32 MiB with an older glibc) take freed memory again, on Linux.
+
+    Else glibc gives a large tensor back to the system, which clears the pages of the next one: a tenth of a step of
+    short texts. But what is kept lies in pieces: where activations are computed twice that may be half of the memory.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     # The trim threshold alone would keep the other one at its small default.
-    if mallopt is not None and (mallopt(_M_MMAP_THRESHOLD, 2**30) or mallopt(_M_MMAP_THRESHOLD, 2**25)):
+    if mallopt is not None and (mallopt(_M_MMAP_THRESHOLD, size) or mallopt(_M_MMAP_THRESHOLD, 2**25)):
         mallopt(_M_TRIM_THRESHOLD, -1)  # never give memory back
 
 

@@ -3,6 +3,7 @@
 import copy
 import re
 from collections import Counter
+from collections.abc import Iterable
 from itertools import compress, groupby, product
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from datasets import Dataset, DatasetDict
 from scipy.special import expit, logit
 from scipy.stats import fisher_exact, ttest_ind
 
+from bertcls.data.columns import text_batches
 from bertcls.data.labels import label_array, label_names_of
 from bertcls.data.splits import draw_rows
 from bertcls.inference import TextClassifier, texts_of
@@ -82,7 +84,8 @@ def gather_findings(
         some = test.select(rows)
         plain = answer_table(some, as_it_came.probabilities(texts_of(some)))[0]
         baselines.append(beside_values(name, row_values(plain), values[rows]))
-    texts, known = (cleaned_texts(texts_of(rows), config.cleaning) for rows in (test, train))
+    texts = cleaned_texts(texts_of(test), config.cleaning)
+    known = (text for batch in text_batches(train) for text in cleaned_texts(batch, config.cleaning))
     found = {
         "measure": MEASURES[kind],
         "baselines": baselines,
@@ -198,10 +201,9 @@ def _p_value(own: np.ndarray, rest: np.ndarray) -> float:
     return float(ttest_ind(own, rest, equal_var=False).pvalue)
 
 
-def slices_of(texts: list[str], tokens: list[int], windows: list[int], train_texts: list[str]) -> dict:
+def slices_of(texts: list[str], tokens: list[int], windows: list[int], train_texts: Iterable[str]) -> dict:
     """Groups for `slice_scores`, of cleaned texts `[rows]`, the tokens and windows of each, and the texts of train."""
-
-    words, known = [words_of(text) for text in texts], set().union(*map(words_of, train_texts))
+    words, known = [words_of(text) for text in texts], {word for text in train_texts for word in words_of(text)}
     lengths, unseen = np.array([(len(row), sum(word not in known for word in row)) for row in words]).T
     negated, contrasted = ([bool(part.search(text)) for text in texts] for part in (_NEGATION, _CONTRAST))
     found = {

@@ -7,6 +7,8 @@ from transformers import AttentionInterface, PreTrainedModel, TrainerCallback
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
+from bertcls.process import keep_freed
+
 AMX_TOKENS = 256  # longer texts are for SDPA there, too
 
 
@@ -87,6 +89,7 @@ class FastOnCpu(TrainerCallback):
     def on_train_begin(self, args, state, control, model: PreTrainedModel = None, **kwargs):
         if args.device.type != "cpu":
             return
+        keep_freed(2**23 if args.gradient_checkpointing else 2**30)  # who computes twice has little memory
         for module in model.modules():
             if type(module) is nn.Dropout:
                 module.__class__ = CpuDropout

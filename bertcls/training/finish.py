@@ -106,7 +106,8 @@ def finish_run(
         answers = FoldAnswers(Path(run_dir).parent, splits["train"], folds=count, problem_type=kind)
         classifier.model.config.temperature = answers.temperature
     classifier.save_pretrained(run_dir)
-    texts = texts_of(splits["test" if report else "train"])[:_COMPARED]
+    some = splits["test" if report else "train"]
+    texts = texts_of(some.select(range(min(len(some), _COMPARED))))
     loaded = verify_saved(run_dir, classifier, texts, new_process=hub is not None)
     if report:
         facts = write_report(
