@@ -18,7 +18,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
 
-from bertcls.data.columns import ROWS_AT_A_TIME, digests, is_missing, key_of, numbers_in, text_batches
+from bertcls.data.columns import ROWS_AT_A_TIME, digests, is_missing, key_of, numbers_in, row_batches, text_batches
 from bertcls.data.labels import label_array, label_names_of, label_shares, problem_type_of
 from bertcls.data.load import load_splits
 from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, draw_rows, find_within
@@ -40,7 +40,7 @@ _HTML = re.compile(r"</?[a-zA-Z][^<>]{0,200}>|&(?:#\d+|#x[0-9a-fA-F]+|[a-zA-Z]{2
 
 
 class _Part:
-    """What is compared of a split, in arrays `[rows]`: texts and keys by their digests, and what is told of each."""
+    """What is compared of a split, in arrays `[rows]`: texts and keys by digests, the words of keys, and more."""
 
     def __init__(self, split: Dataset):
         tables = []
@@ -208,7 +208,7 @@ def format_audit(findings: dict) -> str:
 def _label_summary(split: Dataset) -> dict[str, float]:
     if problem_type_of(split) != REGRESSION:
         return label_shares(split)
-    values = label_array(split).astype(np.float64)
+    values = label_array(split)
     return {"mean": values.mean(), "deviation": values.std(), "lowest": values.min(), "highest": values.max()}
 
 
@@ -239,10 +239,11 @@ def _repeated(digests: np.ndarray) -> int:
 
 def _contradictions(splits: DatasetDict, parts: dict[str, _Part]) -> dict[str, int]:
     """Texts, equal after normalisation, that stand with more than one label: per split and over all of them."""
-    numbers = np.unique(np.concatenate([*map(label_array, splits.values())]), axis=0, return_inverse=True)[1].ravel()
-    of = np.repeat(np.arange(len(parts)), [len(part.ids) for part in parts.values()])
-    every = pd.DataFrame({"key": np.concatenate([part.keys for part in parts.values()]), "label": numbers})
-    tables = {name: every[of == number] for number, name in enumerate(parts)} | {"all": every}
+    tables = {}
+    for name, split in splits.items():
+        labels = np.concatenate([digests(map(str, batch["label"])) for batch in row_batches(split, "label")])
+        tables[name] = pd.DataFrame({"key": parts[name].keys, "label": labels})
+    tables["all"] = pd.concat([*tables.values()])
     return {name: int((table.groupby("key")["label"].nunique() > 1).sum()) for name, table in tables.items()}
 
 

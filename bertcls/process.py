@@ -66,8 +66,8 @@ def use_cores(threads: int | None = None) -> None:
 def keep_freed(size: int) -> None:
     """Tensors of up to `size` bytes (32 MiB with an older glibc) take freed memory again, on Linux.
 
-    Else glibc gives a large tensor back to the system, which clears the pages of the next one: a tenth of a step of
-    short texts. But what is kept lies in pieces: where activations are computed twice that may be half of the memory.
+    Else glibc gives a large tensor back to the system, which clears the next one: a tenth of a step of short texts.
+    What is kept lies in pieces: where activations are computed twice, half of the memory.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     # The trim threshold alone would keep the other one at its small default.

@@ -1,14 +1,20 @@
 import json
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Callable
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import SAMPLE, TINY, real_path
 from datasets import concatenate_datasets
 
 from bertcls import RecipeArguments, audit_run, load_splits
 from bertcls.audit import LEAK_EXIT_CODE, audit_splits, drop_leaked, format_audit
-from bertcls.data.splits import split_dataset
+from bertcls.data.splits import arrange_splits, split_dataset
 from bertcls.report.write import _audited
 from bertcls.text import comparison_key
 from bertcls.training.launch import parse
@@ -198,3 +204,26 @@ def test_known_facts_of_imdb():
     leak = found["leaks"]["test in train"]
     assert (leak["exact"], leak["exact"] + leak["normalised"]) == (52, 123)
     assert [found["duplicates"][name]["exact"] for name in ("train", "test")] == [97, 199]
+
+
+@pytest.mark.slow
+def test_memory_grows_by_a_few_arrays(tmp_path):
+    rows = 20_000
+    words = np.random.default_rng(0).integers(50_000, size=(rows, 12))
+    texts = [" ".join(f"w{number}" for number in row) for row in words]
+    pq.write_table(pa.table({"text": texts, "label": ["no", "yes"] * (rows // 2)}), tmp_path / "a.parquet")
+    del texts, words
+
+    def peak(work: Callable) -> tuple:
+        tracemalloc.start()
+        found = work()
+        bytes_of_all = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found, bytes_of_all / rows
+
+    few = pd.DataFrame({"text": [f"text {row}" for row in range(60)], "label": [0, 1] * 30})
+    audit_splits(arrange_splits(load_splits(few))[0])  # what is imported only then
+    splits, loading = peak(lambda: load_splits(train_file=str(tmp_path / "a.parquet")))
+    parts, arranging = peak(lambda: arrange_splits(splits)[0])
+    _, auditing = peak(lambda: audit_splits(parts))
+    assert max(loading, arranging, auditing) < 400  # bytes a row; a string alone has 50 beside its characters

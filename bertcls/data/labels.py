@@ -39,8 +39,9 @@ def label_names_of(dataset: Dataset) -> list[str]:
 
 def label_array(dataset: Dataset) -> np.ndarray:
     """Labels for metrics: class numbers `[rows]`, 0 and 1 `[rows, num_labels]` for multi-label, or floats `[rows]`."""
-    if problem_type_of(dataset) != MULTI_LABEL:
-        return numbers_in(dataset, "label")
+    kind = problem_type_of(dataset)
+    if kind != MULTI_LABEL:
+        return numbers_in(dataset, "label").astype(np.float64 if kind == REGRESSION else np.int64)
     labels = column(dataset, "label").combine_chunks()
     found = np.zeros((len(labels), len(label_names_of(dataset))), np.int64)
     found[pc.list_parent_indices(labels), pc.list_flatten(labels)] = 1
@@ -117,7 +118,7 @@ def read_lists(split: Dataset, name: str, place: Callable[[int], str]) -> Datase
     """
     if not _is_string(split.features[name]):
         return split
-    cells = column(split, name)
+    cells = column(split, name).cast(pa.large_string())
     different = cells.unique()
     lists = [None if cell is None else _list_in(cell) for cell in different.to_pylist()]
     listed = any(found is not None for found in lists)
@@ -172,10 +173,10 @@ class RowLabels:
         return RowLabels(self.values[np.repeat(kept, np.maximum(self.sizes, 0))], self.sizes[kept], self.names)
 
     def by_row(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How many different numbers of those that stand for the names each row has, and these by row and size."""
-        rows = np.repeat(np.arange(len(self.sizes)), np.maximum(self.sizes, 0))
-        pairs = np.unique(rows * (len(numbers) or 1) + numbers[self.values])
-        return np.bincount(pairs // (len(numbers) or 1), minlength=len(self.sizes)), pairs % (len(numbers) or 1)
+        """How many different `numbers`, one for each of the names, a row has, and these, ascending, row by row."""
+        rows, most = np.repeat(np.arange(len(self.sizes)), np.maximum(self.sizes, 0)), max(len(numbers), 1)
+        pairs = np.unique(rows * most + numbers[self.values])
+        return np.bincount(pairs // most, minlength=len(self.sizes)), pairs % most
 
 
 class LabelColumn:
@@ -203,7 +204,7 @@ class LabelColumn:
 
     def numbers(self, found: RowLabels, split_name: str) -> pa.Array:
         """The labels of `read`, of rows that are not without, as they are stored."""
-        different = np.unique(found.values).tolist()
+        different = np.unique(found.values)
         if self.problem_type != REGRESSION:
             different = [found.names[place] for place in different]
         if split_name == "train" and len(different) < 2:
@@ -319,12 +320,11 @@ class LabelColumn:
         """Class names of the training split: those of its `ClassLabel`, otherwise its labels in natural order."""
         rows = self.read(train, "train")
         rows = rows.select(rows.sizes >= 0)
-        seen = sorted(rows.names, key=natural_key)
+        seen = sorted(rows.names, key=lambda name: (natural_key(name), name))  # 1 and 01 are alike but for the name
         declared, sizes = _declared(train.features[self.column]), np.unique(rows.sizes)
         vectors = rows.by_row(np.arange(len(seen)))[0] < rows.sizes
-        if not declared and {name.lower() for name in seen} <= _YES | _NO and len(sizes) == 1 and sizes[0] > 1:
-            vectors[:] = True
-        if vectors.any():
+        of_numbers = not declared and {name.lower() for name in seen} <= _YES | _NO
+        if vectors.any() or of_numbers and len(sizes) == 1 and sizes[0] > 1:
             start = rows.sizes[: vectors.argmax()].sum()
             vector = [rows.names[place] for place in rows.values[start : start + rows.sizes[vectors.argmax()]][:5]]
             raise ValueError(

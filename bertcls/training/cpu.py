@@ -89,7 +89,7 @@ class FastOnCpu(TrainerCallback):
     def on_train_begin(self, args, state, control, model: PreTrainedModel = None, **kwargs):
         if args.device.type != "cpu":
             return
-        keep_freed(2**23 if args.gradient_checkpointing else 2**30)  # who computes twice has little memory
+        keep_freed(2**23 if args.gradient_checkpointing else 2**30)  # such a run has little memory
         for module in model.modules():
             if type(module) is nn.Dropout:
                 module.__class__ = CpuDropout

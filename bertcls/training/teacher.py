@@ -190,8 +190,10 @@ def teach(
     train = splits["train"].select_columns([*names, "label"])
     if parts:
         rows = concatenate_datasets([part.select_columns(names) for part in parts])
-        held = [key_digests(splits[name])[0] for name in ("validation", "test") if name in splits]
-        kept = np.flatnonzero(~np.isin(key_digests(rows)[0], np.concatenate(held)))
+        kept = np.ones(len(rows), bool)
+        for name in {"validation", "test"} & {*splits}:
+            kept &= ~np.isin(key_digests(rows)[0], key_digests(splits[name])[0])
+        kept = np.flatnonzero(kept)
         left = f"; {len(rows) - len(kept):,} that stand in other splits are left out" * (len(kept) < len(rows))
         say(f"{len(kept):,} texts without a label{left}")
         empty = pa.nulls(len(kept), train.data.schema.field("label").type)

@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset
 
@@ -180,6 +182,25 @@ def test_decimal_commas_stay_text_elsewhere(tmp_path):
         train_of(COMMAS, tmp_path, problem_type=REGRESSION)
     with pytest.raises(ValueError, match=r"Found the label '1\.234,5' of train in line 2 of"):
         train_of(["1.234,5", "2,5"], tmp_path, ";", problem_type=REGRESSION)
+
+
+def test_arrays_of_labels_are_as_exact_as_their_sums_need_and_may_be_changed():
+    years = label_array(train_of([2019.25, 2021.5, 1e30] * 8))
+    assert years.dtype == float and years.std() < 1e31
+    assert years.mean() == pytest.approx(np.mean([2019.25, 2021.5, 1e30]))
+    classes, several = label_array(train_of(["a", "b"] * 4)), label_array(train_of(TOPICS))
+    assert classes.tolist() == [0, 1] * 4 and several.tolist() == [[1, 1], [1, 0], [0, 0], [0, 1]] * 2
+    for labels in (years, classes, several):
+        labels += 1
+
+
+def test_lists_in_strings_of_another_arrow_type():
+    table = pa.table({"text": ["a", "b", "c"], "label": pa.array(["['x']", "['x', 'y']", None], pa.string_view())})
+    split = load_splits(Dataset(table), drop_empty=True)["train"]
+    assert label_names_of(split) == ["x", "y"] and split["label"][:] == [[0], [0, 1]]
+    odd = table.set_column(1, "label", pa.array(["['x']", "y", None], pa.string_view()))
+    with pytest.raises(ValueError, match="Found 'y' in column label, row 1, which is no list as in other rows"):
+        load_splits(Dataset(odd))
 
 
 COMMENTS = "id,comment_text,toxic,obscene,threat\n1,a,0,0,0\n2,b,1,0,1\n3,c,0,1,0\n4,d,1,1,1\n"
