@@ -39,9 +39,9 @@ def label_names_of(dataset: Dataset) -> list[str]:
 
 def label_array(dataset: Dataset) -> np.ndarray:
     """Labels for metrics: class numbers `[rows]`, 0 and 1 `[rows, num_labels]` for multi-label, or floats `[rows]`."""
-    kind = problem_type_of(dataset)
-    if kind != MULTI_LABEL:
-        return numbers_in(dataset, "label").astype(np.float64 if kind == REGRESSION else np.int64)
+    if problem_type_of(dataset) != MULTI_LABEL:
+        numbers = numbers_in(dataset, "label")
+        return numbers.astype(np.float64 if numbers.dtype.kind == "f" else np.int64)
     labels = column(dataset, "label").combine_chunks()
     found = np.zeros((len(labels), len(label_names_of(dataset))), np.int64)
     found[pc.list_parent_indices(labels), pc.list_flatten(labels)] = 1
