@@ -1,8 +1,9 @@
 """Distillation on SST-2: students on the labels alone, taught on the training phrases, and on sentences of IMDB, too.
 
-Each run is a command of `recipes/distill.py` in a folder of its own below --output_dir; the first one of a student and
-a seed also makes its run on the labels alone. Finished runs are appended to --output, and not made again; at the end
-the speed of the teacher and of each student is measured in turn, in this process, and the table is printed.
+Each run is a command of `recipes/distill.py` in a folder of its own below --output_dir; those without unlabelled
+sentences (0 in --counts, to be named first) also make the run on the labels alone. Finished runs are appended to
+--output, and not made again; at the end the speed of the teacher and of each student is measured in turn, in this
+process, and the table is printed.
 """
 
 import argparse

@@ -46,12 +46,13 @@ class _Part:
         tables = []
         for texts in text_batches(split):
             keys = [*map(key_of, texts)]
+            words = [*map(_words, keys)]
             told = {
                 "exact": digests(map("\0".join, texts)),
                 "keys": digests(keys),
-                "words": pa.array(map(_words, keys), pa.large_string()),
+                "words": pa.array(words, pa.large_string()),
                 "bare": [not key.strip() for key in keys],
-                "long": [*map(_long_enough, keys)],
+                "long": [*map(_long_enough, words)],
                 "empty": [not all(text.strip() for text in row) for row in texts],
                 "html": [any(map(_HTML.search, row)) for row in texts],
             }
@@ -254,13 +255,14 @@ def _leak(kept: _Part, other: _Part) -> tuple[dict, list[int]]:
     contained, inside = np.zeros(len(kept.ids), bool), np.zeros(len(other.ids), bool)
     if not kept.pairs:
         asked = np.flatnonzero(kept.long & ~equal)
-        parts = dict.fromkeys(kept.words.take(asked).to_pylist(), False)
+        words = kept.words.take(asked).to_pylist()
+        parts = dict.fromkeys(words, False)
         places = np.sort(np.unique(other.keys, return_index=True)[1])
         starts = range(0, len(places), ROWS_AT_A_TIME)
         read = (other.words.take(places[start : start + ROWS_AT_A_TIME]).to_pylist() for start in starts)
         for part, place in find_within(parts, chain.from_iterable(read), count=len(places)):
             parts[part] = inside[places[place]] = True
-        contained[asked] = [parts[part] for part in kept.words.take(asked).to_pylist()]
+        contained[asked] = [parts[part] for part in words]
     leak = {"rows": len(kept.ids), "long_rows": int(kept.long.sum())}
     leak["long_found"] = int((kept.long & equal).sum() + contained.sum())
     for kind, rows in {"exact": exact, "normalised": equal & ~exact, "contained": contained}.items():
@@ -274,8 +276,8 @@ def _words(key: str) -> str:
     return " ".join(CJK_CHARACTER.sub(r" \g<0> ", key).split())
 
 
-def _long_enough(key: str) -> bool:
-    return len(_words(key).split()) >= (MIN_CHARACTERS if CJK_CHARACTER.search(key) else MIN_WORDS)
+def _long_enough(words: str) -> bool:
+    return len(words.split()) >= (MIN_CHARACTERS if CJK_CHARACTER.search(words) else MIN_WORDS)
 
 
 def _read(split: Dataset, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, ...]) -> tuple[dict, float]:

@@ -27,7 +27,7 @@ def column(dataset: Dataset, name: str) -> pa.ChunkedArray:
 
 
 def numbers_in(dataset: Dataset, name: str) -> np.ndarray:
-    """A column of numbers."""
+    """A column of numbers `[rows]`, which may be read-only."""
     return column(dataset, name).to_numpy()
 
 
