@@ -12,17 +12,34 @@ from bertcls.process import remembered
 from bertcls.text import comparison_key
 
 ROWS_AT_A_TIME = 10_000
+_TAKEN_FROM = 2**28  # bytes; beyond, rows that are far apart are gathered one by one
+
+
+def _tables(dataset: Dataset, *names: str) -> Iterator[pa.Table]:
+    """The columns, a batch of rows at a time; of rows that were selected a batch is taken at once."""
+    view = dataset.select_columns([*names])
+    for start in range(0, len(view), ROWS_AT_A_TIME):
+        count = min(ROWS_AT_A_TIME, len(view) - start)
+        if view._indices is None:
+            yield view.data.fast_slice(start, count)
+            continue
+        rows = view._indices.fast_slice(start, count)[0].to_numpy().astype(np.int64)
+        first, last = int(rows.min()), int(rows.max())
+        span = view.data.fast_slice(first, last + 1 - first)
+        if span.nbytes <= _TAKEN_FROM:
+            yield span.take(pa.array(rows - first))
+        else:
+            yield view.data.fast_gather(rows)
 
 
 def row_batches(dataset: Dataset, *names: str) -> Iterator[dict[str, list]]:
     """The columns, a batch of rows at a time."""
-    return dataset.select_columns([*names]).iter(ROWS_AT_A_TIME)
+    return (table.to_pydict() for table in _tables(dataset, *names))
 
 
 def column(dataset: Dataset, name: str) -> pa.ChunkedArray:
     """A column in the order of the rows."""
-    form = dataset.select_columns([name]).with_format("arrow")
-    chunks = [chunk for table in form.iter(ROWS_AT_A_TIME) for chunk in table[name].chunks]
+    chunks = [chunk for table in _tables(dataset, name) for chunk in table[name].chunks]
     return pa.chunked_array(chunks, type=dataset.data.schema.field(name).type)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from bertcls import arrange_splits, load_splits, tokenize_windows
 from bertcls.audit import audit_splits
+from bertcls.data import columns
 from bertcls.data.labels import label_shares
 from bertcls.data.splits import containing_texts, draw_rows, hold_out_whole_texts, split_dataset
 from bertcls.layout import DRAWN
@@ -424,3 +425,19 @@ def test_phrases_of_a_lone_split_stay_together():
     assert reported == DRAWN and len(splits["validation"]) >= 60 and len(splits["test"]) >= 60
     for one, other in (("test", "train"), ("validation", "train"), ("test", "validation")):
         assert not any(containing_texts(splits[one]["text"][:], splits[other]["text"][:]))
+
+
+@pytest.mark.parametrize("taken_from", [2**28, 0])
+def test_columns_come_in_the_order_of_the_rows_that_were_selected(taken_from, monkeypatch):
+    monkeypatch.setattr(columns, "_TAKEN_FROM", taken_from)
+    monkeypatch.setattr(columns, "ROWS_AT_A_TIME", 7)
+    draw = np.random.default_rng(0)
+    texts = [None if number % 11 == 0 else f"text {number}" for number in range(100)]
+    made = {"text": texts, "labels": [[number] * (number % 3) for number in range(100)], "example_id": [*range(100)]}
+    whole = concatenate_datasets([Dataset.from_dict(made).select(range(40)), Dataset.from_dict(made)])
+    for rows in (range(140), draw.permutation(140), np.sort(draw.choice(140, 60)), [139], range(30, 50), []):
+        selected = whole.select(rows)
+        ids = columns.numbers_in(selected, "example_id")
+        assert ids.tolist() == selected["example_id"][:] and len(columns.column(selected, "text")) == len(rows)
+        read = [row for batch in columns.row_batches(selected, "text", "labels") for row in zip(*batch.values())]
+        assert read == [(row["text"], row["labels"]) for row in selected]
