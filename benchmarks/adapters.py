@@ -66,9 +66,13 @@ def read(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
+ASKED = ("made_of", "rows", "rank", "learning_rate", "seed")
+
+
 def runs(args: argparse.Namespace) -> list[dict]:
+    made_of = f"{args.dataset_name}, {args.model_name_or_path}, {args.cpu_threads or 'all'} threads"
     return [
-        {"rows": args.rows, "rank": rank, "learning_rate": rate, "seed": seed}
+        {"made_of": made_of, "rows": args.rows, "rank": rank, "learning_rate": rate, "seed": seed}
         for seed in args.seeds
         for rank in args.ranks
         for rate in (args.learning_rates if rank else ["default"])
@@ -144,15 +148,15 @@ def print_tables(found: list[dict]) -> None:
     cells: dict[tuple, list[dict]] = {}
     for row in found:
         if "seed" in row:
-            cells.setdefault((row["rows"], row["rank"], row["learning_rate"]), []).append(row)
+            cells.setdefault((row["made_of"], row["rows"], row["rank"], row["learning_rate"]), []).append(row)
     table = []
-    for (rows, rank, rate), group in sorted(cells.items()):
-        mean = {name: float(np.mean([row[name] for row in group])) for name in group[0] if name != "learning_rate"}
+    for (made_of, rows, rank, rate), group in sorted(cells.items()):
+        mean = {name: float(np.mean([row[name] for row in group])) for name in group[0] if name not in ASKED}
         tested = ", ".join(f"{row['test_accuracy']:.3f}" for row in sorted(group, key=lambda row: row["seed"]))
         accuracy = [f"{mean['test_accuracy']:.3f} ({tested})", f"{mean['eval_accuracy']:.4f}"]
         costs = [f"{mean[name]:.2f}" for name in ("train_seconds", "peak_gib", "checkpoints_gib")]
-        table.append([rows, f"rank {rank}" if rank else "all", rate, *accuracy, *costs])
-    headings = ["rows", "what trains", "learning rate", "accuracy (seeds)", "on the selection rows"]
+        table.append([made_of, rows, f"rank {rank}" if rank else "all", rate, *accuracy, *costs])
+    headings = ["of", "rows", "what trains", "learning rate", "accuracy (seeds)", "on the selection rows"]
     if table:
         show("SST-2", [*headings, "training, s", "peak, GiB", "checkpoints, GiB"], table)
     large = {row["way"]: row for row in found if "way" in row}

@@ -14,15 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import psutil
+from namespaces import kill
 from predict_memory import RECIPES, save_model, write_rows
-
-
-def kill(process: subprocess.Popen) -> None:
-    """A process and those that it started, at once and without a warning."""
-    for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-        one.kill()
-    process.wait()
 
 
 def main() -> None:

@@ -189,6 +189,12 @@ def first_in(folder: str | Path) -> int:
     return first
 
 
+def check_shared(folder: str | Path, fix: str) -> None:
+    """Refuses a folder that some machine does not see, on all processes; `fix` says what to do."""
+    if processes() > 1 and max(gather_object([first_in(folder)])) > 0:
+        raise ValueError(f"Found {folder} on one machine alone; expected a folder that all of them see. {fix}.")
+
+
 @contextlib.contextmanager
 def first_of_cache() -> Iterator[None]:
     """Maps of a data set: one process for each file system that holds the cache of datasets fills it, the others read

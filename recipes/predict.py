@@ -93,7 +93,7 @@ def main(args: Arguments) -> None:
     output_file = Path(args.output_file or "").expanduser()
     if args.text is None:
         check_output(output_file, source=args.dataset_name, overwrite=args.overwrite_output, shard=args.shard)
-    state = start_processes(args.cpu_threads, cpu=args.backend == "onnx")
+    state = start_processes(args.cpu_threads, cpu=args.backend == "onnx", writes=args.output_file)
     load_steps(args.steps)
     engine = {"backend": args.backend, "dtype": args.dtype}
     classifier = TextClassifier.from_pretrained(args.model_name_or_path, device=state.device, **engine)

@@ -11,7 +11,6 @@ import os
 
 os.environ.setdefault("GOMP_SPINCOUNT", "50000")  # as in the recipes
 
-import json
 import re
 import shlex
 import sys
@@ -20,17 +19,17 @@ from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
-from bertcls.process import OptionParser, one_line_errors, say, whole_file
+from bertcls.process import OptionParser, one_line_errors, say
 from bertcls.report.compare import compare_arms, describe_choice, describe_differences, load_arm
-from bertcls.report.figures import draw_search
 from bertcls.together import from_rank_0
 from bertcls.training.launch import parse_runs
 from bertcls.training.plan import CHOOSE_BY_SCORE
 from bertcls.training.search import Watch, as_words, judge, load_recipe, make_knobs, search_folder, watched_run
-from bertcls.training.study import Study
+from bertcls.training.study import Study, write_search
 
+WHOLE = "--resume_from_checkpoint --report true --push_to_hub false".split()  # runs at the end
 FOLDS = 5  # where fewer rows to choose by than an accuracy needs
-OWN = "resume_from_checkpoint overwrite_output fold train_sizes report push_to_hub".split()  # not of a search
+OWN = "resume_from_checkpoint overwrite_output fold train_sizes report no_report push_to_hub".split()  # not of these
 
 
 def read(argv: list[str]) -> tuple[Namespace, list[str]]:
@@ -76,7 +75,7 @@ def main(options: Namespace, words: list[str]) -> dict:
         if folds := (FOLDS if few else 0) if options.folds is None else options.folds:
             run([*words, *seed], look, fold=f"validation-1/{folds}")
         plan = look.plan
-        if plan["metric"] is None:
+        if plan["metric"] is None or not plan["rows"].get("validation"):
             raise ValueError("Found no score to choose by; expected rows for it, without --eval_strategy no.")
 
         # 2. The knobs with their ranges, and the study, which may have begun before
@@ -94,7 +93,7 @@ def main(options: Namespace, words: list[str]) -> dict:
             "folds": folds,
             "seed": options.seed,
         }
-        made_of |= {name: plan[name] for name in ("metric", "rows", "parameters")}
+        made_of |= {"metric": plan["metric"]} | plan["made_of"]
         study = Study(folder, made_of, knobs, greater_is_better=plan["greater_is_better"], seed=options.seed)
         judged = f"over {folds} folds" if folds else f"of {plan['rows']['validation']:,} rows"
         say(f"Searching {', '.join(knobs)} by {plan['metric']} {judged}; what trials print is in {folder}/trials.log.")
@@ -105,7 +104,7 @@ def main(options: Namespace, words: list[str]) -> dict:
         while (drawn := study.ask(options.trials, options.minutes)) is not None:
             started, result = time.time(), (None,)
             try:
-                its_own = [*words, *seed, *as_words(drawn)]
+                its_own = [*words, *seed, *as_words(drawn, plan["contrastive_steps"])]
                 result = judge(run, its_own, **by, folds=folds, keep_going=study.keep_going)
             except ValueError as error:
                 if not drawn:
@@ -115,38 +114,36 @@ def main(options: Namespace, words: list[str]) -> dict:
 
         # 4. The defaults and the best with several seeds, scored on rows that no trial has seen
         found = study.found()
+        from_rank_0(lambda: write_search(folder, plan, found))  # whatever becomes of the runs
         rows = [found["defaults"], *([] if found["best"]["defaults"] else [found["best"]])]
-        own = [[] if row["defaults"] else as_words(row["knobs"]) for row in rows]
+        own = [[] if row["defaults"] else as_words(row["knobs"], plan["contrastive_steps"]) for row in rows]
         places = [folder / "final" / f"trial-{row['number']}" for row in rows]
         told = {"defaults": recipe.DEFAULTS, "sample": getattr(recipe, "SAMPLE", None)}
         for place, its_own in zip(places, own):
             for number in options.seeds:
                 if study.is_done(place / f"seed-{number}"):
                     continue
-                end = ["--seeds", str(number), "--output_dir", str(place), "--resume_from_checkpoint"]
+                end = ["--seeds", str(number), "--output_dir", str(place), *WHOLE]
                 sys.argv = [options.recipe, *words, *its_own, *end]  # for the record of the run
                 for args, training_args in parse_runs(recipe.arguments, sys.argv[1:], **told):
                     recipe.main(args, training_args)
                 study.set_done(place / f"seed-{number}")
 
         # 5. What it brought
-        return from_rank_0(lambda: tell(found, rows, places, plan, folder, [options.recipe, *words, *own[-1]]))
+        return from_rank_0(lambda: tell(found, rows, places, plan, folds, options, [*words, *own[-1]]))
 
 
-def tell(found: dict, rows: list[dict], places: list[Path], plan: dict, folder: Path, words: list[str]) -> dict:
+def tell(found: dict, rows: list, places: list, plan: dict, folds: int, options: Namespace, words: list) -> dict:
     """Figure, numbers and words: which knobs, whether they are better beyond noise, and how to have them again."""
     names = ["the recipe's defaults", *(f"trial {row['number']}" for row in rows[1:])]
-    arms, metric = [load_arm(str(place), name) for place, name in zip(places, names)], plan["metric"]
-    ends = [(row["scores"], arm) for row, arm in zip(rows, arms)]
-    choice = describe_choice(ends[0], ends[-1], metric=metric, trials=len(found["trials"]))
+    arms = [load_arm(str(place), name, options.seeds) for place, name in zip(places, names)]
+    ends, by = [(row["scores"], arm) for row, arm in zip(rows, arms)], (plan["metric"], plan["greater_is_better"])
+    choice = describe_choice(ends[0], ends[-1], *by, trials=len(found["trials"]), folds=folds)
     verdict = describe_differences(arms, compare_arms(arms)) or "No trial was better than the recipe's defaults."
-    command = shlex.join(["accelerate", "launch", "--quiet", *words])
-    facts = {"verdict": verdict, "command": command, "choice": choice, "plan": plan} | found
-    with whole_file(folder / "search.json") as path:
-        path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    weighed, rising = found["importance"], plan["greater_is_better"]
-    draw_search(found["trials"], weighed, metric, folder / "search.png", rising=rising)
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in weighed.items())
+    command = ["accelerate", "launch", "--quiet", options.recipe, *words, "--seeds", *map(str, options.seeds)]
+    command, folder = shlex.join(command), options.output_dir
+    write_search(folder, plan, facts := {"verdict": verdict, "command": command, "choice": choice} | found)
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in found["importance"].items())
     say(f"Importance: {shares}." if shares else "Too few trials came to their end to weigh the knobs.")
     say(f"{choice['said']}\n{verdict}\nThe best is in {places[-1]}:\n  {command}\nSee {folder / 'search.png'}.")
     return facts

@@ -29,7 +29,7 @@ def _tables(dataset: Dataset, *names: str) -> Iterator[pa.Table]:
         if span.nbytes <= _TAKEN_FROM:
             yield span.take(pa.array(rows - first))
         else:
-            yield view.data.fast_gather(rows)
+            yield view.data.fast_gather(rows).combine_chunks()  # else a chunk, which is an object, a row
 
 
 def row_batches(dataset: Dataset, *names: str) -> Iterator[dict[str, list]]:

@@ -53,14 +53,15 @@ def load_arms(folders: list[str]) -> list[Arm]:
     return [load_arm(folder, name) for folder, name in zip(folders, names)]
 
 
-def load_arm(folder: str, name: str | None = None) -> Arm:
-    """Reads a run, or a folder with the runs of several seeds; folds, which share no example, are one run.
+def load_arm(folder: str, name: str | None = None, seeds: list[int] | None = None) -> Arm:
+    """Reads a run, or a folder with the runs of several seeds, or of `seeds`; folds, which share no example, are one.
 
     Raises:
         FileNotFoundError: no prediction file in it.
         ValueError: runs on different examples.
     """
     found = sorted(Path(folder).glob(PREDICTIONS)) or sorted(Path(folder).glob(f"*/{PREDICTIONS}"))
+    found = [Path(folder, f"seed-{seed}", PREDICTIONS) for seed in seeds] if seeds else found
     if not found:
         raise FileNotFoundError(
             f"No {PREDICTIONS} in {folder} or the folders in it; expected a finished run. Check the path."
@@ -170,14 +171,18 @@ def describe_differences(arms: list[Arm], rows: list[dict]) -> str:
     return " ".join(sentences)
 
 
-def describe_choice(first: tuple[dict, Arm], best: tuple[dict, Arm], *, metric: str, trials: int) -> dict:
+def describe_choice(
+    first: tuple[dict, Arm], best: tuple[dict, Arm], metric: str, greater_is_better: bool, *, trials: int, folds: int
+) -> dict:
     """How much better the best of `trials` looked on the rows that chose it than it is, with a sentence, `said`.
 
     Args:
         first, best: the scores `eval_*` of a trial, and its runs on rows that no trial has seen.
         metric: that chose; where the runs have none of it, the accuracy or the mean absolute error is told.
+        greater_is_better: of it.
+        folds: that judged; 0: the runs have scores on the rows that chose, too, with seeds of their own.
     """
-    both, falls = (first, best), ("loss", "rmse", "mae")
+    both = (first, best)
 
     def is_known(name: str) -> bool:
         return all(
@@ -185,7 +190,7 @@ def describe_choice(first: tuple[dict, Arm], best: tuple[dict, Arm], *, metric: 
         )
 
     name = next(name for name in (metric, "accuracy", "mae") if is_known(name))
-    sign = -1 if name.endswith(falls) else 1
+    sign = -1 if name == "mae" or (name == metric and not greater_is_better) else 1
     chose = [float(scores[f"eval_{name}"]) for scores, _ in both]
     unseen = [float(np.mean([one["scores"][f"test_{name}"] for one in arm.facts])) for _, arm in both]
     flattered = sign * ((chose[1] - unseen[1]) - (chose[0] - unseen[0]))
@@ -196,6 +201,10 @@ def describe_choice(first: tuple[dict, Arm], best: tuple[dict, Arm], *, metric: 
     )
     how = f"flattered it by {flattered:.4f}" if flattered > 0 else "did not flatter it"
     said += f"So to be the best of {trials} {how}, as far as single runs tell."
+    again = [one["scores"].get(f"eval_{name}") for one in best[1].facts]
+    if not folds and None not in again:
+        said += f" Trained anew it has {np.mean(again):.4f} on the rows that chose it."
+    said += "" if name == metric else f" The trials were judged by {metric.replace('_', ' ')}."
     if first[1] is best[1]:
         said = f"The best of {trials} is {first[1].name}: {name.replace('_', ' ')} {chose[0]:.4f} and {unseen[0]:.4f}."
     return {"metric": name, "chose": chose, "unseen": unseen, "flattered": flattered, "said": said}

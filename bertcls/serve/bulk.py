@@ -31,7 +31,7 @@ from bertcls.data.tables import join_tables
 from bertcls.inference import Prediction, TextClassifier
 from bertcls.modeling import MULTI_LABEL, REGRESSION
 from bertcls.process import LOCK, file_digest, lock_folder, refuse_inside, use_cores, whole_file
-from bertcls.together import TIMEOUT, restarts, start_pulse
+from bertcls.together import TIMEOUT, check_shared, restarts, start_pulse
 
 FORMATS = (".parquet", ".jsonl", ".csv")
 _MANIFEST = "manifest.json"
@@ -49,11 +49,14 @@ _CODE = (
 )  # what decides on an answer
 
 
-def start_processes(cpu_threads: int | None = None, *, cpu: bool = False) -> PartialState:
-    """This process among those of the launcher, on its accelerator, or on a CPU with its share of the cores."""
+def start_processes(cpu_threads: int | None = None, *, cpu: bool = False, writes: str | None = None) -> PartialState:
+    """This process among those of the launcher, on its accelerator, or on a CPU with its share of the cores; all must
+    see the folder of the file that it `writes`."""
     on_cpu = cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     state = PartialState(cpu=on_cpu, timeout=TIMEOUT)
     start_pulse()
+    if writes is not None:
+        check_shared(Path(writes).expanduser().parent, "Name another --output_file")
     if state.device.type == "cpu":
         use_cores(cpu_threads)
     return state
@@ -172,19 +175,23 @@ def predict_parts(
         ValueError: other rows than those of `digest`.
     """
     parts, survey, folder, (index, count) = [], Survey(), parts_folder(output_file), number_of_shard(shard)
-    there = {path.name for path in folder.iterdir()}
+    there, made_of = {path.name for path in folder.iterdir()}, file_digest(folder / _MANIFEST)
     for number, table in enumerate(survey.read(tables)):
         parts.append(part := _part(folder, number))
         turn, of_others = divmod(number - index, count)
         record, mine = part.with_suffix(".json"), not of_others and turn % state.num_processes == state.process_index
-        if record.name in there and not (mine and _record_of(part, survey.part) != record.read_text()):
+        is_there = {part.name, record.name} <= there
+        if is_there and mine and record.read_bytes() != _record_of(part, survey.part, made_of):
+            bar.write(f"{part.name} is damaged, or of another run, and is labelled anew.")
+            is_there = False
+        if is_there:
             if not bar.disable:
                 bar.initial += len(table)  # no part of this run's speed
         elif mine:
             with whole_file(part) as path:
                 pq.write_table(label_table(classifier, table, abstain_below=abstain_below, words=words), path)
             with whole_file(record) as path:
-                path.write_text(_record_of(part, survey.part))
+                path.write_bytes(_record_of(part, survey.part, made_of))
         bar.update(len(table))
     if digest not in (None, survey.digest):
         raise ValueError(
@@ -198,9 +205,11 @@ def _part(folder: Path, number: int) -> Path:
     return folder / f"part-{number:06d}.parquet"
 
 
-def _record_of(part: Path, rows: str) -> str:
-    """What tells of a part that is whole: digests of its rows before they were labelled, and of its file."""
-    return json.dumps({"rows": rows, "file": file_digest(part) if part.is_file() else None})
+def _record_of(part: Path, rows: str, made_of: str) -> bytes:
+    """What tells of a part that is whole: digests of its rows before they were labelled, of its file, and of the
+    manifest of its run."""
+    told = {"rows": rows, "file": file_digest(part) if part.is_file() else None, "manifest": made_of}
+    return json.dumps(told).encode()
 
 
 def number_of_shard(shard: str | None) -> tuple[int, int]:
@@ -209,7 +218,7 @@ def number_of_shard(shard: str | None) -> tuple[int, int]:
     >>> number_of_shard("3/16"), number_of_shard(None)
     ((2, 16), (0, 1))
     """
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard or "1/1")
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", "1/1" if shard is None else shard)
     number, count = map(int, found.groups()) if found else (0, 0)
     if not 1 <= number <= count:
         raise ValueError(f"Found --shard {shard}; expected one from 1/16 to 16/16, or of another number. Correct it.")
@@ -222,8 +231,7 @@ def check_output(
     """Refuses an output of another kind than `FORMATS`, one in its source, and one that is there, but for what a
     killed run left; and to overwrite what other shards, or earlier attempts of the launcher, have labelled."""
     number_of_shard(shard)
-    again = restarts()  # which refuses what cannot restart
-    other = f"--shard {shard}" if shard else f"--max_restarts {again}" if again else None
+    other = _other_writers(shard)
     if overwrite and other:
         raise ValueError(
             f"Found --overwrite_output with {other}; expected one of them, since it would remove what was labelled "
@@ -234,10 +242,20 @@ def check_output(
             f"Found --output_file {output_file}; expected a name that ends with {', '.join(FORMATS)}. Rename it."
         )
     refuse_inside(output_file, [source], "--output_file")
-    if output_file.exists() and not overwrite and not (parts_folder(output_file) / _MANIFEST).is_file():
+    if not overwrite:
+        _refuse_written(output_file, shard)
+
+
+def _other_writers(shard: str | None) -> str | None:
+    again = restarts()  # which refuses what cannot restart
+    return f"--shard {shard}" if shard else f"--max_restarts {again}" if again else None
+
+
+def _refuse_written(output_file: Path, shard: str | None) -> None:
+    if output_file.exists() and not (parts_folder(output_file) / _MANIFEST).is_file():
         raise FileExistsError(
             f"Found {output_file}; expected no such file. Name another --output_file, or "
-            f"{'remove it' if other else 'give --overwrite_output'}."
+            f"{'remove it' if _other_writers(shard) else 'give --overwrite_output'}."
         )
 
 
@@ -271,6 +289,12 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False, sh
         output_file.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder, "--output_file", seconds=_LOCK_SECONDS) if shard else _lock_parts(folder)
+    try:
+        _refuse_written(output_file, shard)  # once more: others may just have joined theirs
+    except FileExistsError:
+        lock.release()
+        _remove_folder(folder)
+        raise
     try:
         there = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else manifest
     except (ValueError, TypeError, RecursionError) as error:
@@ -323,7 +347,7 @@ def _lock_parts(folder: Path) -> FileLock:
 def describe_missing(parts: list[Path], shard: str | None = None) -> str | None:
     """Which of the parts are not there, or not whole, and of which shards they are; `None` where all are there."""
     there = {path.name for path in parts[0].parent.iterdir()} if parts else set()
-    missing = [int(part.stem[5:]) for part in parts if part.with_suffix(".json").name not in there]
+    missing = [int(part.stem[5:]) for part in parts if not {part.name, part.with_suffix(".json").name} <= there]
     if not missing:
         return None
     count = number_of_shard(shard)[1]

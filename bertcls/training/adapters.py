@@ -24,11 +24,11 @@ def check_adapters(args: TextArguments, training_args: RunArguments) -> None:
         return
     if rank < 1:
         raise ValueError(f"Found --lora_rank {rank}; expected 1 or more, such as 8. Raise it, or leave it out.")
-    if getattr(args, "freeze_encoder", False):
-        raise ValueError(
-            "Found --lora_rank with --freeze_encoder; expected one of them, since adapters change the encoder. Leave "
-            "one out."
-        )
+    for name, why in (("freeze_encoder", "change the encoder"), ("from_scratch", "need one that has learnt")):
+        if getattr(args, name, False):
+            raise ValueError(
+                f"Found --lora_rank with --{name}; expected one of them, since adapters {why}. Leave one out."
+            )
     if sharded or training_args.fsdp or training_args.deepspeed:
         raise ValueError(
             "Found --lora_rank under FSDP or DeepSpeed; expected whole weights in each process, into which adapters "

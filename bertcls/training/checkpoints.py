@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from bertcls.export.onnx import remove_export
-from bertcls.layout import CHECKPOINTS, COMPLETE, ONNX, PLAIN, RUN_FILES, START
+from bertcls.layout import CHECKPOINTS, COMPLETE, ONNX, PLAIN, RUN_FILES, START, STUDY
 from bertcls.process import file_digest, is_full_disk, sync_folder, whole_file
 from bertcls.together import meet, processes
 
@@ -404,6 +404,8 @@ def clear_output(run_dir: str) -> None:
 def how_to_go_on(checkpoints: Path) -> str:
     """With a run that was stopped, whose checkpoints lie in a folder."""
     run = checkpoints.parent
+    if any((folder / STUDY).exists() for folder in run.parents[:3]):
+        return "The same command goes on."
     if newest_complete(checkpoints)[0] is None:
         return "No checkpoint is whole yet: begin anew" + (", with --overwrite_output." if run.exists() else ".")
     while run.name.startswith(("seed-", "fold-", "size-")) or run.name in ("final", PLAIN):  # one of several

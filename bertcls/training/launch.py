@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from accelerate.utils import gather_object
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from bertcls.arguments import RunArguments, TextArguments
 from bertcls.layout import CHECKPOINTS, LAUNCH, NEWEST, RESULTS
 from bertcls.process import LOCK, lock_folder, one_line_errors, refuse_inside, use_cores, whole_file
 from bertcls.together import (
-    first_in,
+    check_shared,
     from_rank_0,
     launchers,
     restarts,
@@ -142,7 +141,8 @@ def parse_runs(
                 begun = newest_complete(path / CHECKPOINTS)[0] is not None
                 if not begun and (path / RESULTS).is_file():
                     continue  # few rows: it ended, and had nothing to save on its way
-                words = [*words, "--resume_from_checkpoint" if begun else "--overwrite_output"]
+                how = "--resume_from_checkpoint" if begun else "--overwrite_output"
+                words = [*words, *([how] if path.exists() else [])]
             yield parse(arguments_class, [*rest, *drawn, *words, "--output_dir", str(path)], **options)
 
 
@@ -213,11 +213,8 @@ def parse(
     )
     if not resumes and training_args.resume_from_checkpoint is not None:  # an attempt that goes on, as `RunArguments`
         training_args.eval_on_start, training_args.restore_callback_states_from_checkpoint = False, True
-    if not training_args.save_on_each_node and max(gather_object([first_in(args.run_dir)])) > 0:
-        raise ValueError(
-            f"Found {args.run_dir} on one machine alone; expected a folder that all of them see. Name another "
-            "--output_dir, or give --save_on_each_node."
-        )
+    if not training_args.save_on_each_node:
+        check_shared(args.run_dir, "Name another --output_dir, or give --save_on_each_node")
     training_args.output_dir = str(Path(args.run_dir, CHECKPOINTS))
     args.started = time.time()
     if training_args.device.type not in ("cpu", "mps"):

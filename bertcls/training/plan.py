@@ -12,7 +12,7 @@ from bertcls.process import say
 from bertcls.together import meet
 from bertcls.tokenization import WindowCollator
 from bertcls.training.adapters import CONTRASTIVE_RATE, add_adapters
-from bertcls.training.checkpoints import weights_digest
+from bertcls.training.checkpoints import describe_rows, weights_digest
 from bertcls.training.contrastive import contrastive_stage
 
 ENOUGH_STEPS = 150  # of the optimizer, after which more epochs bring nothing
@@ -92,9 +92,10 @@ def prepare_training(
         say(f"{rows:,} rows: {first}{then}{'' if ready else f', {epochs * steps_an_epoch:,} steps'}")
     _choose_by(training_args, len(tokenized.get("validation", ())), kind)
     model.contrastive_steps, model.contrastive_texts = contrastive_steps, 0
-    rows_of = {name: len(part) for name, part in tokenized.items()}
-    if watch is not None and watch.on_plan(model, training_args, rows=rows_of, can_probe=can_probe):
-        return
+    if watch is not None:
+        told = {"rows": {name: len(part) for name, part in tokenized.items()}, "can_probe": can_probe}
+        if watch.on_plan(model, training_args, content=describe_rows(tokenized["train"]), **told):
+            return
     if can_probe:  # then the start is a candidate like every epoch
         model.linear_start = start_head(model, tokenized["train"], collator, seed=training_args.seed)
     if training_args.resume_from_checkpoint is not None:

@@ -21,6 +21,7 @@ from bertcls.arguments import RecipeArguments
 from bertcls.backends import require
 from bertcls.layout import STUDY
 from bertcls.modeling import REGRESSION
+from bertcls.optim import encoder_parts
 from bertcls.process import LOCK, file_digest, lock_folder
 from bertcls.together import start_pulse, staying_together
 from bertcls.training.launch import parse
@@ -61,14 +62,18 @@ class Watch(TrainerCallback):
     def score(self) -> float:
         return self.scores[f"eval_{self.metric}"]
 
-    def on_plan(self, model: PreTrainedModel, args: TrainingArguments, *, rows: dict, can_probe: bool) -> bool:
+    def on_plan(
+        self, model: PreTrainedModel, args: TrainingArguments, *, rows: dict, content: dict, can_probe: bool
+    ) -> bool:
         """Keeps what `prepare_training` is about to do; gives whether that is all that is wanted."""
         self.plan = {
             "rows": rows,  # of each split
+            "made_of": {"rows": rows, "encoder": model.start_digest, "processes": args.world_size} | content,
             "parameters": sum(parameter.numel() for parameter in model.encoder.parameters()),
             "kind": model.config.problem_type,
             "trains_encoder": any(parameter.requires_grad for parameter in model.encoder.parameters()),
-            "can_probe": can_probe,  # or could, where the head is to start at random
+            "layered": _is_layered(model.encoder),
+            "can_probe": can_probe,
             "metric": args.metric_for_best_model and args.metric_for_best_model.removeprefix("eval_"),
             "greater_is_better": args.greater_is_better is not False,
             "last": not args.load_best_model_at_end,
@@ -87,6 +92,10 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.training = True
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if state.global_step == 0 and self.scores and not self.last:  # early stopping begins with it, as elsewhere
+            state.best_metric = self.score
 
     def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
         if not self.training:
@@ -109,6 +118,13 @@ class Watch(TrainerCallback):
             raise TrialEnds
 
 
+def _is_layered(encoder: PreTrainedModel) -> bool:
+    try:
+        return bool(encoder_parts(encoder))
+    except ValueError:
+        return False
+
+
 def load_recipe(path: str) -> ModuleType:
     """The module of a fine-tuning recipe, with the class of its options as `arguments`, and what tells an edit.
 
@@ -122,6 +138,8 @@ def load_recipe(path: str) -> ModuleType:
     recipe = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
     hints = get_type_hints(getattr(recipe, "main", load_recipe))
+    if hasattr(hints.get("args"), "teacher"):
+        raise ValueError(f"Found {path}, whose students have a teacher; expected a recipe of labels. Search that one.")
     recipe.arguments, recipe.version = hints.get("args"), f"{Path(path).name} {file_digest(Path(path))}"
     trains = hasattr(recipe, "DEFAULTS") and "training_args" in hints and isinstance(recipe.arguments, type)
     if not trains or not issubclass(recipe.arguments, RecipeArguments):
@@ -185,19 +203,25 @@ def watched_run(
     if torch.accelerator.is_available():
         torch.accelerator.empty_cache()
     handler, args = signal.getsignal(signal.SIGTERM), None
-    words = [*words, "--save_strategy", "no"] if watch.metric is not None else words
-    words = [*words, "--report", "false", "--output_dir", str(folder)]
+    words = [*words, "--report", "false", "--push_to_hub", "false", "--output_dir", str(folder)]
     told = {"defaults": recipe.DEFAULTS, "sample": getattr(recipe, "SAMPLE", None)}
     log = None if log is None else log if os.environ.get("RANK", "0") == "0" else os.devnull
     try:
         with contextlib.nullcontext() if log is None else _printing_to(log):
             args, training_args = parse(recipe.arguments, words, **told)
             args.watch, args.fold, watch.args = watch, fold, args
+            if watch.metric is not None:  # no weights are kept
+                training_args.save_strategy = training_args.save_strategy.__class__("no")
+                training_args.load_best_model_at_end = False
             start_pulse(training_args.ddp_timeout_delta)
             recipe.main(args, training_args)
     except TrialEnds:
         if watch.plan or watch.metric is not None:
             return
+    except torch.OutOfMemoryError as error:
+        if os.environ.get("WORLD_SIZE", "1") != "1":  # others may wait for this process
+            raise
+        raise ValueError(f"Found too little memory; expected room for a batch. {str(error).splitlines()[0]}") from None
     finally:
         signal.signal(signal.SIGTERM, handler)  # a run that an error ended had its own
         if args is not None and args.lock is not None:
@@ -236,7 +260,7 @@ def judge(
     Args:
         run: `watched_run` with all but the words, the watch and the fold.
         words: command line of the trial.
-        metric, greater_is_better, last: as of `Watch`; with folds the last epoch counts, as it will without them.
+        metric, greater_is_better, last: as of `Watch`; with folds the last epoch counts, which no row chose.
         folds: parts of the rows that are not reported, each of which judges a run on the others; 0: as the recipe.
         keep_going: as of `Watch`; with folds it is told the mean after each.
     """
@@ -279,6 +303,7 @@ def make_knobs(plan: dict, args: RecipeArguments, given: set[str]) -> dict[str, 
         return CategoricalDistribution(sorted({*values}))
 
     rate, batch = 1e-4 * math.sqrt(1e8 / plan["parameters"]), plan["per_device_train_batch_size"]
+    rate = rate if args.lora_rank is None else 5 * plan["learning_rate"]  # whose size does not tell of adapters
     epochs, most = round(plan["num_train_epochs"]), max(plan["rows"]["train"] // 8, 8)
     found = {  # another one, such as --lora_rank, is a line here
         "learning_rate": (plan["learning_rate"], between(rate / 20, rate, plan["learning_rate"], log=True)),
@@ -291,8 +316,8 @@ def make_knobs(plan: dict, args: RecipeArguments, given: set[str]) -> dict[str, 
         "classifier_dropout": (plan["classifier_dropout"], between(0.0, 0.5, plan["classifier_dropout"])),
     }
     if plan["can_probe"] and epochs:  # a random head needs epochs
-        found["head_init"] = ("random" if args.head_init == "random" else "probe", one_of("probe", "random"))
-    if plan["trains_encoder"]:
+        found["head_init"] = ("probe", one_of("probe", "random"))
+    if plan["trains_encoder"] and plan["layered"]:
         found["layer_decay"] = (float(args.layer_decay), between(0.7, 1.0, float(args.layer_decay)))
     if plan["trains_encoder"] and plan["kind"] != REGRESSION:
         steps = plan["contrastive_steps"]
@@ -302,12 +327,16 @@ def make_knobs(plan: dict, args: RecipeArguments, given: set[str]) -> dict[str, 
     return {name: both for name, both in found.items() if name in known - given - others}
 
 
-def as_words(knobs: dict) -> list[str]:
+def as_words(knobs: dict, contrastive_steps: int = 0) -> list[str]:
     """Knobs as options of a command line, with the digits with which they are tried.
+
+    Where epochs are given a recipe has no contrastive stage of its own, so that its steps are named with them.
 
     >>> as_words({"learning_rate": 0.000123456, "pooling": "mean"})
     ['--learning_rate', '0.000123', '--pooling', 'mean']
     """
+    if contrastive_steps and "num_train_epochs" in knobs:
+        knobs = {"contrastive_steps": contrastive_steps} | knobs
     return [
         word
         for name, value in knobs.items()

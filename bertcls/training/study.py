@@ -1,17 +1,20 @@
 """The trials of a search in a file, which outlives a kill; Optuna draws them, on the first process alone."""
 
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from bertcls.layout import RESULTS, STUDY
+from bertcls.process import whole_file
 from bertcls.together import from_rank_0
 from bertcls.training.search import as_words
 
 _UNPRUNED = 4  # trials, before one is cut short
 _DRAWN = 8  # trials at random, before what they found leads
+_CUT_OFF = 3  # times, after which a trial is left behind: it may be what ends the search, as for want of memory
 _FEWEST_TO_WEIGH = 6  # trials that came to their end, of which knobs are weighed
 
 
@@ -53,22 +56,26 @@ class Study:
             storage=f"sqlite:///{(folder / STUDY).resolve()}",
             study_name="search",
             direction=direction,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED, n_min_trials=_UNPRUNED),
             load_if_exists=True,
         )
         before = self.study.user_attrs.get("made_of")
         for name in made_of if before else ():
-            if before[name] != made_of[name]:
+            if before.get(name) != made_of[name]:
                 raise ValueError(
-                    f"Found a search in {folder} whose {name} were {before[name]}, and not {made_of[name]}; expected "
+                    f"Found a search in {folder} with {name} {before.get(name)}, and not {made_of[name]}; expected "
                     "the same, with which it goes on. Give them again, or name another --output_dir."
                 )
         if before is None:
             self.study.enqueue_trial(self.defaults, user_attrs={"defaults": True}, skip_if_exists=True)
             self.study.set_user_attr("made_of", made_of)
         for trial in self.study.get_trials(states=[states.RUNNING]):  # a kill cut it off
-            first = trial.user_attrs.get("defaults", False)
-            self.study.enqueue_trial(self.defaults if first else trial.params, user_attrs={"defaults": first})
+            first, cut_off = trial.user_attrs.get("defaults", False), trial.user_attrs.get("cut_off", 0) + 1
+            if first or cut_off < _CUT_OFF:
+                told = {"defaults": first, "cut_off": cut_off}
+                self.study.enqueue_trial(self.defaults if first else trial.params, user_attrs=told)
+            else:
+                self.study.set_user_attr("left_behind", self.study.user_attrs.get("left_behind", 0) + 1)
             self.study.tell(trial.number, state=states.FAIL)
 
     @_on_rank_0
@@ -78,7 +85,7 @@ class Study:
         minutes_spent = sum(trial.user_attrs["seconds"] for trial in ended) / 60
         if (trials is not None and len(ended) >= trials) or (minutes is not None and minutes_spent >= minutes):
             return None
-        seed = self.seed + len(ended)
+        seed = self.seed + len(ended) + self.study.user_attrs.get("left_behind", 0)
         self.study.sampler = self.optuna.samplers.TPESampler(n_startup_trials=_DRAWN, seed=seed)
         self.trial = self.study.ask(self.ranges)
         return {} if self.trial.user_attrs.get("defaults") else self.trial.params
@@ -144,3 +151,13 @@ class Study:
             trial for trial in self.study.get_trials() if trial.state.is_finished() and "seconds" in trial.user_attrs
         ]
         return [trial for trial in told if trial.state != fail or trial.user_attrs["scores"] is None]
+
+
+def write_search(folder: Path, plan: dict, facts: dict) -> None:
+    """`search.json`, with what `Study.found` tells, and the figure of the trials."""
+    from bertcls.report.figures import draw_search
+
+    with whole_file(folder / "search.json") as path:
+        path.write_text(json.dumps(facts | {"plan": plan}, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    how = {"rising": plan["greater_is_better"]}
+    draw_search(facts["trials"], facts["importance"], plan["metric"], folder / "search.png", **how)

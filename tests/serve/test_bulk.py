@@ -155,7 +155,7 @@ def test_each_process_labels_its_own_parts_and_all_are_needed(recipe, model, dat
         monkeypatch.setattr(state, "num_processes", 2)
         monkeypatch.setattr(state, "process_index", index)
         monkeypatch.setattr(PartialState, "wait_for_everyone", lambda self: None)
-        monkeypatch.setattr(recipe, "start_processes", lambda threads, cpu, state=state: state)
+        monkeypatch.setattr(recipe, "start_processes", lambda threads, state=state, **_: state)
         run(recipe, *command(model, data, output)[2:])
         seen.append({int(path.stem.split("-")[1]) for path in parts_folder(output).glob("part-*.parquet")})
         if index == 0:

@@ -79,6 +79,41 @@ def test_a_shard_that_is_none(recipe, words, tmp_path, capsys, shard):
     assert number_of_shard("16/16") == (15, 16)
 
 
+def test_a_part_that_is_damaged_gone_or_of_another_run_is_labelled_anew(recipe, words, tmp_path, capsys):
+    run(recipe, *words, "--output_file", tmp_path / "whole.csv")
+    here, other = ([*words, "--output_file", tmp_path / f"{name}.csv", "--shard"] for name in ("labels", "other"))
+    run(recipe, *other, "1/1", "--abstain_below", "0.99")
+    run(recipe, *here, "1/2")
+    folder, foreign = (parts_folder(tmp_path / f"{name}.csv") for name in ("labels", "other"))
+    for path in foreign.glob("part-000004.*"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "part-000002.json").write_bytes(b"\xff")
+    (folder / "part-000006.parquet").write_bytes(b"cut")
+    (folder / "part-000000.parquet").unlink()
+    run(recipe, *here, "2/2")
+    assert "; 1 of 13 parts are missing: part-000000 (of --shard 1/2)" in capsys.readouterr().out
+    run(recipe, *here[:-1])
+    said = capsys.readouterr().out
+    assert [f"part-00000{number}" for number in range(9) if f"part-00000{number}.parquet is damaged" in said] == [
+        "part-000002",
+        "part-000004",
+        "part-000006",
+    ]
+    assert (tmp_path / "labels.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_a_shard_that_starts_while_others_join_labels_nothing(recipe, words, tmp_path, capsys, monkeypatch):
+    here, opened = [*words, "--output_file", tmp_path / "labels.csv"], bulk.open_parts
+
+    def joined_before(output_file, *args, **options):
+        output_file.write_text("joined")
+        return opened(output_file, *args, **options)
+
+    monkeypatch.setitem(recipe.main.__globals__, "open_parts", joined_before)
+    assert "expected no such file" in refused(capsys, recipe, *here, "--shard", "1/2")
+    assert (tmp_path / "labels.csv").read_text() == "joined" and not parts_folder(tmp_path / "labels.csv").exists()
+
+
 def test_what_other_shards_would_lose_or_mix_is_refused(recipe, words, tmp_path, capsys, monkeypatch):
     here = [*words, "--output_file", tmp_path / "labels.jsonl"]
     run(recipe, *here, "--shard", "1/2")

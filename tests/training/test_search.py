@@ -7,19 +7,23 @@ import shlex
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT, load_recipe
 from datasets import ClassLabel, Dataset, DatasetDict
 from helpers import run_recipe_main
+from transformers import TrainerState
 
 from bertcls import RecipeArguments, arrange_splits
 from bertcls.layout import CARD, STUDY
 from bertcls.modeling import REGRESSION, SINGLE_LABEL
+from bertcls.report.compare import Arm, describe_choice
 from bertcls.report.figures import draw_search
 from bertcls.training.launch import parse
-from bertcls.training.search import as_words, make_knobs
+from bertcls.training.search import Watch, as_words, make_knobs
 from bertcls.training.study import Study
 
 SST2 = str(ROOT / "recipes" / "sst2_finetune.py")
@@ -28,6 +32,7 @@ PLAN = {
     "parameters": 1e8,
     "kind": SINGLE_LABEL,
     "trains_encoder": True,
+    "layered": True,
     "can_probe": True,
     "learning_rate": 5e-5,
     "num_train_epochs": 3.0,
@@ -77,6 +82,22 @@ def test_what_is_given_or_does_nothing_is_no_knob():
     assert "contrastive_steps" not in knobs_of(kind=REGRESSION)
     assert {"contrastive_steps", "layer_decay"}.isdisjoint(knobs_of(trains_encoder=False))
     assert "head_init" not in knobs_of(can_probe=False)
+    assert "layer_decay" not in knobs_of(layered=False)  # ALBERT
+
+
+def test_the_rates_of_adapters_are_theirs():
+    knobs = make_knobs(PLAN | {"learning_rate": 1e-3}, RecipeArguments(lora_rank=8), set())
+    low, high = (getattr(knobs["learning_rate"][1], end) for end in ("low", "high"))
+    assert low == pytest.approx(2.5e-4) and high == pytest.approx(5e-3)
+
+
+def test_early_stopping_of_a_trial_begins_with_the_start():
+    for last, best in ((False, 0.8), (True, None)):
+        watch, state, model = Watch("accuracy", last=last), TrainerState(), SimpleNamespace(linear_start=1)
+        watch.on_train_begin(None, state, None)
+        watch.on_evaluate(None, state, None, metrics={"eval_accuracy": 0.8}, model=model)
+        watch.on_epoch_begin(None, state, None)
+        assert state.best_metric == best
 
 
 def study_of(folder, **changed) -> Study:
@@ -111,7 +132,7 @@ def test_a_study_goes_on_as_it_would_have_gone(tmp_path):
     assert found["importance"]["learning_rate"] > 0.5
     assert study_of(tmp_path / "killed").ask(None, 1.0) is None  # 10 times 6 seconds
     assert study_of(tmp_path / "killed").ask(None, 1.01) is not None
-    with pytest.raises(ValueError, match=r"Found a search in .* whose folds were 0, and not 5; expected the same"):
+    with pytest.raises(ValueError, match=r"Found a search in .* with folds 0, and not 5; expected the same"):
         study_of(tmp_path / "killed", folds=5)
     draw_search(found["trials"], found["importance"], "accuracy", tmp_path / "a.png", rising=True)
     draw_search(found["trials"][:1], {}, "log_loss", tmp_path / "b.png", rising=False)
@@ -131,6 +152,28 @@ def test_a_trial_is_cut_short_where_others_did_better(tmp_path):
     assert "failed" in study.tell(1.0, None)
     states = [trial["state"] for trial in study.found()["trials"]]
     assert states == ["complete"] * 4 + ["pruned", "fail"]
+
+
+def test_a_trial_that_is_always_cut_off_is_left_behind(tmp_path):
+    assert tried(study_of(tmp_path), 1) == [{}]
+    drawn = [study_of(tmp_path).ask(3, None) for _ in range(4)]  # each time killed
+    assert drawn[0] == drawn[1] == drawn[2] != drawn[3]
+    assert tried(study_of(tmp_path), 2) == drawn[3:]
+
+
+def test_what_choosing_the_best_brings_is_told_by_what_chose():
+    def arm(name: str, **scores) -> Arm:
+        facts = [
+            {"scores": {f"{part}_{key}": value for part, value in zip(("eval", "test"), both)}}
+            for key, both in scores.items()
+        ]
+        return Arm(name, facts, [], [], {}, pd.DataFrame(), np.zeros((1, 1)))
+
+    first, best = arm("the defaults", slips=(5.0, 6.0)), arm("trial 3", slips=(4.5, 5.5))
+    told = {"greater_is_better": False, "trials": 9, "folds": 0}
+    choice = describe_choice(({"eval_slips": 5.0}, first), ({"eval_slips": 3.0}, best), "slips", **told)
+    assert choice["flattered"] == pytest.approx(1.5)  # it looked 2 better, and is half of one better
+    assert "flattered it by 1.5000" in choice["said"] and "Trained anew it has 4.5000 on the rows" in choice["said"]
 
 
 def test_folds_to_choose_by_leave_the_reported_rows_alone():
@@ -155,6 +198,8 @@ def test_folds_to_choose_by_leave_the_reported_rows_alone():
         (["no.py"], "No recipe found at no.py; expected one such as recipes/sst2_finetune.py"),
         ([ROOT / "recipes" / "imdb_mlm_pretrain.py"], "without DEFAULTS and main.* of fine-tuning; expected a recipe"),
         ([ROOT / "recipes" / "tfidf_baseline.py", "--sample"], "Found a recipe that ended without telling its score"),
+        ([ROOT / "recipes" / "distill.py", "--sample"], "whose students have a teacher; expected a recipe of labels"),
+        ([SST2, "--no_report"], "Found --no_report with a search; expected it left out"),
         ([ROOT / "recipes" / "predict.py"], "without DEFAULTS and main.* of fine-tuning; expected a recipe"),
         ([SST2, "--trials", "0"], "Found --trials 0; expected 1 or more"),
         ([SST2, "--minutes", "0"], "Found --minutes 0; expected more than 0"),
@@ -170,6 +215,20 @@ def test_folds_to_choose_by_leave_the_reported_rows_alone():
 def test_what_is_wrong_is_one_line_and_leaves_nothing(words, message, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         search(*words, "--output_dir", tmp_path / "search")
+    assert not (tmp_path / "search").exists()
+
+
+def test_without_rows_to_choose_by_and_without_folds_nothing_is_searched(tmp_path):
+    (tmp_path / "few.csv").write_text("text,label\n" + "".join(f"text {row},{'ab'[row % 2]}\n" for row in range(60)))
+    words = [ROOT / "recipes" / "csv_finetune.py", "--train_file", tmp_path / "few.csv", "--folds", "0"]
+    with pytest.raises(ValueError, match="Found no score to choose by; expected rows for it"):
+        search(
+            *words,
+            "--model_name_or_path",
+            ROOT / "recipes" / "sample" / "encoder",
+            "--output_dir",
+            tmp_path / "search",
+        )
     assert not (tmp_path / "search").exists()
 
 
@@ -294,6 +353,9 @@ def test_two_processes_make_the_same_trials(tmp_path):
 
 
 def test_knobs_are_written_with_the_digits_that_are_tried():
+    assert as_words({"num_train_epochs": 0}, 20) == ["--contrastive_steps", "20", "--num_train_epochs", "0"]
+    assert as_words({"num_train_epochs": 0, "contrastive_steps": 3}, 20)[:2] == ["--contrastive_steps", "3"]
+    assert as_words({"pooling": "cls"}, 20) == ["--pooling", "cls"]
     assert as_words({"learning_rate": 1.23456e-5, "num_train_epochs": 3, "pooling": "cls"}) == (
         "--learning_rate 1.23e-05 --num_train_epochs 3 --pooling cls".split()
     )
