@@ -305,9 +305,10 @@ def tokenize_splits(
     """Tokenizes train and validation by cached, batched maps; the other splits stay raw, for `TextClassifier`.
 
     What `tokenize_windows` takes is as there; `max_train_windows`, used in a training step, cap `length` of train, and
-    `train_on="windows"` makes each window of train an example of its own. Gives also the contract: what was done to
-    the raw texts, to be stored with the model.
+    `train_on="windows"` makes each window of train an example. Gives also the contract, to be stored with the model.
     """
+    from bertcls.data.columns import WithLengths  # and so datasets
+
     pairs = "text_pair" in splits["train"].column_names
     overlap = check_window(tokenizer, max_length=max_length, overlap=overlap, pair=pairs)
     contract = {"cleaning": list(cleaning or []), "max_length": max_length, "overlap": overlap}
@@ -328,7 +329,7 @@ def tokenize_splits(
             say(f"{name}: {describe_windows(result[name], max_length=max_length, special=special)}")
         if train_on == "windows":
             result["train"] = result["train"].map(explode_windows, batched=True)
-    return type(splits)(result), contract
+    return type(splits)({name: WithLengths.of(rows) for name, rows in result.items()}), contract
 
 
 def explode_windows(batch: dict[str, list]) -> dict[str, list]:

@@ -48,6 +48,19 @@ def numbers_in(dataset: Dataset, name: str) -> np.ndarray:
     return column(dataset, name).to_numpy()
 
 
+class WithLengths(Dataset):
+    """Rows whose column `length` comes as a list: Trainer's sampler asks for one number after another, and a lazy
+    column looks for each through all pieces of its file, so that sorting would grow with the square of the rows."""
+
+    @classmethod
+    def of(cls, rows: Dataset) -> "WithLengths":
+        """The same rows."""
+        return cls(rows.data, rows.info, rows.split, rows._indices, rows._fingerprint)
+
+    def __getitem__(self, key):
+        return numbers_in(self, key).tolist() if key == "length" else super().__getitem__(key)
+
+
 def is_missing(dataset: Dataset, name: str, *, blank: bool = False) -> np.ndarray:
     """Rows `[rows]` without a text, or with nothing but `blank` characters."""
     texts = column(dataset, name)

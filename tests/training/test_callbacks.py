@@ -15,7 +15,9 @@ from bertcls import (
     tokenize_windows,
     training_callbacks,
 )
+from bertcls.data.columns import WithLengths
 from bertcls.training.callbacks import LongestBatchFirst, PaddingShare, StopAtNonFinite
+from bertcls.training.checkpoints import sampler_of
 from bertcls.training.launch import parse
 
 
@@ -82,10 +84,11 @@ def test_tf32_ends_with_training(encoder_folder, rows, tokenizer, tmp_path, monk
 
 
 def test_lengths_are_read_once(encoder_folder, rows, tokenizer, tmp_path):
-    trainer = train(encoder_folder, rows, tokenizer, tmp_path / "a", [LongestBatchFirst()])
-    sampler = trainer.callback_handler.train_dataloader.get_sampler()
-    assert type(sampler).__name__ == "LengthGroupedSampler"
-    assert sampler.lengths == rows["length"][:] and type(sampler.lengths) is list
+    trainer = train(encoder_folder, WithLengths.of(rows), tokenizer, tmp_path / "a", [])
+    for loader in (trainer.callback_handler.train_dataloader, trainer.get_eval_dataloader(WithLengths.of(rows))):
+        sampler = sampler_of(loader)
+        assert type(sampler).__name__ == "LengthGroupedSampler"
+        assert sampler.lengths == rows["length"][:] and type(sampler.lengths) is list
 
 
 @pytest.mark.slow
