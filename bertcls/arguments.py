@@ -15,6 +15,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 
 from bertcls.layout import NEWEST
 from bertcls.text import check_steps
+from bertcls.together import open_group
 
 _REFUSED = {  # why options of Trainer cannot work here or would do nothing
     "a recipe computes its metrics from all logits, labels and example ids of the evaluation at once": (
@@ -53,8 +54,7 @@ def _option(default, help: str, **metadata):
 class RunArguments(TrainingArguments):
     """`TrainingArguments` with the defaults of these recipes, each because it is faster or loses nothing.
 
-    What is `None` here follows from the rest: saving follows evaluation, without evaluation there is no choice of the
-    best model, 16 bits are used where the machine computes in them, and the CPU where there is no accelerator.
+    `None` follows from the rest: saving from evaluation, without which none is the best, 16 bits from the machine.
     """
 
     output_dir: str | None = _option(None, "Folder of the run; none: runs/, the program's name, date and time.")
@@ -126,6 +126,7 @@ class RunArguments(TrainingArguments):
             other = self.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION") in ("fp16", "fp8")
             self.bf16 = not other and (torch.cpu._is_avx512_bf16_supported() if self.use_cpu else _cuda_bf16())
         own_accelerator_config = self.accelerator_config is not None
+        open_group(cpu=self.use_cpu)
         super().__post_init__()
         if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):  # whose own default is "min"
             mode = "max" if self.greater_is_better else "min"

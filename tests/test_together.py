@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import signal
+import socket
+import subprocess
 import sys
 import time
 from datetime import timedelta
@@ -117,3 +119,21 @@ def test_one_process_needs_none_of_it(tmp_path):
         with together.first_of_cache(), together.finishing():
             pass
     assert together._pulses == [] and list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_never_come_are_not_waited_for_without_end():
+    code = "from bertcls import together\ntogether.TIMEOUT /= 300\ntogether.open_group(cpu=True)"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launched = {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | launched, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1 and "imed out" in done.stderr
