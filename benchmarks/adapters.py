@@ -148,7 +148,7 @@ def print_tables(found: list[dict]) -> None:
     cells: dict[tuple, list[dict]] = {}
     for row in found:
         if "seed" in row:
-            cells.setdefault((row["made_of"], row["rows"], row["rank"], row["learning_rate"]), []).append(row)
+            cells.setdefault((row.get("made_of", "?"), row["rows"], row["rank"], row["learning_rate"]), []).append(row)
     table = []
     for (made_of, rows, rank, rate), group in sorted(cells.items()):
         mean = {name: float(np.mean([row[name] for row in group])) for name in group[0] if name not in ASKED}

@@ -125,16 +125,16 @@ class RunArguments(TrainingArguments):
         if self.bf16 is None:
             other = self.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION") in ("fp16", "fp8")
             self.bf16 = not other and (torch.cpu._is_avx512_bf16_supported() if self.use_cpu else _cuda_bf16())
-        own_accelerator_config = self.accelerator_config is not None
-        open_group(cpu=self.use_cpu)
+        if self.use_cpu:
+            open_group(self.ddp_timeout_delta, self.ddp_backend)
+        seedable = self.accelerator_config is not None  # as the user has it
         super().__post_init__()
         if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):  # whose own default is "min"
             mode = "max" if self.greater_is_better else "min"
             self.lr_scheduler_kwargs = {"mode": mode} | (self.lr_scheduler_kwargs or {})
-        if self.world_size > 1 and not own_accelerator_config:
-            self.accelerator_config.use_seedable_sampler = False  # else length grouping drops examples
-        if self.world_size > 1 and self.ddp_find_unused_parameters is None:
-            self.ddp_find_unused_parameters = False
+        if self.world_size > 1:
+            self.accelerator_config.use_seedable_sampler &= seedable  # else length grouping drops examples
+            self.ddp_find_unused_parameters = bool(self.ddp_find_unused_parameters)
 
     def check(self, given: set[str] = frozenset()) -> None:
         """Refuses what these recipes cannot do and what would do nothing, before anything is read or written.

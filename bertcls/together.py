@@ -101,10 +101,10 @@ def _end_now() -> None:
         os._exit(1)
 
 
-def open_group(*, cpu: bool) -> None:
-    """Joins the processes on CPUs, which must all have come within `TIMEOUT`; Trainer would wait half an hour."""
-    if cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        PartialState(cpu=True, timeout=TIMEOUT)
+def open_group(timeout: timedelta, backend: str | None) -> None:
+    """Joins processes on CPUs, which must all come within `timeout`, or `TIMEOUT`; Trainer would wait half an hour."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        PartialState(cpu=True, timeout=max(timeout, TIMEOUT), **({"backend": backend} if backend else {}))
 
 
 def start_pulse(timeout: timedelta = TIMEOUT) -> None:

@@ -122,7 +122,7 @@ def test_one_process_needs_none_of_it(tmp_path):
 
 
 def test_processes_that_never_come_are_not_waited_for_without_end():
-    code = "from bertcls import together\ntogether.TIMEOUT /= 300\ntogether.open_group(cpu=True)"
+    code = "from bertcls import together\ntogether.TIMEOUT /= 300\ntogether.open_group(together.TIMEOUT, None)"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,6 +1,7 @@
 """Columns of a data set as arrays, for as many rows as fit: of Python objects there are those of a batch."""
 
 from collections.abc import Iterable, Iterator
+from copy import copy
 from hashlib import blake2b
 
 import numpy as np
@@ -55,10 +56,14 @@ class WithLengths(Dataset):
     @classmethod
     def of(cls, rows: Dataset) -> "WithLengths":
         """The same rows."""
-        return cls(rows.data, rows.info, rows.split, rows._indices, rows._fingerprint)
+        found = copy(rows)
+        found.__class__ = cls
+        return found
 
     def __getitem__(self, key):
-        return numbers_in(self, key).tolist() if key == "length" else super().__getitem__(key)
+        if isinstance(key, str) and key == "length":
+            return numbers_in(self, key).tolist()
+        return super().__getitem__(key)
 
 
 def is_missing(dataset: Dataset, name: str, *, blank: bool = False) -> np.ndarray:

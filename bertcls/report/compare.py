@@ -61,7 +61,7 @@ def load_arm(folder: str, name: str | None = None, seeds: list[int] | None = Non
         ValueError: runs on different examples.
     """
     found = sorted(Path(folder).glob(PREDICTIONS)) or sorted(Path(folder).glob(f"*/{PREDICTIONS}"))
-    found = [Path(folder, f"seed-{seed}", PREDICTIONS) for seed in seeds] if seeds else found
+    found = [path for path in found if not seeds or path.parts[-3] in {f"seed-{seed}" for seed in seeds}]
     if not found:
         raise FileNotFoundError(
             f"No {PREDICTIONS} in {folder} or the folders in it; expected a finished run. Check the path."
@@ -201,12 +201,12 @@ def describe_choice(
     )
     how = f"flattered it by {flattered:.4f}" if flattered > 0 else "did not flatter it"
     said += f"So to be the best of {trials} {how}, as far as single runs tell."
+    if first[1] is best[1]:
+        said = f"The best of {trials} is {first[1].name}: {name.replace('_', ' ')} {chose[0]:.4f} and {unseen[0]:.4f}."
     again = [one["scores"].get(f"eval_{name}") for one in best[1].facts]
     if not folds and None not in again:
         said += f" Trained anew it has {np.mean(again):.4f} on the rows that chose it."
     said += "" if name == metric else f" The trials were judged by {metric.replace('_', ' ')}."
-    if first[1] is best[1]:
-        said = f"The best of {trials} is {first[1].name}: {name.replace('_', ' ')} {chose[0]:.4f} and {unseen[0]:.4f}."
     return {"metric": name, "chose": chose, "unseen": unseen, "flattered": flattered, "said": said}
 
 

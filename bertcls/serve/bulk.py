@@ -288,12 +288,15 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False, sh
     if overwrite:
         output_file.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = lock_folder(folder, "--output_file", seconds=_LOCK_SECONDS) if shard else _lock_parts(folder)
+    lock = None
     try:
+        lock = lock_folder(folder, "--output_file", seconds=_LOCK_SECONDS) if shard else _lock_parts(folder)
         _refuse_written(output_file, shard)  # once more: others may just have joined theirs
-    except FileExistsError:
-        lock.release()
-        _remove_folder(folder)
+    except OSError:
+        if lock is not None:
+            _remove_folder(folder)
+            lock.release()
+        _refuse_written(output_file, shard)  # where the folder went while this waited
         raise
     try:
         there = dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else manifest

@@ -21,7 +21,7 @@ from bertcls.layout import START
 from bertcls.optim import check_rates
 from bertcls.report.formats import format_duration
 from bertcls.training.adapters import MergeAdapters
-from bertcls.training.checkpoints import Checkpoints
+from bertcls.training.checkpoints import Checkpoints, sampler_of
 from bertcls.training.console import use_epoch_lines
 from bertcls.training.cpu import FastOnCpu
 
@@ -135,6 +135,9 @@ class LongestBatchFirst(TrainerCallback):
         self.said: Callable[[float], str] | None = None  # waits for the seconds of an evaluation
 
     def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):
+        sampler = sampler_of(train_dataloader)
+        if hasattr(sampler, "lengths"):
+            sampler.lengths = list(sampler.lengths)  # a lazy column where a map came after that of `tokenize_splits`
         if control.should_training_stop or state.max_steps == 0:  # a finished run, loaded for its report; few rows
             return
         if _sharded():

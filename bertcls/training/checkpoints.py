@@ -404,7 +404,8 @@ def clear_output(run_dir: str) -> None:
 def how_to_go_on(checkpoints: Path) -> str:
     """With a run that was stopped, whose checkpoints lie in a folder."""
     run = checkpoints.parent
-    if any((folder / STUDY).exists() for folder in run.parents[:3]):
+    of_a_search = run.parent if run.name == "trial" else run.parents[2] if run.parent.parent.name == "final" else None
+    if of_a_search is not None and (of_a_search / STUDY).exists():
         return "The same command goes on."
     if newest_complete(checkpoints)[0] is None:
         return "No checkpoint is whole yet: begin anew" + (", with --overwrite_output." if run.exists() else ".")

@@ -142,7 +142,7 @@ def parse_runs(
                 if not begun and (path / RESULTS).is_file():
                     continue  # few rows: it ended, and had nothing to save on its way
                 how = "--resume_from_checkpoint" if begun else "--overwrite_output"
-                words = [*words, *([how] if path.exists() else [])]
+                words = [*words, *([how] if begun or path.exists() and not restarts() else [])]
             yield parse(arguments_class, [*rest, *drawn, *words, "--output_dir", str(path)], **options)
 
 

@@ -139,8 +139,9 @@ class Parser(HfArgumentParser):
             if described and Path(first.train_file or first.dataset_name).name.lower() not in described:
                 settings |= {name: self.undefaulted.get(name) for name in _OF_THE_DATA if name in settings}
             settings["train_file" if "dataset_name" in given else "dataset_name"] = None
-        if (first.lora_rank or 0) > 0 and "lora_rank" in given and "learning_rate" not in given:
-            settings["learning_rate"] = ADAPTERS_RATE  # what DEFAULTS have beside a rank of their own is kept
+        both = "lora_rank" not in given and "learning_rate" in settings  # DEFAULTS have, beside one another
+        if (first.lora_rank or 0) > 0 and "learning_rate" not in given and not both:
+            settings["learning_rate"] = ADAPTERS_RATE
             say(f"Adapters: the learning rate is {ADAPTERS_RATE:g} (--learning_rate gives another).")
         self.set_defaults(**settings)
 

@@ -94,7 +94,8 @@ def prepare_training(
     model.contrastive_steps, model.contrastive_texts = contrastive_steps, 0
     if watch is not None:
         told = {"rows": {name: len(part) for name, part in tokenized.items()}, "can_probe": can_probe}
-        if watch.on_plan(model, training_args, content=describe_rows(tokenized["train"]), **told):
+        told |= {"content": {} if watch.metric else describe_rows(tokenized["train"])}  # once, before the trials
+        if watch.on_plan(model, training_args, **told):
             return
     if can_probe:  # then the start is a candidate like every epoch
         model.linear_start = start_head(model, tokenized["train"], collator, seed=training_args.seed)

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from bertcls.backends import use_bfloat16
-from bertcls.data.columns import numbers_in
+from bertcls.data.columns import WithLengths, numbers_in
 from bertcls.modeling import REGRESSION, BertClsConfig, BertClsForSequenceClassification
 from bertcls.process import open_weights, say
 from bertcls.report.record import write_record
@@ -171,7 +171,7 @@ class TeacherVectors:
         with first_of_cache():
             splits = splits.map(self, batched=True, features=features, desc="Teach")
         self.encoder.cpu()
-        return splits
+        return DatasetDict({name: WithLengths.of(rows) for name, rows in splits.items()})
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, list]) -> dict[str, list[bytes]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bertcls.layout import RESULTS, STUDY
-from bertcls.process import whole_file
+from bertcls.process import say, whole_file
 from bertcls.together import from_rank_0
 from bertcls.training.search import as_words
 
@@ -75,6 +75,7 @@ class Study:
                 told = {"defaults": first, "cut_off": cut_off}
                 self.study.enqueue_trial(self.defaults if first else trial.params, user_attrs=told)
             else:
+                say(f"trial {trial.number} was cut off {_CUT_OFF} times, and is left behind: {as_words(trial.params)}")
                 self.study.set_user_attr("left_behind", self.study.user_attrs.get("left_behind", 0) + 1)
             self.study.tell(trial.number, state=states.FAIL)
 

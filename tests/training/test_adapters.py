@@ -151,6 +151,11 @@ def test_adapters_have_a_learning_rate_of_their_own(sst2_recipe, tmp_path, capsy
     assert rate("--lora_rank", "8") == rate("--lora_rank", "8", "--sample") == ADAPTERS_RATE
     assert f"Adapters: the learning rate is {ADAPTERS_RATE:g}" in capsys.readouterr().out
     assert rate("--lora_rank", "8", "--learning_rate", "3e-5") == 3e-5 and "dapters" not in capsys.readouterr().out
+    for own, found in (({"learning_rate": 5e-4}, 5e-4), ({}, ADAPTERS_RATE)):  # DEFAULTS of a copy
+        defaults = {name: value for name, value in sst2_recipe.DEFAULTS.items() if name != "learning_rate"}
+        words = ["--output_dir", str(tmp_path / f"own-{found}")]
+        _, training_args = parse(RecipeArguments, words, defaults=defaults | {"lora_rank": 8} | own)
+        assert training_args.learning_rate == found
 
 
 # ------------------------------------------------------------------------------------------------ whole runs

@@ -14,6 +14,7 @@ from helpers import run_recipe_main
 from transformers import ProgressCallback
 
 from bertcls import RecipeArguments
+from bertcls.layout import STUDY
 from bertcls.training.checkpoints import how_to_go_on, write_complete
 from bertcls.training.launch import run_recipe
 
@@ -94,6 +95,10 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, capsys):
     assert said.splitlines()[-1] == f"Stopped by Ctrl+C. {go_on}" and "Traceback" not in said
     assert how_to_go_on(tmp_path / "run" / "checkpoints") == go_on
     (tmp_path / "run").rename(tmp_path / "seed-3")
+    assert f"--output_dir {tmp_path} --resume" in how_to_go_on(tmp_path / "seed-3" / "checkpoints")
+    (tmp_path / STUDY).touch()
+    for run in ("trial", "final/trial-2/seed-1"):  # of a search
+        assert how_to_go_on(tmp_path / run / "checkpoints") == "The same command goes on."
     assert f"--output_dir {tmp_path} --resume" in how_to_go_on(tmp_path / "seed-3" / "checkpoints")
 
 

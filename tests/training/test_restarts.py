@@ -9,7 +9,7 @@ from bertcls import RecipeArguments
 from bertcls.layout import CHECKPOINTS, LAUNCH
 from bertcls.training import launch
 from bertcls.training.checkpoints import write_complete
-from bertcls.training.launch import parse
+from bertcls.training.launch import parse, parse_runs
 
 
 @pytest.fixture
@@ -76,6 +76,16 @@ def test_an_attempt_leaves_what_another_launch_wrote(start, tmp_path):
 def test_what_an_attempt_could_not_go_on_with(start, words, found):
     with pytest.raises(ValueError, match=found):
         start((1.0, 2.0), *(words or []), named=words is not None)
+
+
+def test_several_seeds_begin_and_go_on_in_each_attempt(start, tmp_path):
+    start((1.0, 2.0))
+    words = ["--dataset_name", str(SAMPLE), "--model_name_or_path", str(TINY), "--output_dir", str(tmp_path / "seeds")]
+    words += ["--seeds", "1", "2", "--resume_from_checkpoint"]
+    for _ in range(2):
+        for args, _training_args in parse_runs(RecipeArguments, words, defaults={}):
+            args.lock.release()
+            (tmp_path / "seeds" / "seed-1" / "audit.json").write_text("{}")  # and it was killed
 
 
 def test_attempts_that_share_their_addresses(start, monkeypatch):

@@ -72,6 +72,8 @@ def test_the_teacher_reads_the_tokens_of_the_small_one_and_its_answers_are_named
     )
     rows, contract = tokenize_splits(DatasetDict(train=TEXTS), small, max_length=16, truncation="head")
     taught = rows["train"].map(TeacherVectors(large, numbers, args), batched=True)
+    for tokenized in (rows, TeacherVectors(large, numbers, args).add_to(rows)):
+        assert type(tokenized["train"]["length"]) is list
     batch = TokenCollator(small, large.config.hidden_size)([taught[row] for row in range(3)])
     for row, windows in enumerate(taught["input_ids"]):
         ids = TOKENIZER.convert_tokens_to_ids(small.convert_ids_to_tokens(windows[0]))
