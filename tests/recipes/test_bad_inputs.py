@@ -313,7 +313,12 @@ CASES = {
         ["--max_length", "32", "--overlap", "31"],
         "Found --overlap 31 with --max_length",
     ),
-    "adapters wider than the encoder": ("a.csv", CSV, ["--lora_rank", "999"], "Found --lora_rank 999; expected 1 to"),
+    "adapters of an encoder that has learnt nothing": (
+        "a.csv",
+        CSV,
+        ["--lora_rank", "8"],
+        "with --from_scratch; expected",
+    ),
     "a metric of another task": ("a.csv", CSV, ["--metric_for_best_model", "r2"], "Found --metric_for_best_model r2"),
     "a leak that is to stop": (
         "a.csv",

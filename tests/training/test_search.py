@@ -309,9 +309,10 @@ def test_a_search_goes_on_after_a_kill_and_compares_its_best_with_the_defaults(t
     assert saved["verdict"] == facts["verdict"] and saved["choice"]["metric"] in ("accuracy", "calibrated_loss")
     command = shlex.split(saved["command"])
     assert command[:4] == ["accelerate", "launch", "--quiet", str(tmp_path / "copy.py")]
+    assert command[-2:] == ["--seeds", "1"]
     args, training_args = parse(
         RecipeArguments,
-        [*command[4:], "--output_dir", str(tmp_path / "best")],
+        [*command[4:-2], "--output_dir", str(tmp_path / "best")],
         defaults=sst2_recipe.DEFAULTS,
         sample=sst2_recipe.SAMPLE,
     )
