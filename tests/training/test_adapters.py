@@ -32,7 +32,8 @@ FAMILIES = ENCODERS | {
     "xlm": AutoConfig.for_model("xlm", n_words=60, emb_dim=32, n_layers=2, n_heads=2),
 }
 TEXT = {"input_ids": torch.arange(5, 29).view(3, 8), "labels": torch.tensor([0, 2, 1])}
-QUICK = "--from_scratch false --max_train_samples 56 --per_device_train_batch_size 16 --num_train_epochs 3 --lora_rank 4".split()
+QUICK = "--max_train_samples 56 --per_device_train_batch_size 16 --num_train_epochs 3 --lora_rank 4".split()
+QUICK = ["--from_scratch", "false", *QUICK]
 
 
 def logits(model) -> torch.Tensor:
