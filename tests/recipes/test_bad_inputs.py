@@ -313,6 +313,12 @@ CASES = {
         ["--max_length", "32", "--overlap", "31"],
         "Found --overlap 31 with --max_length",
     ),
+    "adapters wider than the encoder": (
+        "a.csv",
+        CSV,
+        ["--from_scratch", "false", "--model_name_or_path", str(TINY.parent / "encoder"), "--lora_rank", "999"],
+        "Found --lora_rank 999; expected 1 to",
+    ),
     "adapters of an encoder that has learnt nothing": (
         "a.csv",
         CSV,
