@@ -292,7 +292,7 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False, sh
     try:
         lock = lock_folder(folder, "--output_file", seconds=_LOCK_SECONDS) if shard else _lock_parts(folder)
         _refuse_written(output_file, shard)  # once more: others may just have joined theirs
-    except OSError:
+    except (FileExistsError, FileNotFoundError):  # any other error leaves what was labelled
         if lock is not None:
             _remove_folder(folder)
             lock.release()
