@@ -22,7 +22,9 @@ KINDS = {
     "numbers": {"num_labels": 1, "problem_type": "regression"},
     "pairs": {"num_labels": 2, "pair_truncation": "none"},
 }
-TEXTS = ["A <b>very</b> good film &amp; a fine end, isn&#39;t it?", "", "很好", "a fine end " * 30, "It is bad."]
+# no two windows of the long one are equal: which of them a maximum takes is up to the last bits
+LONG = " ".join("good film a fine end it is bad very".split()[number * number % 83 % 9] for number in range(90))
+TEXTS = ["A <b>very</b> good film &amp; a fine end, isn&#39;t it?", "", "很好", LONG, "It is bad."]
 
 
 def make(encoder_folder, **options) -> TextClassifier:
@@ -56,7 +58,7 @@ def test_a_batch_gives_what_each_text_alone_gives(explained):
         (alone,) = classifier.predict(text, words=True)
         assert [word.text for word in alone.words] == [word.text for word in answer.words]
         for one, other in zip(alone.words, answer.words):
-            assert one.contributions == pytest.approx(other.contributions, abs=1e-4)
+            assert one.contributions == pytest.approx(other.contributions, rel=1e-3, abs=1e-5)
 
 
 def test_words_speak_for_the_labels_that_are_given(explained):
