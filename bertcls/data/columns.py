@@ -16,8 +16,8 @@ ROWS_AT_A_TIME = 10_000
 _TAKEN_FROM = 2**28  # bytes; beyond, rows that are far apart are gathered one by one
 
 
-def _tables(dataset: Dataset, *names: str) -> Iterator[pa.Table]:
-    """The columns, a batch of rows at a time; of rows that were selected a batch is taken at once."""
+def tables(dataset: Dataset, *names: str) -> Iterator[pa.Table]:
+    """The columns as Arrow has them, a batch of rows at a time; a batch of rows that were selected at once."""
     view = dataset.select_columns([*names])
     for start in range(0, len(view), ROWS_AT_A_TIME):
         count = min(ROWS_AT_A_TIME, len(view) - start)
@@ -35,12 +35,12 @@ def _tables(dataset: Dataset, *names: str) -> Iterator[pa.Table]:
 
 def row_batches(dataset: Dataset, *names: str) -> Iterator[dict[str, list]]:
     """The columns, a batch of rows at a time."""
-    return (table.to_pydict() for table in _tables(dataset, *names))
+    return (table.to_pydict() for table in tables(dataset, *names))
 
 
 def column(dataset: Dataset, name: str) -> pa.ChunkedArray:
     """A column in the order of the rows."""
-    chunks = [chunk for table in _tables(dataset, name) for chunk in table[name].chunks]
+    chunks = [chunk for table in tables(dataset, name) for chunk in table[name].chunks]
     return pa.chunked_array(chunks, type=dataset.data.schema.field(name).type)
 
 

@@ -18,6 +18,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
+from bertcls.data.columns import tables
 from bertcls.export.onnx import remove_export
 from bertcls.layout import CHECKPOINTS, COMPLETE, ONNX, PLAIN, RUN_FILES, START, STUDY
 from bertcls.process import file_digest, is_full_disk, sync_folder, whole_file
@@ -248,7 +249,7 @@ def describe_rows(dataset) -> dict:
     if not names or not hasattr(dataset, "__len__"):
         return {}
     digests: dict = {}
-    for table in dataset.select_columns(names).with_format("arrow").iter(batch_size=10_000):
+    for table in tables(dataset, *names):
         for name in names:
             for chunk in table[name].chunks:
                 _digest_array(chunk, name, digests)
