@@ -35,19 +35,20 @@ _REFUSED = {  # why options of Trainer cannot work here or would do nothing
 }
 _RANGES = {  # least and greatest value
     (0, math.inf): "num_train_epochs learning_rate weight_decay adam_epsilon max_grad_norm eval_delay "
-    "neftune_noise_alpha dataloader_num_workers",
+    "neftune_noise_alpha dataloader_num_workers early_stopping_patience contrastive_steps head_learning_rate",
     (1, math.inf): "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
-    "eval_accumulation_steps save_total_limit",
+    "eval_accumulation_steps save_total_limit max_samples max_test_samples max_train_windows cpu_threads "
+    "classifier_hidden_size",
+    (0, 0.99): "attention_dropout classifier_dropout",
     (1e-9, math.inf): "logging_steps eval_steps save_steps",
     (0, 1): "adam_beta1 adam_beta2 label_smoothing_factor",
     (0, 2**32 - 1): "seed data_seed",
 }
 
 
-def _option(default, help: str, **metadata):
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help, **metadata})
-    return field(default=default, metadata={"help": help, **metadata})
+def _option(default, help: str):
+    made = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
+    return field(**made, metadata={"help": help})
 
 
 @dataclass
@@ -90,7 +91,7 @@ class RunArguments(TrainingArguments):
         self.epochs_by_rows = self.num_train_epochs is None and self.max_steps <= 0  # `prepare_training` sets them
         if self.num_train_epochs is None:
             self.num_train_epochs = 3.0
-        resumed = (self.resume_from_checkpoint or "no").lower()
+        resumed = str(self.resume_from_checkpoint or "no").lower()
         if resumed in ("false", "no", "0"):
             self.resume_from_checkpoint = None
         elif resumed in ("true", "yes", "1", "last"):
@@ -100,9 +101,8 @@ class RunArguments(TrainingArguments):
             self.eval_strategy = "no"
         if self.eval_strategy is None:  # the best model is chosen among the saved ones
             steps = self.eval_steps or (self.save_steps and self.save_strategy is None)
-            self.eval_strategy = "steps" if steps and self.save_strategy != "epoch" else "epoch"
-            if self.save_strategy in ("steps", "epoch"):
-                self.eval_strategy = self.save_strategy
+            saves = self.save_strategy if self.save_strategy in ("steps", "epoch") else None
+            self.eval_strategy = saves or ("steps" if steps else "epoch")
         evaluates = self.eval_strategy != "no"
         if self.save_strategy is None:
             self.save_strategy = self.eval_strategy if evaluates else "steps" if self.save_steps else "epoch"
@@ -145,12 +145,7 @@ class RunArguments(TrainingArguments):
         Raises:
             ValueError: what was found and expected.
         """
-        for (least, most), option in ((span, name) for span, names in _RANGES.items() for name in names.split()):
-            value = getattr(self, option, None)
-            if value is not None and not (least <= value <= most and value < math.inf):
-                open_end = f"{least} or more" if least in (0, 1) else "above 0"
-                wanted = f"{least} to {most}" if most < math.inf else open_end
-                raise ValueError(f"Found --{option} {value:g}; expected {wanted}. Correct it.")
+        _check_ranges(self)
         if self.n_gpu > 1:
             raise ValueError(
                 f"Found {self.n_gpu} GPUs in one process; expected one process a GPU, since DataParallel would cut "
@@ -232,6 +227,15 @@ def _check_backend(name: str | None) -> None:
         raise ValueError(f"one of {', '.join(known)}")
 
 
+def _check_ranges(args) -> None:
+    for (least, most), option in ((span, name) for span, names in _RANGES.items() for name in names.split()):
+        value = getattr(args, option, None)
+        if value is not None and not (least <= value <= most and value < math.inf):
+            open_end = f"{least} or more" if least in (0, 1) else "above 0"
+            wanted = f"{least} to {most}" if most < math.inf else open_end
+            raise ValueError(f"Found --{option} {value:g}; expected {wanted}. Correct it.")
+
+
 def _cuda_bf16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
@@ -286,19 +290,17 @@ class TextArguments:
         Raises:
             ValueError: what was found and expected.
         """
-        if self.early_stopping_patience < 0:
+        _check_ranges(self)
+        rows = getattr(self, "max_train_samples", None)
+        if rows is not None and not 0 < rows <= 1 and (rows < 1 or rows % 1):
             raise ValueError(
-                f"Found --early_stopping_patience {self.early_stopping_patience}; expected 0 (never) or more. "
-                "Raise it."
+                f"Found --max_train_samples {rows:g}; expected at least 1, or a share below it. Correct it."
             )
-        for name in ("max_samples", "max_train_samples", "max_test_samples", "max_train_windows", "cpu_threads"):
-            number, shares = getattr(self, name, None), name == "max_train_samples"
-            if number is not None and not (shares and 0 < number <= 1) and (number < 1 or number % 1):
+        for name in ("seeds", "folds", "train_sizes"):  # the command line's runs are made one by one
+            if getattr(self, name, None):
                 raise ValueError(
-                    f"Found --{name} {number:g}; expected at least 1{', or a share below it' * shares}. Correct it."
+                    f"Found --{name} here; expected it on the command line, since this is one run of them. Move it."
                 )
-        if self.seeds:
-            raise ValueError("Found --seeds here; expected --seed, since this program makes one run. Use --seed.")
         if self.cleaning == ["none"]:
             self.cleaning = []
         check_steps(self.cleaning)
@@ -398,14 +400,6 @@ class RecipeArguments(TextArguments):
                 "Found --head_init probe with --from_scratch; expected a pretrained encoder, whose vectors tell "
                 "something. Leave one out."
             )
-        for name, fits, expected in (
-            ("classifier_dropout", lambda value: 0 <= value < 1, "a share from 0 to below 1"),
-            ("attention_dropout", lambda value: 0 <= value < 1, "a share from 0 to below 1"),
-            ("classifier_hidden_size", lambda value: value >= 1, "at least 1"),
-            ("head_learning_rate", lambda value: value >= 0, "0 or more"),
-        ):
-            if (value := getattr(self, name)) is not None and not fits(value):
-                raise ValueError(f"Found --{name} {value:g}; expected {expected}. Correct it.")
         if self.fold is not None:
             for name, found in (
                 ("split", self.split is not None),
@@ -418,8 +412,6 @@ class RecipeArguments(TextArguments):
                         f"Found --folds with --{name}; expected one of them: each row is held out once, alone, and "
                         "reported. Leave one out, or give --phrases false where rows are no parts of one another."
                     )
-        if (self.contrastive_steps or 0) < 0:
-            raise ValueError(f"Found --contrastive_steps {self.contrastive_steps}; expected 0 or more. Raise it.")
         if self.probes is not None:
             try:
                 Path(self.probes).read_text(encoding="utf-8")

@@ -131,7 +131,7 @@ def audit_run(
         lengths = tuple(sorted({*LENGTHS, max_length or LENGTHS[0]}))
         apart = {name: split for name, split in splits.items() if name != "test" or split is not splits["train"]}
         findings = audit_splits(DatasetDict(apart), tokenizer=tokenizer, lengths=lengths)
-        findings["taken_out"] = len(findings["dropped"]) if on_leak == "drop" else 0
+        findings = findings | {"taken_out": len(findings["dropped"]) if on_leak == "drop" else 0}
         print(format_audit(findings))
         Path(run_dir, AUDIT).write_text(json.dumps(findings, indent=2) + "\n")
         return findings["dropped"]

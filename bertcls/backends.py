@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import convert_to_fp32
 from huggingface_hub import snapshot_download
 from torch import nn
 
@@ -27,14 +28,7 @@ def check_engine(backend: str, dtype: str, device: torch.device | str | None = N
 
 def use_bfloat16(encoder: nn.Module) -> None:
     """Makes an encoder compute in bf16 and still give fp32."""
-    encoder.to(torch.bfloat16).register_forward_hook(_outputs_to_float32)
-
-
-def _outputs_to_float32(module: nn.Module, inputs: tuple, output: dict) -> dict:
-    for name, value in output.items():
-        if isinstance(value, torch.Tensor):
-            output[name] = value.float()
-    return output
+    encoder.to(torch.bfloat16).register_forward_hook(lambda module, inputs, output: convert_to_fp32(output))
 
 
 class OnnxModel(nn.Module):

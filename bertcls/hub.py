@@ -17,7 +17,7 @@ from httpx2 import HTTPError
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
 from bertcls.inference import Text, TextClassifier
-from bertcls.layout import CARD, MODEL_FILES, PREDICTIONS, PUBLIC_FILES, RESULTS
+from bertcls.layout import CARD, FOLDS, MODEL_FILES, PREDICTIONS, PUBLIC_FILES, RESULTS
 from bertcls.modeling import REGRESSION
 from bertcls.process import OptionParser, one_line_errors
 from bertcls.text import own_steps
@@ -142,8 +142,8 @@ def check_answers(folder: str) -> None:
     """Loads a finished run, and refuses it where it answers otherwise than when it was scored."""
     classifier = TextClassifier.from_pretrained(folder)
     config, path = classifier.model.config, Path(folder, PREDICTIONS)
-    if not path.is_file():
-        return
+    if not path.is_file() or json.loads(Path(folder, RESULTS).read_bytes())["task"]["reported_split"] == FOLDS:
+        return  # nothing to compare with: models of other rows gave the answers of --folds
     rows = next(pq.ParquetFile(path).iter_batches(FRESH_TEXTS)).to_pydict()
     texts = rows["text"] if config.pair_truncation is None else list(zip(rows["text"], rows["text_pair"]))
     names = [f"probability_{name}" for name in classifier.label_names]

@@ -181,7 +181,6 @@ class TextClassifier:
         windows: bool = False,
         words: bool = False,
         abstain_below: float | None = None,
-        progress: bool = False,
     ) -> list[Prediction]:
         """Labels texts.
 
@@ -210,7 +209,7 @@ class TextClassifier:
                 f"Found abstain_below={abstain_below}; expected a probability, from 0 to 1, for a model of one label "
                 f"a text (this one: {kind}). Leave it out, or correct it."
             )
-        parts = self._encoded(texts, windows=windows, words=words, progress=progress)
+        parts = self._encoded(texts, windows=windows, words=words)
         answers = [answer for part in parts for answer in self.predict_encoded(part)]
         if abstain_below is None:
             return answers
@@ -219,7 +218,9 @@ class TextClassifier:
     def encode(self, texts: Texts, *, windows: bool = False, words: bool = False) -> list[Encoded]:
         """The first half of `predict`; not from two threads at once, since the tokenizer keeps state."""
         texts = self._checked(texts)
-        tokenized = self.tokenize(texts, spans=windows or words) if texts else {}
+        if not texts:
+            return []
+        tokenized = self.tokenize(texts, spans=windows or words)
         names = [name for name in self.collator.padding if name in tokenized]
         kept = [tokenized[name] if on else [None] * len(texts) for name, on in (("spans", windows), ("places", words))]
         return [

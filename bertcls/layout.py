@@ -22,13 +22,9 @@ ONNX_FILES = {"float32": "model.onnx", "int8": "model_int8.onnx"}
 POOLING_FILE = "pooling.onnx"
 _GRAPHS = (*ONNX_FILES.values(), POOLING_FILE)
 EXPORT_FILES = {*CONTRACT_FILES, *_GRAPHS, *(f"{name}.data" for name in _GRAPHS)}  # weights of large models lie apart
-PUBLIC_FILES = (
-    *MODEL_FILES,
-    CARD,
-    *(f"{STOCK}/{name}" for name in STOCK_FILES),
-)  # the rest holds texts, paths, tokens
+PUBLIC_FILES = (*MODEL_FILES, CARD, *(f"{STOCK}/{name}" for name in STOCK_FILES))  # the rest has texts, paths, tokens
 RUN_FILES = (*MODEL_FILES, CARD, RECORD)  # beside the folders and audit.json, which each run writes anew
 
-FOLDS = "folds"  # the same where each was held out once
 DRAWN = "test (drawn by the run)"  # what the reported rows are called where they are no split of the source
+FOLDS = "folds"  # the same where each was held out once
 NEWEST = "newest"  # checkpoint: --resume_from_checkpoint without a value

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pickle
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,8 +104,8 @@ class BertClsConfig(PreTrainedConfig):
         for name, size in (("class_weights", self.num_labels), ("thresholds", labels)):
             if (values := getattr(self, name)) is not None and len(values) != size:
                 raise ValueError(f"{name} has {len(values)} values, expected {size}, one a label; correct it.")
-        names = list((self.id2label or {}).values())
-        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+        names = Counter((self.id2label or {}).values())
+        if twice := sorted(str(name) for name, times in names.items() if times > 1):
             raise ValueError(f"id2label has {', '.join(twice)} more than once; expected names that differ.")
         for names, expected, holds in (
             (("temperature", "label_scale"), "a positive number", lambda value: value > 0),

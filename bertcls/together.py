@@ -205,17 +205,14 @@ def check_shared(folder: str | Path, fix: str) -> None:
 def first_of_cache() -> Iterator[None]:
     """Maps of a data set: one process for each file system that holds the cache of datasets fills it, the others read
     what it wrote."""
-    if processes() == 1:
-        yield
-        return
     from datasets import config  # a service does without it
 
-    if first_in(config.HF_DATASETS_CACHE) == torch.distributed.get_rank():
-        yield
+    first = processes() == 1 or first_in(config.HF_DATASETS_CACHE) == torch.distributed.get_rank()
+    if not first:
         meet()
-    else:
+    yield
+    if first:
         meet()
-        yield
 
 
 def restarts() -> int:

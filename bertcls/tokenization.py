@@ -315,6 +315,7 @@ def tokenize_splits(
     contract |= {"truncation": truncation, "pair_truncation": pair_truncation if pairs else None}
     check_steps(cleaning)
     result, special = {}, tokenizer.num_special_tokens_to_add(pair=pairs)
+    fresh = False if own_steps(cleaning) else None  # the cache knows a step by its name
     with first_of_cache():
         for name in [name for name in ("train", "validation") if name in splits]:
             max_windows = max_train_windows if name == "train" else None
@@ -323,12 +324,12 @@ def tokenize_splits(
                 batched=True,
                 remove_columns=["text", "text_pair"][: 1 + pairs],
                 fn_kwargs={"tokenizer": tokenizer, **contract, "max_windows": max_windows},
-                load_from_cache_file=False if own_steps(cleaning) else None,
+                load_from_cache_file=fresh,
                 desc=f"Tokenize {name}",
             )
             say(f"{name}: {describe_windows(result[name], max_length=max_length, special=special)}")
         if train_on == "windows":
-            result["train"] = result["train"].map(explode_windows, batched=True)
+            result["train"] = result["train"].map(explode_windows, batched=True, load_from_cache_file=fresh)
     return type(splits)({name: WithLengths.of(rows) for name, rows in result.items()}), contract
 
 

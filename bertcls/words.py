@@ -1,6 +1,5 @@
 """The words of a text, where they stand in it as it came, and what each adds to the answer."""
 
-import html
 import re
 import unicodedata
 from collections import Counter
@@ -19,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from bertcls.modeling import MULTI_LABEL, REGRESSION
-from bertcls.text import clean, word_spans
+from bertcls.text import clean, unescape_entities, word_spans
 from bertcls.tokenization import Encoded, WindowCollator, batches_of
 
 _ESCAPED_MARK = r"&(?:amp|lt|gt|quot|apos|nbsp|#0*3[249]);"
@@ -97,7 +96,7 @@ def _aligned(a: list[str], b: list[str]) -> list[tuple[str, int, int, int, int]]
 
 def _name(piece: str) -> str:
     """What two pieces have in common that only differ in escapes, width, spelling or case."""
-    return unicodedata.normalize("NFKC", html.unescape(piece)).lower()
+    return unicodedata.normalize("NFKC", unescape_entities(piece)).lower()
 
 
 def tells_words(model: nn.Module) -> bool:
@@ -165,12 +164,8 @@ def _token_pushes(model: PreTrainedModel, inputs: dict[str, torch.Tensor], towar
         kept.append(output.detach().requires_grad_())
         return kept[-1]
 
-    with _held(model), torch.enable_grad():
-        hook = model.encoder.get_input_embeddings().register_forward_hook(watch)
-        try:
-            vectors = model.encode_windows(inputs)  # [windows, hidden]
-        finally:
-            hook.remove()
+    with _held(model), torch.enable_grad(), model.encoder.get_input_embeddings().register_forward_hook(watch):
+        vectors = model.encode_windows(inputs)  # [windows, hidden]
         if normalize:
             vectors = vectors / vectors.norm(dim=-1, keepdim=True).detach() * vectors.shape[-1] ** 0.5
         found = [

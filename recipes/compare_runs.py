@@ -1,7 +1,7 @@
 """Runs side by side: scores with intervals, paired tests, what differs, and sentences that say what it means.
 
-A run is the folder of a finished recipe, or a folder that holds the runs of several seeds; all must have been scored
-on the same examples. The first one is what the others are compared with; one folder of seeds is summed up.
+A run is the folder of a finished recipe, of its --folds, or of the runs of several seeds; all must have been scored on
+the same examples. The first one is what the others are compared with; one folder of seeds is summed up.
 Run:  python recipes/compare_runs.py runs/direct runs/pretrained
       python recipes/compare_runs.py runs/direct runs/decay --output_dir runs/comparison --metrics f1_macro
       python recipes/compare_runs.py runs/seeds       (mean, standard deviation and interval)
@@ -84,10 +84,12 @@ def main(folders: list[str], output_dir: str | None = None, metrics: list[str] |
 
 def grow(folder: str, output_dir: str | None) -> list[dict]:
     sizes = read_growth(folder)
-    print("  ".join(["rows".rjust(8), sizes[0]["measure"], "95 % interval   ", *sizes[0]["beside"]]))
+    names = dict.fromkeys(name for size in sizes for name in size["beside"])
+    print("  ".join(["rows".rjust(8), sizes[0]["measure"], "95 % interval   ", *names]))
     for size in sizes:
         ends = f"{size['low']:.3f} to {size['high']:.3f}".ljust(16)
-        others = [f"{score:.3f}".ljust(len(name)) for name, score in size["beside"].items()]
+        scores = [f"{size['beside'][name]:.3f}" if name in size["beside"] else "-" for name in names]
+        others = [score.ljust(len(name)) for name, score in zip(names, scores)]
         mean = f"{size['mean']:.3f}".ljust(len(size["measure"]))
         print("  ".join([f"{size['rows']:8,d}", mean, ends, *others]))
     print(said := describe_growth(sizes))

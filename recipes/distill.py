@@ -7,7 +7,6 @@ Run:  accelerate launch --quiet recipes/distill.py --teacher runs/sst2 --student
       python recipes/distill.py --teacher runs/sst2 --model_name_or_path small --unlabelled_file more.txt
       accelerate launch --quiet recipes/distill.py --sample (no network; its teacher is made first, by
       python recipes/sst2_finetune.py --sample --from_scratch --output_dir runs/sample-teacher)
-The report begins with the student beside its teacher and beside the same student trained on the labels alone.
 """
 
 import os
@@ -30,11 +29,12 @@ from bertcls import (
     load_splits,
     load_tokenizer,
     make_compute_metrics,
+    prepare_training,
     run_recipe,
     tokenize_splits,
     training_callbacks,
 )
-from bertcls.training.distill import DistillationLoss, TaughtCollator, prepare_student, take_layers
+from bertcls.training.distill import DistillationLoss, TaughtCollator, take_layers
 from bertcls.training.students import Comparison
 from bertcls.training.teacher import load_teacher, teach
 
@@ -88,12 +88,10 @@ class Arguments(RecipeArguments):
         if not (0 < self.temperature < 1e3 and 0 <= self.alpha < 1):
             found = f"--temperature {self.temperature:g} and --alpha {self.alpha:g}"
             raise ValueError(f"Found {found}; expected more than 0, and from 0 to below 1. Correct it.")
-        layers = ["from_scratch", "classifier_hidden_size"] * bool(self.student_layers)
+        layers = ["from_scratch", "classifier_hidden_size", "pooling", "head_init"] * bool(self.student_layers)
         for name in ("fold", "contrastive_steps", *layers):
-            if getattr(self, name):
+            if getattr(self, name) not in (None, False, "auto"):
                 raise ValueError(f"Found --{name}; expected it left out, since a student has a teacher. Leave it out.")
-        if self.student_layers and (self.pooling, self.head_init) != ("auto", "auto"):
-            raise ValueError("Found --pooling or --head_init with --student_layers, that are the teacher's. Leave it.")
         self.model_name_or_path = self.model_name_or_path or self.teacher
 
     def check_training(self, training_args: TrainingArguments) -> None:
@@ -127,7 +125,9 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
     )
     model = take_layers(model, teacher, args.student_layers) if args.student_layers else model
     collator = TaughtCollator(tokenizer, model.config, training_args, tokenized["train"])
-    prepare_student(model, tokenized, collator, training_args, **args.of(prepare_student))
+    own = {"head_init": "random"} if args.student_layers else {}  # layers come with theirs
+    own |= {} if args.labels_alone and not args.student_layers else {"contrastive_steps": 0}
+    prepare_training(model, tokenized, collator, training_args, **args.of(prepare_training) | own)
     loss = DistillationLoss(model, collator.targets, **args.of(DistillationLoss))
 
     # 4. The Trainer; the best model by validation is loaded at the end

@@ -30,15 +30,14 @@ from bertcls import (
 )
 from bertcls.arguments import TextArguments
 from bertcls.data.splits import draw_rows, hold_out
-from bertcls.together import first_of_cache
 from bertcls.training.small_encoder import (
     MeanCosine,
     TeacherVectors,
     TokenCollator,
     check_teacher,
-    cut_passages,
     finish_encoder,
     most_frequent_pieces,
+    passages_of,
     small_encoder,
     student_of,
     vector_loss,
@@ -110,9 +109,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         rows = min(args.validation_samples, max(len(splits["train"]) // 10, 1))
         splits["train"], splits["validation"] = hold_out(splits["train"], rows=rows)
     splits["train"] = draw_rows(splits["train"], args.max_train_samples)
-    splits, cut = DatasetDict({name: splits[name] for name in ("train", "validation")}), {"cleaning": args.cleaning}
-    with first_of_cache():
-        splits = splits.map(cut_passages, batched=True, remove_columns=splits["train"].column_names, fn_kwargs=cut)
+    splits = passages_of(DatasetDict({name: splits[name] for name in ("train", "validation")}), args.cleaning)
 
     # 2. The small vocabulary, and an encoder of it that begins with the teacher's embeddings
     large = load_tokenizer(args.model_name_or_path)

@@ -15,6 +15,8 @@ from bertcls.text import load_steps
 
 def main(run_dir: str, output_dir: str | None = None, int8: bool = False, steps: str | None = None) -> dict:
     # 1. Export, check against torch, then give the folder its name
+    if output_dir is None and not Path(run_dir).is_dir():  # a folder of that name would stand for the Hub's model
+        raise ValueError(f"Found no folder {run_dir}; expected --output_dir for a model of the Hub. Give it.")
     load_steps(steps)
     folder = Path(output_dir) if output_dir is not None else Path(run_dir, "onnx")
     facts = export_onnx(run_dir, str(folder), int8=int8)

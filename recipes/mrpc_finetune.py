@@ -51,7 +51,8 @@ DEFAULTS = dict(
 )
 SAMPLE = dict(
     dataset_name=str(HERE / "sample" / "pairs"),
-    dataset_config_name=None,
+    text_column="sentence1",
+    text_pair_column="sentence2",
     model_name_or_path=str(HERE / "sample" / "encoder"),  # a small pretrained one
     cpu_threads=1,  # a small model has nothing to share
     learning_rate=3e-4,  # a small encoder bears more

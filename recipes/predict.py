@@ -113,7 +113,7 @@ def main(args: Arguments) -> None:
 
         # 3. The parts that a killed run left are gone on with, if they are of this model, data and options
         names = ("abstain_below", "words", "rows_per_part", "streaming", "keep_columns", *engine)
-        manifest = describe_program(classifier) | {"data": survey.digest, "rows": survey.counts["rows"]}
+        manifest = describe_program(classifier, args.steps) | {"data": survey.digest, "rows": survey.counts["rows"]}
         manifest |= {name: getattr(args, name) for name in names}
         locks.append(open_parts(output_file, manifest, overwrite=args.overwrite_output, shard=args.shard))
         return (None, None) if args.streaming else (survey.counts["rows"], survey.digest)

@@ -28,7 +28,7 @@ from bertcls import TextClassifier
 from bertcls.process import OptionParser, one_line_errors, use_cores
 from bertcls.serve.app import Server, make_app
 from bertcls.serve.middleware import LOGGING
-from bertcls.serve.schemas import Limits
+from bertcls.serve.schemas import OPTION_OF, Limits
 from bertcls.text import load_steps
 
 BACKLOG = 2048  # connections that wait to be accepted
@@ -47,18 +47,8 @@ def main(args: argparse.Namespace) -> None:
     elif api_key is None:
         print(f"Whoever reaches {args.host} can ask: give it a key (--api_key_file).", file=sys.stderr)
 
-    limits = Limits(
-        texts=args.max_texts,
-        characters=args.max_characters,
-        tokens=args.max_tokens,
-        word_tokens=args.max_word_tokens,
-        body=args.max_body_bytes,
-        answer=args.max_answer_bytes,
-        queue=args.max_queue,
-        seconds=args.timeout,
-        wait=args.max_wait_ms / 1000,
-        batch_tokens=args.batch_tokens,
-    )
+    limits = {name: getattr(args, option.removeprefix("--")) for name, option in OPTION_OF.items()}
+    limits = Limits(**limits | {"wait": args.max_wait_ms / 1000})
 
     # 2. The model
     use_cores(args.cpu_threads)

@@ -30,7 +30,6 @@ DEFAULTS = dict(
     early_stopping_patience=0,
 )
 SAMPLE = dict(dataset_name=str(Path(__file__).parent / "sample" / "reviews"))
-CLASS_WEIGHT = {"none": None, "balanced": "balanced"}  # in scikit-learn's words
 
 
 @dataclass
@@ -60,7 +59,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
         cleaning=args.cleaning,
         min_df=args.min_df,
         C=args.C,
-        class_weight=CLASS_WEIGHT[args.class_weights],
+        class_weight=None if args.class_weights == "none" else "balanced",
     )
     classifier.fit(texts_of(train), label_array(train))
     if "validation" in splits:

@@ -1,6 +1,5 @@
 """Headless Chromium for tests, driven over its remote-debugging protocol through a pipe: no port, no package."""
 
-import base64
 import fcntl
 import json
 import os
@@ -118,8 +117,3 @@ class Chromium:
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
-
-    def shoot(self, path: Path) -> None:
-        """A picture of the whole page."""
-        found = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(found["data"]))

@@ -36,6 +36,22 @@ def test_the_command_line_wins_over_the_recipe_and_the_sample(parsed):
         assert args.max_length == 64
 
 
+def test_a_recipe_for_a_file_of_ones_own_has_its_sample_and_other_data(tmp_path):
+    own = {"train_file": "mine.csv", "test_file": "test.csv", "text_column": "body", "language": "de"}
+    sample = {"dataset_name": "sample/reviews", "max_length": 16}
+
+    def read(*words) -> tuple:
+        words = [*words, "--output_dir", str(tmp_path / "run")]
+        args, _ = parse(RecipeArguments, words, defaults=DEFAULTS | own, sample=sample)
+        return args.train_file, args.test_file, args.dataset_name, args.text_column, args.language
+
+    assert read() == ("mine.csv", "test.csv", None, "body", "de")
+    assert read("--sample") == (None, None, "sample/reviews", None, "de")
+    assert read("--dataset_name", "some/other") == (None, None, "some/other", None, None)
+    assert read("--train_file", "other.csv") == ("other.csv", None, None, None, None)
+    assert read("--train_file", "there/mine.csv") == ("there/mine.csv", "test.csv", None, "body", "de")
+
+
 def test_defaults_that_hang_together(parsed):
     _, training_args = parsed()
     assert training_args.eval_strategy == training_args.save_strategy == "epoch"
@@ -384,5 +400,6 @@ def test_one_run_a_seed(tmp_path):
         list(parse_runs(RecipeArguments, again, defaults={}))
     with pytest.raises(ValueError, match="Found --resume_from_checkpoint x with several runs; expected it without"):
         list(parse_runs(RecipeArguments, [*again, "x", "--output_dir", str(tmp_path)], defaults={}))
-    with pytest.raises(ValueError, match="Found --seeds here; expected --seed"):
-        parse(RecipeArguments, words, defaults={})
+    for name, value in {"seeds": [1, 2], "folds": 5, "train_sizes": [0.5]}.items():
+        with pytest.raises(ValueError, match=f"Found --{name} here; expected it on the command line"):
+            parse(RecipeArguments, words[3:], defaults={name: value})

@@ -150,6 +150,7 @@ def test_a_run_acts_on_a_leak(splits, tokenizer, tmp_path, on_leak):
         assert len(audit_run(splits, **options)["train"]) == {"warn": 7, "drop": 4}[on_leak]
     found = json.loads((tmp_path / "run" / "audit.json").read_text())
     assert found["dropped"] == [2, 5, 6]
+    assert "TAKEN OUT" not in format_audit(audit_splits(splits, tokenizer=tokenizer))  # which is remembered
     assert ("TAKEN OUT: 3 leaking rows" in format_audit(found)) == (on_leak == "drop")
     shown = _audited(found, "dev")
     assert shown["leaked"] == (on_leak != "drop")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from conftest import TINY
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
@@ -14,8 +14,20 @@ from transformers import (
     TokenizersBackend,
 )
 
-from bertcls import WindowCollator, load_tokenizer, tokenize_windows
+from bertcls import WindowCollator, load_tokenizer, tokenize_splits, tokenize_windows
+from bertcls.text import STEPS
 from bertcls.tokenization import check_window, describe_windows, encoder_max_length, explode_windows
+
+
+@pytest.mark.parametrize("train_on", ["documents", "windows"])
+def test_an_own_step_that_changed_is_applied_anew(tokenizer, monkeypatch, train_on):
+    splits = DatasetDict(train=Dataset.from_dict({"text": ["good film", "dull film"], "label": [0, 1]}))
+    found = []
+    for word in ("never", "and"):
+        monkeypatch.setitem(STEPS, "mine", lambda text, word=word: f"{text} {word}")
+        train = tokenize_splits(splits, tokenizer, cleaning=["mine"], max_length=16, train_on=train_on)[0]["train"]
+        found.append(train[0]["input_ids"][0][-2])
+    assert found == tokenizer.convert_tokens_to_ids(["never", "and"])
 
 
 def plain_ids(tokenizer, text: str) -> list[int]:

@@ -169,6 +169,11 @@ def test_any_text_and_any_cleaning_give_spans_within_it_or_none(raw, steps):
         assert 0 <= start < end <= len(raw)
 
 
+def test_an_escaped_number_without_end_is_a_word():
+    raw = f"bad  &#{'9' * 5000}; film"
+    assert spans_before_cleaning(raw, clean(raw, ["collapse_blanks"]), [(0, 3)]) == [(0, 3)]
+
+
 def test_long_texts_are_followed_in_bounded_time():
     raw = "<p>" + "the cat sat on a mat, &amp; so. " * 3000
     cleaned = clean(raw, CLEANING)

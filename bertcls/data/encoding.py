@@ -37,6 +37,8 @@ def checked_text(path: Path, encoding: str | None = None, *, longest: int | None
         fault = _fault(path, name, longest)
     if fault:
         raise ValueError(fault)
+    if head.startswith(codecs.BOM_UTF8) and codecs.lookup(name).name == "utf-8":
+        name = "utf-8-sig"  # the mark is no part of the first column's name
     return lambda: io.TextIOWrapper(_open(path), name or "utf-8", newline="")
 
 

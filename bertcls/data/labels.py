@@ -145,7 +145,6 @@ def _list_in(cell: str) -> list[str] | None:
             found = parse(cell)
             if isinstance(found, list | tuple | set) and all(isinstance(name, str | int | float) for name in found):
                 return [str(name) for name in found]
-            return None
     return None
 
 
@@ -299,6 +298,12 @@ class LabelColumn:
             elif label is None or label != label or label == "":
                 pass
             elif self.problem_type == MULTI_LABEL:
+                if any(part is None or part != part for part in label):
+                    place = self._places[split_name](row)
+                    raise ValueError(
+                        f"Found a label that is missing in {label!r:.60} of {split_name} in {place}; expected names. "
+                        "Leave it out of the list."
+                    )
                 found = [*map(name_of, label)]
             elif self.problem_type == SINGLE_LABEL:
                 found = None if (name := name_of(label)) in ("", "-1") else [name]

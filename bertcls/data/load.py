@@ -12,14 +12,10 @@ from bertcls.data.columns import is_missing, row_batches
 from bertcls.data.folders import SPLITS, Files, find_splits
 from bertcls.data.labels import NUMBER, LabelColumn, join_columns, read_lists
 from bertcls.data.tables import refusal
-from bertcls.process import warn
+from bertcls.process import code_digest, warn
 
 USUAL = {"text": ("text", "sentence", "content", "review"), "label": ("label", "labels")}  # names of columns
 STRINGS = (pa.string(), pa.large_string(), pa.string_view(), pa.null())
-_MAPPED = (  # modules whose functions are given to map(), or are called by these
-    *("text.py", "tokenization.py", "modeling.py", "inference.py"),
-    *("training/masking.py", "training/teacher.py", "training/small_encoder.py", "training/head_start.py"),
-)
 
 
 def load_splits(
@@ -123,8 +119,7 @@ def load_splits(
         splits = {name: read_lists(split, column, places[name]) for name, split in splits.items()}
         options = {"delimiter": label_delimiter, "problem_type": problem_type, "commas": commas, "places": places}
         labels = LabelColumn(splits["train"], column, **options)
-    code = [(Path(__file__).parents[1] / name).read_bytes() for name in _MAPPED]
-    result, first_id = DatasetDict(), 0
+    code, result, first_id = code_digest(), DatasetDict(), 0
     for name, split in splits.items():
         form = split.select_columns([*columns.values()]).rename_columns({old: new for new, old in columns.items()})
         if any(feature.dtype != "string" for feature in form.features.values()):

@@ -182,9 +182,10 @@ def hold_out_whole_texts(
     train; it goes to validation unless it stands in a text that stays, too.
     """
     texts = [comparison_key(text) or text for text in dataset["text"][:]]
-    whole = sorted(set(texts) - {text for text, found in zip(texts, containing_texts(texts, texts)) if found - {text}})
+    containing = containing_texts(texts, texts)  # the text itself, too
+    whole = sorted({text for text, found in zip(texts, containing) if len(found) == 1})
     rank = {text: place for place, text in enumerate(np.random.default_rng(seed).permutation(whole))}
-    ranks = [[rank[text] for text in found] for found in containing_texts(texts, whole)]
+    ranks = [[rank[text] for text in found if text in rank] for found in containing]
     first, last = np.array([min(row) for row in ranks]), np.array([max(row) for row in ranks])
     drawn = np.sort(last)[_held_out(len(texts), share, minimum) - 1] + 1  # whole texts that bring so many rows
     train, validation = np.flatnonzero(first >= drawn), np.flatnonzero(last < drawn)

@@ -143,8 +143,7 @@ def _parquet_tables(path: Path, columns: list[str] | None = None) -> Iterator[pa
             for batch in file.iter_batches(ROWS_AT_A_TIME, columns=columns):
                 _check_bytes(path, batch.nbytes)
                 table = pa.Table.from_batches([batch])
-                if twice:
-                    table = table.select([i for i, name in enumerate(table.column_names) if name not in twice])
+                table = table.select([i for i, name in enumerate(table.column_names) if name not in twice])
                 for name in twice:
                     table = table.append_column(_refused(name, path, _TWICE), pa.nulls(len(table)))
                 kinds = [field.with_type(_plain(field.type)) for field in table.schema]

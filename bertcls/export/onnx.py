@@ -45,6 +45,8 @@ def export_onnx(run_dir: str, folder: str, *, int8: bool = False) -> dict:
             package is not installed. Then `folder` is as it was.
     """
     target = Path(folder)
+    if not target.name:
+        raise ValueError(f"Found the folder {folder} for an export; expected one that may be replaced. Name it.")
     require("onnx", "onnxscript", "onnxruntime")
     present = {path.name for path in target.iterdir()} if target.is_dir() else set()
     others = sorted(present - EXPORT_FILES)[:3]

@@ -30,7 +30,7 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
             )
     if worse := [row["name"] for row in facts["baselines"] if row["outcome"] == "worse"]:
         found.append(f"{worse[0]} is better than the encoder beyond noise: use it, or train longer.")
-    if facts["chosen"] and 0 < (steps := facts["chosen"]["steps"]) < _FEW_STEPS:
+    if 0 < (steps := facts["chosen"]["steps"]) < _FEW_STEPS:
         found.append(f"Only {steps} steps were made: raise --num_train_epochs, or lower the batch size.")
     if len(evaluations) > 1:
         last = evaluations[-1]

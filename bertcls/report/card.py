@@ -51,8 +51,10 @@ def write_card(facts: dict, run_dir: str, *, language: str | None = None, licens
     name = Path(run_dir).resolve().name
     data = data_name(facts.get("source") or {}, run_dir)
     hub_dataset = _hub_id((facts.get("source") or {}).get("dataset"), owner=True)
+    labels = (facts.get("task") or {}).get("labels", [])
     hub_encoder = _hub_id((facts.get("model") or {}).get("encoder"))
     facts = shown_facts({name: _public(facts[name], run_dir) for name in _SHOWN if name in facts})
+    facts["task"]["labels"] = labels  # which may look like paths
     task, kind, scores, source = facts["task"], facts["kind"], facts["scores"], facts.get("source") or {}
     from_scratch = str((facts.get("arguments") or {}).get("from_scratch", False)).lower() == "true"
     results = [

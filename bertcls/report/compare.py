@@ -1,6 +1,7 @@
 """Finished runs beside one another: paired on the same examples, or by their number of training rows."""
 
 import json
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pandas as pd
 from pandas.api.types import is_float_dtype
 
 from bertcls.layout import CHECKPOINTS, PREDICTIONS, RECORD, RESULTS
-from bertcls.report.formats import UNSURE, outcome
+from bertcls.modeling import REGRESSION, SINGLE_LABEL
+from bertcls.report.formats import MEASURES, UNSURE, outcome
 from bertcls.report.scores import row_values
 from bertcls.report.statistics import mean_interval, paired_p_value, score_with_interval
 
@@ -60,7 +62,8 @@ def load_arm(folder: str, name: str | None = None, seeds: list[int] | None = Non
         FileNotFoundError: no prediction file in it.
         ValueError: runs on different examples.
     """
-    found = sorted(Path(folder).glob(PREDICTIONS)) or sorted(Path(folder).glob(f"*/{PREDICTIONS}"))
+    places = (PREDICTIONS, f"final/{PREDICTIONS}", f"*/{PREDICTIONS}")  # a run, that of --folds, one a seed
+    found = next(filter(None, (sorted(Path(folder).glob(place)) for place in places)), [])
     found = [path for path in found if not seeds or path.parts[-3] in {f"seed-{seed}" for seed in seeds}]
     if not found:
         raise FileNotFoundError(
@@ -75,7 +78,7 @@ def load_arm(folder: str, name: str | None = None, seeds: list[int] | None = Non
         _check_same_examples(tables[0], table, str(runs[0]), str(run))
     table, answers = tables[0].filter(["example_id", "text", "text_pair", "label"]), [t["prediction"] for t in tables]
     answers = pd.concat(answers, axis=1)
-    table["prediction"] = answers.mean(axis=1) if is_float_dtype(table["label"]) else answers.mode(axis=1)[0]
+    table["prediction"] = answers.mean(axis=1) if is_float_dtype(table["label"]) else _most_frequent(answers)
     facts = [json.loads((run / RESULTS).read_text(encoding="utf-8")) for run in runs]
     records = [json.loads(path.read_text()) if (path := run / RECORD).is_file() else {} for run in runs]
     options = [_options(*both) for both in zip(facts, records)]
@@ -89,6 +92,14 @@ def load_arm(folder: str, name: str | None = None, seeds: list[int] | None = Non
         table=table,
         values=np.array(values),
     )
+
+
+def _most_frequent(answers: pd.DataFrame) -> np.ndarray:
+    """Of the answers of each row, `[rows]`; of several the first in their order."""
+    codes, names = pd.factorize(answers.to_numpy().ravel(), sort=True)
+    codes = np.sort(codes.reshape(answers.shape), axis=1)
+    counts = (codes[:, :, None] == codes[:, None, :]).sum(2)
+    return np.asarray(names)[np.take_along_axis(codes, counts.argmax(1)[:, None], 1)[:, 0]]
 
 
 def _written(answer: str | float | np.ndarray) -> str | float:
@@ -182,14 +193,9 @@ def describe_choice(
         greater_is_better: of it.
         folds: that judged; 0: the runs have scores on the rows that chose, too, with seeds of their own.
     """
-    both = (first, best)
-
-    def is_known(name: str) -> bool:
-        return all(
-            f"eval_{name}" in scores and f"test_{name}" in one["scores"] for scores, arm in both for one in arm.facts
-        )
-
-    name = next(name for name in (metric, "accuracy", "mae") if is_known(name))
+    both, name = (first, best), metric
+    if not all(f"test_{metric}" in one["scores"] for _, arm in both for one in arm.facts):
+        name = "mae" if first[1].regression else "accuracy"  # the metric is one of training alone
     sign = -1 if name == "mae" or (name == metric and not greater_is_better) else 1
     chose = [float(scores[f"eval_{name}"]) for scores, _ in both]
     unseen = [float(np.mean([one["scores"][f"test_{name}"] for one in arm.facts])) for _, arm in both]
@@ -221,11 +227,15 @@ def read_growth(folder: str) -> list[dict]:
     found = []
     for arm in [load_arm(str(path)) for path in Path(folder).glob(SIZES) if any(path.rglob(PREDICTIONS))]:
         low, high = arm.interval()
-        simple = pd.DataFrame([row for one in arm.facts for row in one["baselines"]])
-        means = simple.groupby(simple["name"].str.partition(" (")[0], sort=False)["score"].mean()
-        rows = round(np.mean([one["task"]["rows"]["train"] for one in arm.facts]))
-        row = {"rows": rows, "mean": float(arm.values.mean()), "low": low, "high": high, "beside": means.to_dict()}
-        found.append(row | {"measure": arm.facts[0]["measure"], "values": arm.values})
+        simple = defaultdict(list)
+        for row in (row for one in arm.facts for row in one.get("baselines", [])):
+            name = row["name"].partition(" (")[0]
+            simple["one answer always" if name.startswith("always answering ") else name].append(row["score"])
+        means = {name: float(np.mean(scores)) for name, scores in simple.items()}
+        rows = round(np.mean([one["scores"]["train_samples"] for one in arm.facts]))
+        row = {"rows": rows, "mean": float(arm.values.mean()), "low": low, "high": high, "beside": means}
+        measure = arm.facts[0].get("measure", MEASURES[REGRESSION if arm.regression else SINGLE_LABEL])
+        found.append(row | {"measure": measure, "values": arm.values})
     if len(found) < 2:
         raise FileNotFoundError(
             f"Found {len(found)} finished sizes in {folder}; expected two or more. Wait for the rest."

@@ -266,7 +266,7 @@ def draw_growth(sizes: list[dict], path: Path) -> None:
     rows = [size["rows"] for size in sizes]
     with _figure(path, _WIDTH, 4) as (_, axes):
         _error_bars(axes, rows, sizes, capsize=5, label="this encoder, 95 % interval")
-        for name in sizes[0]["beside"]:
+        for name in dict.fromkeys(name for size in sizes for name in size["beside"]):
             axes.plot(rows, [size["beside"].get(name, np.nan) for size in sizes], label=name)
         axes.set(xscale="log", xlabel="training rows", ylabel=f"{sizes[0]['measure']} of the reported rows")
         axes.set_xticks(rows, [f"{count:,}" for count in rows])

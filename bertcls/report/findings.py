@@ -1,9 +1,9 @@
 """What a table of predictions tells beyond its scores: baselines, calibration, and where the classifier fails."""
 
-import copy
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import compress, groupby, product
 from pathlib import Path
 
@@ -68,6 +68,7 @@ def gather_findings(
     tfidf = TfidfClassifier(len(names), problem_type=kind, cleaning=config.cleaning)
     try:
         tfidf.fit(texts_of(drawn), label_array(drawn))
+        answers = None if fold_of is None else _out_of_fold(tfidf, test, fold_of)
         if "validation" in splits:  # as the encoder is
             tfidf.tune(texts_of(splits["validation"]), label_array(splits["validation"]))
     except ValueError as error:
@@ -75,7 +76,7 @@ def gather_findings(
         tfidf = None
     else:
         name = f"TF-IDF with {'ridge' if kind == REGRESSION else 'logistic'} regression{_part(len(drawn), len(train))}"
-        answers = tfidf.probabilities(texts_of(test)) if fold_of is None else _out_of_fold(tfidf, test, fold_of)
+        answers = tfidf.probabilities(texts_of(test)) if answers is None else answers
         baselines.append(beside_values(name, row_values(answer_table(test, answers, tfidf.thresholds)[0]), values))
     if as_it_came is not None and fold_of is None:
         most = min(max(work // 20, _FEWEST_BESIDE), _MOST_BESIDE)
@@ -109,7 +110,7 @@ def _out_of_fold(tfidf: TfidfClassifier, rows: Dataset, fold_of: np.ndarray) -> 
     found = np.zeros((len(texts), tfidf.num_labels))
     for number in np.unique(fold_of):
         held = fold_of == number
-        fitted = copy.deepcopy(tfidf).fit([*compress(texts, ~held)], labels[~held])
+        fitted = replace(tfidf).fit([*compress(texts, ~held)], labels[~held])
         found[held] = fitted.probabilities([*compress(texts, held)])
     return found
 
@@ -298,6 +299,7 @@ def confident_errors(
     words = words_of_texts(classifier, [parts if len(parts) == 2 else parts[0] for parts in texts])
     for row, parts, text, similar, told in zip(wrong.to_dict("records"), texts, joined, neighbours, words):
         known = [key for key in ("example_id", "id", "label", "prediction", "probability", "decision") if key in row]
+        known = [key for key in known if key != "id" or not pd.isna(row["id"])]
         error = {key: row[key].tolist() if isinstance(row[key], np.ndarray) else row[key] for key in known}
         cleaned = " ".join(clean_all(parts, classifier.model.config.cleaning))
         error |= {"text": text, "why": told, "pieces": classifier.tokenizer.tokenize(cleaned)[:_SHOWN_PIECES]}
@@ -325,13 +327,8 @@ def run_probes(path: str, classifier: TextClassifier) -> list[dict]:
 
     A line is a text, or a label of the model, which one expects, a tab and the text; an empty line begins a new group,
     within which texts should get the same answer; a line that begins with `#` is a comment.
-
-    Raises:
-        FileNotFoundError: no such file.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"No probes found at {path}; expected a text file with a text a line. Check --probes.")
-    lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    lines = [line for line in Path(path).read_text(encoding="utf-8-sig").splitlines() if not line.startswith("#")]
     groups, probes = (part for filled, part in groupby(lines, lambda line: line.strip() != "") if filled), []
     for group, line in ((number, line) for number, part in enumerate(groups, 1) for line in part):
         label, tab, text = line.partition("\t")

@@ -13,13 +13,16 @@ from bertcls.data.labels import label_array, label_names_of
 from bertcls.layout import PREDICTIONS, RESULTS
 from bertcls.metrics import fit_temperature
 from bertcls.modeling import MULTI_LABEL, REGRESSION
+from bertcls.report.formats import as_cell
 
 _LEAST = 1e-12  # of a probability, whose logarithm is taken
 
 
 def chosen_epochs(folder: Path, folds: int) -> float:
     """The median of the epochs that the finished folds in a folder chose, for the model trained on all rows."""
-    facts = [json.loads((folder / f"fold-{number}" / RESULTS).read_text()) for number in range(1, folds + 1)]
+    facts = [
+        json.loads((folder / f"fold-{number}" / RESULTS).read_text(encoding="utf-8")) for number in range(1, folds + 1)
+    ]
     return float(np.median([fact["chosen"]["epoch"] for fact in facts]))
 
 
@@ -96,5 +99,7 @@ def write_suspects(table: pd.DataFrame, names: list[str], folder: Path) -> int:
         probability_of_label=probabilities[rows, labels], probability_of_prediction=probabilities[rows, answers]
     )
     ranked = shown.iloc[rank_suspects(probabilities, labels)].query("label != prediction")
+    for name in ranked.columns.intersection(["text", "text_pair", "label", "prediction"]):
+        ranked = ranked.assign(**{name: ranked[name].map(as_cell)})
     ranked.to_csv(folder / "suspects.csv", index=False)
     return len(ranked)

@@ -45,6 +45,15 @@ def score_names(scores: dict, kind: str) -> dict[str, str]:
     return {key: name for key, name in shown if any(f"{when}_{key}" in scores for when in ("test", "eval", "before"))}
 
 
+def as_cell(value):
+    """What a spreadsheet would run as a formula gets a mark.
+
+    >>> as_cell("=1+1"), as_cell("a"), as_cell(-1)
+    ("'=1+1", 'a', -1)
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value
+
+
 def outcome(difference: float, p_value: float, *, level: float = 0.05) -> str:
     """What a difference means that is above 0 where the first of two is better.
 

@@ -95,7 +95,6 @@ def _context(facts: dict, figures: dict) -> dict:
     scores, task, kind, names, shares = (facts[key] for key in ("scores", "task", "kind", "names", "shares"))
     main, measured = ("pearson", "mae") if kind == REGRESSION else ("accuracy", "accuracy")
     encoder = _with_interval(scores, f"test_{measured}")  # beside the baselines
-    per_class, matrix = scores.get("test_per_class") or {}, scores.get("test_confusion_matrix")
     reported, many = task["reported_split"] or "test", len(task["labels"]) > MANY_CLASSES
     largest = {name: max((part.get(name, 0) for part in shares.values()), default=0) for name in task["labels"]}
     rows = f"{scores['test_samples']:,} rows of {reported}" if "test_samples" in scores else None
@@ -110,8 +109,6 @@ def _context(facts: dict, figures: dict) -> dict:
             for key, name in names.items()
             if f"test_{key}" in scores and key != main
         ],
-        "per_class": per_class,
-        "matrix": matrix,
         "probes": _groups(facts.get("probes") or []),
         "before_after": [
             {"name": name, "error": key in ERRORS} | {when: scores[f"{when}_{key}"] for when in ("before", "eval")}
@@ -125,7 +122,8 @@ def _context(facts: dict, figures: dict) -> dict:
         "axes": {key: _axis([encoder, *facts[key]]) for key in ("baselines", "slices") if facts.get(key)},
     }
     coverage = (facts.get("calibration") or {}).get("coverage")
-    classes = per_class or matrix or many or {"confusion", "predictions"} & {*figures}
+    classes = scores.get("test_per_class") or scores.get("test_confusion_matrix") or many
+    classes = classes or {"confusion", "predictions"} & {*figures}
     sections = {  # by their ids: titles, and what a section needs
         "baselines": ("Simple baselines", facts.get("baselines")),
         "classes": ("Predictions" if kind == REGRESSION else "Scores per class", classes),

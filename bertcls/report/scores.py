@@ -14,7 +14,7 @@ from bertcls.layout import PREDICTIONS, REPORT
 from bertcls.metrics import own_scores
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.report.baseline import TfidfClassifier
-from bertcls.report.formats import ERRORS, MANY_CLASSES, format_score, score_names
+from bertcls.report.formats import ERRORS, MANY_CLASSES, as_cell, format_score, score_names
 from bertcls.report.statistics import score_with_interval
 from bertcls.scorers import TaskMetric
 
@@ -50,8 +50,7 @@ def score_reported(
     scores = own_scores(own, labels, predictions)
     scores |= TaskMetric(kind, names).compute(predictions=predictions, references=labels)
     if len(names) > MANY_CLASSES:
-        # what a spreadsheet would run as a formula gets a mark
-        cells = [f"'{name}" if name.startswith(tuple("=+-@\t\r")) else name for name in names]
+        cells = [*map(as_cell, names)]
         per_class = pd.DataFrame(scores.pop("per_class").values(), index=pd.Index(cells, name="class"))
         per_class.rename(columns={"support": "rows"}).to_csv(Path(run_dir, REPORT, "classes.csv"))
         if (counts := scores.pop("confusion_matrix", None)) is not None:

@@ -55,7 +55,7 @@ def write_report(
     encoder: str,
     from_scratch: bool,
     source: dict,
-    chosen: dict | None = None,
+    chosen: dict,
     answers: FoldAnswers | None = None,
     as_it_came: TextClassifier | None = None,
     language: str | None = None,
@@ -122,7 +122,7 @@ def write_report(
     tokens, windows, cut = map(list, zip(*counts))  # of each text; cut: tokens that no window holds
     table = pd.read_parquet(Path(run_dir, PREDICTIONS))
     fold_of = None if folded is None else folded.fold_of
-    work = len(test) + 3 * (chosen or {}).get("texts", 0)  # in forward passes of a text
+    work = len(test) + 3 * chosen["texts"]  # in forward passes of a text
     options = {"as_it_came": as_it_came, "work": work, "fold_of": fold_of}
     facts |= gather_findings(classifier, splits, table, tokens, windows, **options)
     facts |= {} if beside is None else beside(classifier, test, table)
@@ -163,8 +163,8 @@ def _audited(findings: dict, reported: str) -> dict:
 
 def describe_report(facts: dict, *, run_dir: str, texts: list[Text]) -> str:
     """What to tell the user at the end: the score, the headline, where the model is, and how to use it on a text."""
-    lines, page = [describe_scores(facts["scores"]), facts["headline"]], Path(run_dir, REPORT, PAGE)
-    lines += [facts["chosen"]["said"]] if facts["chosen"] else []
+    lines = [describe_scores(facts["scores"]), facts["headline"], facts["chosen"]["said"]]
+    page = Path(run_dir, REPORT, PAGE)
     lines += [f"Next: {line}" for line in facts["advice"]]
     lines += [f"The report is in {page}."] if page.is_file() else []
     if reason := facts["stock"].get("reason"):

@@ -7,10 +7,10 @@ import math
 import os
 import platform
 import re
-import resource
 import time
-from asyncio import Lock, sleep, wait_for
+from asyncio import Lock, sleep, timeout
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -85,22 +85,22 @@ def make_app(
     async def parse(content: bytes, field: str) -> tuple[list[Text], dict]:
         if len(content) <= LARGE_BODY:
             return read_body(content, field, limits=limits, **reads)
-        try:
-            await wait_for(large.acquire(), limits.seconds)
-        except TimeoutError as error:
-            raise ApiError(504, "too_slow", f"No answer within {limits.seconds:g} seconds.") from error
-        started = time.perf_counter()
-        try:
-            return read_body(content, field, limits=limits, **reads)
-        finally:
-            await sleep(PAUSE * (time.perf_counter() - started))
-            large.release()
+        async with large:
+            started = time.perf_counter()
+            try:
+                return read_body(content, field, limits=limits, **reads)
+            finally:
+                await sleep(PAUSE * (time.perf_counter() - started))
 
     async def answers(request: Request, field: str) -> tuple[list[Prediction], dict]:
-        texts, options = await parse(request.state.body, field)
-        request.state.log.update({"texts": len(texts)} | ({"given": texts} if log_texts else {}))
-        wanted = {name: options.get(name, False) for name in ("windows", "words")}
-        return await service.predict(texts, request=request, **wanted), options
+        try:
+            async with timeout(limits.seconds):
+                texts, options = await parse(request.state.body, field)
+                request.state.log.update({"texts": len(texts)} | ({"given": texts} if log_texts else {}))
+                wanted = {name: options.get(name, False) for name in ("windows", "words")}
+                return await service.predict(texts, request=request, **wanted), options
+        except TimeoutError as error:
+            raise ApiError(504, "too_slow", f"No answer within {limits.seconds:g} seconds.") from error
 
     async def query(request: Request) -> Response:
         """Numbers of the labels: one for each sentence; lists of them for several labels, values for a regression."""
@@ -185,8 +185,11 @@ class _Connection(HttpToolsProtocol):
         self.refuse(400, "malformed_http", message)
 
     def refuse(self, status: int, code: str, message: str) -> None:
-        """Answers what is no request yet, and closes the connection."""
-        if not self.transport.is_closing():
+        """Answers what is no request yet, and closes the connection; at once where its last answer is not read."""
+        if self.transport.is_closing() or self.flow.write_paused:
+            log(logging.WARNING, "answer_not_read", client=self.client and self.client[0])
+            self.transport.abort()
+        else:
             log(logging.WARNING, code, client=self.client and self.client[0])
             answer = JSONResponse(ApiError(status, code, message).body, headers={"connection": "close"})
             lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in answer.raw_headers), b"\r\n"]
@@ -201,9 +204,14 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Starlette, **options: Any):
         self.service: Service = app.state.service
-        self.expecting: dict[tuple, float] = {}  # since when connections, after which request, expect a head
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self.most_connections = math.inf if files == resource.RLIM_INFINITY else files - SPARE_FILES
+        # since when connections, after which request, expect a head, and how many bytes they have not read
+        self.expecting: dict[tuple, tuple[float, int]] = {}
+        self.most_connections = math.inf
+        with suppress(ImportError):  # on Windows
+            import resource
+
+            if (files := resource.getrlimit(resource.RLIMIT_NOFILE)[0]) != resource.RLIM_INFINITY:
+                self.most_connections = files - SPARE_FILES
         options["timeout_graceful_shutdown"] = math.ceil(self.service.limits.seconds) + 5  # for who does not read
         options |= {"http": _Connection, "access_log": False, "server_header": False, "lifespan": "on"}
         super().__init__(uvicorn.Config(app, **options))
@@ -216,13 +224,20 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second."""
         self.should_exit |= self.service.stopping and self.service.open_texts == 0
-        now, seconds = time.monotonic(), min(self.service.limits.seconds, HEAD_SECONDS)
+        now, most = time.monotonic(), self.service.limits.seconds
         connections = ((one, one.cycle) for one in self.server_state.connections)
-        idle = [pair for pair in connections if pair[1] is None or pair[1].response_complete]
-        self.expecting = {pair: self.expecting.get(pair, now) for pair in idle}
+        idle = [
+            (one, cycle)
+            for one, cycle in connections
+            if cycle is None or cycle.response_complete or one.flow.write_paused  # of an answer that is not read
+        ]
+        unread = [(pair, pair[0].transport.get_write_buffer_size()) for pair in idle]
+        known = {pair: self.expecting.get(pair, (now, left)) for pair, left in unread}
+        self.expecting = {pair: known[pair] if left >= known[pair][1] else (now, left) for pair, left in unread}
         many = len(self.server_state.connections) - self.most_connections
         oldest = sorted(self.expecting.items(), key=lambda item: (item[0][1] is not None, item[1]))  # new ones
-        for number, ((connection, _), since) in enumerate(oldest):
+        for number, ((connection, _), (since, left)) in enumerate(oldest):
+            seconds = most if left else min(most, HEAD_SECONDS)
             if now - since > seconds:
                 message = f"The head of a request did not arrive within {seconds:g} seconds."
                 connection.refuse(408, "head_too_slow", message)

@@ -89,8 +89,6 @@ class Batcher:
         oldest = self._waiting.pop(0)
         batch, rows, width = [oldest], oldest.rows, oldest.width
         for job in sorted(self._waiting, key=lambda job: abs(job.width - oldest.width)):
-            if (rows + 1) * width > self.max_cost:
-                break
             if (rows + job.rows) * max(width, job.width) <= self.max_cost:
                 batch.append(job)
                 rows, width = rows + job.rows, max(width, job.width)

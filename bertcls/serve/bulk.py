@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TextIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 import xxhash
@@ -30,7 +30,17 @@ from bertcls.data.streams import KEPT
 from bertcls.data.tables import join_tables
 from bertcls.inference import Prediction, TextClassifier
 from bertcls.modeling import MULTI_LABEL, REGRESSION
-from bertcls.process import LOCK, file_digest, lock_folder, refuse_inside, use_cores, whole_file
+from bertcls.process import (
+    LOCK,
+    code_digest,
+    file_digest,
+    lock_folder,
+    refuse_inside,
+    sync_folder,
+    use_cores,
+    whole_file,
+)
+from bertcls.report.formats import as_cell
 from bertcls.together import TIMEOUT, check_shared, restarts, start_pulse
 
 FORMATS = (".parquet", ".jsonl", ".csv")
@@ -38,15 +48,6 @@ _MANIFEST = "manifest.json"
 _SHOWN_WORDS = 8  # of a text in the terminal
 _SHOWN = 10  # of the parts that are missing
 _LOCK_SECONDS = 300  # in which another shard has written or compared the manifest
-_CODE = (
-    "text",
-    "tokenization",
-    "modeling",
-    "backends",
-    "inference",
-    "words",
-    "serve/bulk",
-)  # what decides on an answer
 
 
 def start_processes(cpu_threads: int | None = None, *, cpu: bool = False, writes: str | None = None) -> PartialState:
@@ -95,14 +96,14 @@ def _texts_of(table: pa.Table) -> list[tuple[str | None, ...]]:
     return list(zip(*(table[name].to_pylist() for name in ("text", "text_pair") if name in table.column_names)))
 
 
-def describe_program(classifier: TextClassifier) -> dict:
-    """What gives the answers: a digest of the model and of our code, and the versions of what computes."""
+def describe_program(classifier: TextClassifier, steps: str | None = None) -> dict:
+    """What gives the answers: digests of the model, our code and a file of cleaning `steps`; what versions compute."""
     packages = ["torch", "transformers", "tokenizers"] + ["onnxruntime"] * isinstance(classifier.model, OnnxModel)
-    code = [Path(__file__).parents[1].joinpath(f"{name}.py").read_bytes() for name in _CODE]
     return {
         "model": digest_of(classifier),
         "versions": {name: version(name) for name in packages},
-        "code": hashlib.sha256(b"".join(code)).hexdigest(),
+        "code": code_digest(),
+        "steps": None if steps is None else file_digest(Path(steps)),
     }
 
 
@@ -283,8 +284,9 @@ def open_parts(output_file: Path, manifest: dict, *, overwrite: bool = False, sh
             "Remove it, or name another --output_file."
         )
     if overwrite and folder.is_dir():
-        _lock_parts(folder).release()
+        lock = _lock_parts(folder)
         _remove_folder(folder)
+        lock.release()
     if overwrite:
         output_file.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -367,12 +369,11 @@ def merge_parts(parts: list[Path], output_file: Path) -> None:
             f"In {parts_folder(output_file)} {missing}; expected all of them. Start the command again; on several "
             "machines the folder must be one that all see."
         )
-    of_a_join = re.compile(rf"{re.escape(output_file.name)}\.{re.escape(socket.gethostname())}\.[0-9]+\.tmp")
-    for unfinished in output_file.parent.iterdir():
-        if of_a_join.fullmatch(unfinished.name):  # that was killed; whoever joins has the lock
-            unfinished.unlink(missing_ok=True)
+    joined = parts_folder(output_file) / f"joined{output_file.suffix}"
+    for unfinished in joined.parent.glob("joined*.tmp"):
+        unfinished.unlink()
     schema = join_tables([pq.read_schema(part).empty_table() for part in parts], "the parts").schema
-    with whole_file(output_file) as path, contextlib.ExitStack() as stack:
+    with whole_file(joined) as path, contextlib.ExitStack() as stack:
         if output_file.suffix == ".parquet":
             write = stack.enter_context(pq.ParquetWriter(path, schema)).write_table
         else:
@@ -380,7 +381,9 @@ def merge_parts(parts: list[Path], output_file: Path) -> None:
             write = partial(_write_lines if output_file.suffix == ".jsonl" else _write_cells, file)
         for part in parts:
             write(join_tables([schema.empty_table(), pq.read_table(part)], "the parts"))
-    _remove_folder(parts_folder(output_file))
+    os.replace(joined, output_file)
+    sync_folder(output_file.parent)
+    _remove_folder(joined.parent)
 
 
 def parts_folder(output_file: Path) -> Path:
@@ -425,6 +428,10 @@ def lines_of_standard_input(*, pairs: bool) -> Iterator[str | tuple[str, str]]:
 
 
 def _write_lines(file: TextIO, table: pa.Table) -> None:
+    for place, column in enumerate(table.schema):
+        if pa.types.is_floating(column.type):  # JSON has no NaN
+            finite = pc.if_else(pc.is_finite(table[place]), table[place], None)
+            table = table.set_column(place, column.name, finite)
     file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist())
 
 
@@ -435,7 +442,7 @@ def _write_cells(file: TextIO, table: pa.Table) -> None:
         writer.writerow(table.column_names)
     for row in table.to_pylist():
         label = ";".join(row["label"]) if isinstance(row["label"], list) else row["label"]
-        row["label"] = f"'{label}" if isinstance(label, str) and label.startswith(tuple("=+-@\t\r")) else label
+        row["label"] = as_cell(label)
         cells = row.values()
         writer.writerow(json.dumps(cell, default=str) if isinstance(cell, list | dict) else cell for cell in cells)
 
@@ -446,4 +453,4 @@ def _remove_folder(folder: Path) -> None:
     shutil.rmtree(removed, ignore_errors=True)
     if folder.exists():
         os.replace(folder, removed)
-        shutil.rmtree(removed)
+        shutil.rmtree(removed, ignore_errors=True)  # on NFS the lock, which is held

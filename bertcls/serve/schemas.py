@@ -38,7 +38,7 @@ ERRORS = {  # status, code: what it means
 }
 OPEN_PATHS = {"/", "/health", "/docs", "/openapi.json"}  # without a key; they say nothing of texts
 _OPTIONS = ("windows", "words", "abstain_below")  # of /predict; the last one for a single label a text
-_OPTION_OF = {name: f"--max_{name}" for name in ("texts", "characters", "tokens", "word_tokens", "queue")} | {
+OPTION_OF = {name: f"--max_{name}" for name in ("texts", "characters", "tokens", "word_tokens", "queue")} | {
     **{"body": "--max_body_bytes", "answer": "--max_answer_bytes", "batch_tokens": "--batch_tokens"},
     **{"seconds": "--timeout", "wait": "--max_wait_ms"},
 }  # of serve.py, by the limit that it sets
@@ -71,7 +71,7 @@ class Limits:
             least, most = 0 if name == "wait" else 1e-9, 86400 if name in ("seconds", "wait") else math.inf
             if value is not None and not least <= value <= most:
                 wanted = f"{'0 or more' if name == 'wait' else 'more than 0'}, and up to {most}"
-                raise ValueError(f"Found {_OPTION_OF[name]} {value} ({name}); expected {wanted}. Correct it.")
+                raise ValueError(f"Found {OPTION_OF[name]} {value} ({name}); expected {wanted}. Correct it.")
 
 
 class ApiError(Exception):

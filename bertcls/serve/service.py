@@ -25,7 +25,6 @@ QUEUE_CHARACTERS = 4_000_000  # of texts that wait; their tokens take some 0.16 
 # inference is larger: there all texts are at hand, so sorted by length they pad little, and none waits for an answer.
 CPU_BATCH_TOKENS = 512
 GPU_BATCH_TOKENS = 16384
-BATCHES_AT_A_TIME = 1  # of a request that needs more: then others have their turn
 CHARACTERS_AT_A_TIME = 20_000  # of a request that are tokenized before others have their turn
 CLOSING_SECONDS = 5  # for what is still at work when nobody waits for an answer any more
 
@@ -99,7 +98,7 @@ class Service:
         """Answers for the texts of a request, in their order, with `windows` and `words` where these are wanted.
 
         Raises:
-            ApiError: there is no room for them, they are too long, or it takes too long.
+            ApiError: there is no room for them, or they are too long.
             ClientDisconnect: nobody waits for them any more.
         """
         characters = sum(map(count_characters, texts))
@@ -109,10 +108,7 @@ class Service:
         self.open_texts += len(texts)
         self.open_characters += characters
         try:
-            async with asyncio.timeout(self.limits.seconds):
-                return await _unless_gone(request, self._answers(texts, **wanted))
-        except TimeoutError as error:
-            raise ApiError(504, "too_slow", f"No answer within {self.limits.seconds:g} seconds.") from error
+            return await _unless_gone(request, self._answers(texts, **wanted))
         finally:
             self.open_texts -= len(texts)
             self.open_characters -= characters
@@ -123,7 +119,7 @@ class Service:
         fitting = [one.size[0] if one.places else max(most // self._size(one)[1], 1) for one in encoded]  # a batch's
         parts = [(row, part) for row, one in enumerate(encoded) for part in one.parts(fitting[row])]
         parts.sort(key=lambda part: self._size(part[1])[1])  # like widths share a batch
-        for portion in portions(parts, [math.prod(self._size(part)) for _, part in parts], BATCHES_AT_A_TIME * most):
+        for portion in portions(parts, [math.prod(self._size(part)) for _, part in parts], most):  # then others
             results = await self._batcher.submit([part for _, part in portion])
             for (row, part), result in zip(portion, results):
                 found[row][part.start] = result

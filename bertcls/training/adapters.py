@@ -43,13 +43,7 @@ def add_adapters(encoder: nn.Module, rank: int) -> int:
 
     `y = x W.T + b` becomes `y = x W.T + b + ALPHA / rank * (x A.T) B.T`, with `A` `[rank, in]` random, `B`
     `[out, rank]` zero: the encoder starts as it was. Matrices that are frozen already get none.
-
-    Args:
-        encoder: of any family; changed in place, its class stays.
-        rank: rows of each `A`.
-
-    Returns:
-        the number of matrices with an adapter.
+    The encoder, of any family, is changed in place and keeps its class. Gives the number of matrices with an adapter.
 
     Raises:
         ValueError: a rank above the width of a matrix, or no matrix that could have one.

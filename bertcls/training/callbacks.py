@@ -138,9 +138,7 @@ class LongestBatchFirst(TrainerCallback):
         sampler = sampler_of(train_dataloader)
         if hasattr(sampler, "lengths"):
             sampler.lengths = list(sampler.lengths)  # a lazy column where a map came after that of `tokenize_splits`
-        if control.should_training_stop or state.max_steps == 0:  # a finished run, loaded for its report; few rows
-            return
-        if _sharded():
+        if control.should_training_stop or state.max_steps == 0 or _sharded():  # a finished run; few rows; shards
             return
         dataset = train_dataloader.dataset
         lengths = numbers_in(dataset, "length")
@@ -152,8 +150,8 @@ class LongestBatchFirst(TrainerCallback):
         seconds = self._step(args, model, train_dataloader.collate_fn, dataset, typical)
         if args.process_index != 0:
             return
-        steps = (state.max_steps - state.global_step) * args.gradient_accumulation_steps
-        expected = steps * seconds * lengths.mean() / max(lengths[typical].mean(), 1)
+        left = state.max_steps - state.global_step
+        expected = left * args.gradient_accumulation_steps * seconds * lengths.mean() / max(lengths[typical].mean(), 1)
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         if args.device.type == "cpu":
             used = psutil.Process().memory_info().rss
@@ -162,7 +160,6 @@ class LongestBatchFirst(TrainerCallback):
         else:
             used = torch.accelerator.max_memory_allocated()
         memory = f"{(used + 8 * trainable) / 2**30:.1f} GiB of {args.device.type} memory per process"  # Adam's moments
-        left = state.max_steps - state.global_step
         epoch = max(len(train_dataloader) // args.gradient_accumulation_steps, 1)
         rounds = 1 + math.ceil(left / (state.eval_steps if args.eval_strategy == "steps" else epoch))
         self.said = lambda evaluation: (

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from transformers import TrainerCallback
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.utils import flatten_dict
 
 from bertcls.data.columns import tables
 from bertcls.export.onnx import remove_export
@@ -106,7 +106,7 @@ class Checkpoints(TrainerCallback):
                         "it, or begin anew."
                     )
                 state.best_model_checkpoint = str(best)
-            elif Path(state.best_model_checkpoint or "").name == START:
+            elif (checkpoint.parent / START).is_dir():  # which is removed once it is beaten
                 state.best_model_checkpoint = str(checkpoint.parent / START)
             if args.process_index == 0 and checkpoint.resolve().parent == folder.resolve():
                 clear_results(str(folder.parent))  # of a run that is not at its end any more
@@ -154,10 +154,11 @@ class Checkpoints(TrainerCallback):
             if control.should_training_stop:
                 ended = "steps" if state.global_step >= state.max_steps else "early"
             write_complete(checkpoint, {"run": self.run, "ended": ended, "epoch": state.epoch})
-            for folder in incomplete_checkpoints(checkpoint.parent):
-                print(f"Removed {folder.name}, which is not whole ({why_incomplete(folder)}).")
-                shutil.rmtree(folder)
-            rotate_checkpoints(args.output_dir, self.kept, state.best_model_checkpoint)
+            for folder in checkpoints_in(checkpoint.parent):
+                if (why := why_incomplete(folder)) is not None:
+                    print(f"Removed {folder.name}, which is not whole ({why}).")
+                    shutil.rmtree(folder)
+            self._remove_oldest(checkpoint, state.best_model_checkpoint)
         meet()  # a launcher ends the others when the first one ends
         if self._one_was_terminated(args):
             if args.process_index == 0:
@@ -167,6 +168,13 @@ class Checkpoints(TrainerCallback):
                 stopped = f"Stopped by SIGTERM after step {state.global_step} of {state.max_steps}, which is saved."
                 print(stopped, how, file=sys.stderr, flush=True)
             raise SystemExit(TERMINATED)
+
+    def _remove_oldest(self, newest: Path, best: str | None) -> None:
+        """As Trainer does, but of its own folders alone: a copy `checkpoint-4-mine` stays."""
+        folders, needed = checkpoints_in(newest.parent), {newest.name, Path(best or newest).name}
+        spare = len(folders) - max(self.kept or len(folders), len(needed))
+        for folder in [folder for folder in folders if folder.name not in needed][: max(spare, 0)]:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def on_train_end(self, args, state, control, **kwargs):
         args.save_total_limit = self.kept
@@ -198,9 +206,7 @@ def sampler_of(dataloader):
 def describe_run(args, model) -> dict:
     """What a run that resumes must share with the one that saved: settings, labels, encoder, contract; plain values.
 
-    Args:
-        args: `TrainingArguments`.
-        model: before training; `start_digest` tells its encoder from another, where it is set.
+    The model is as before training; its `start_digest` tells its encoder from another, where it is set.
     """
     found = {name: getattr(getattr(args, name), "value", getattr(args, name)) for name in _SETTINGS}
     found["batch size (per device x accumulation x processes)"] = (
@@ -209,7 +215,7 @@ def describe_run(args, model) -> dict:
     found["num_train_epochs"], found["max_steps"] = float(args.num_train_epochs), args.max_steps
     config = model.config.to_dict()
     found["labels"] = list(config.pop("id2label", {}).values())
-    for name, value in _flat(config):
+    for name, value in flatten_dict(config).items():
         parts = name.split(".")
         if not _UNCOMPARED & {*parts} and not parts[-1].startswith("_") and not parts[-1].endswith("token_id"):
             found[name] = value
@@ -217,16 +223,6 @@ def describe_run(args, model) -> dict:
     found["encoder weights"] = getattr(model, "start_digest", None) or weights_digest(encoder)
     found["trainable parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     return json.loads(json.dumps(found, default=str))
-
-
-def _flat(config: dict, prefix: str = "") -> list[tuple[str, object]]:
-    pairs = []
-    for name, value in config.items():
-        if isinstance(value, dict):
-            pairs += _flat(value, f"{prefix}{name}.")
-        else:
-            pairs.append((f"{prefix}{name}", value))
-    return pairs
 
 
 def weights_digest(model) -> str:
@@ -279,10 +275,8 @@ def _digest_array(array: pa.Array, name: str, digests: dict) -> None:
 def check_same_run(found: dict, expected: dict, *, checkpoint: Path) -> None:
     """Refuses to go on with a checkpoint of another run. More epochs or steps are allowed.
 
-    Args:
-        found: `describe_run` and `describe_rows` of this run.
-        expected: those of the run that saved; what only one of them holds is not compared.
-        checkpoint: named in the error.
+    `found` and `expected` are `describe_run` and `describe_rows` of this run and of the one that saved; what only one
+    of them holds is not compared.
 
     Raises:
         ValueError: the first difference.
@@ -361,11 +355,6 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted((path for path in found if path.is_dir()), key=_step)
 
 
-def incomplete_checkpoints(folder: Path) -> list[Path]:
-    """Those of a folder that a save or a removal left unfinished."""
-    return [path for path in checkpoints_in(folder) if why_incomplete(path) is not None]
-
-
 def newest_complete(folder: Path) -> tuple[Path | None, list[str]]:
     """The checkpoint to go on from, and of each later one its name and why it cannot be used."""
     skipped = []
@@ -416,22 +405,18 @@ def how_to_go_on(checkpoints: Path) -> str:
 
 
 def clean_up_full_disk(error: Exception, under_way: Path | None) -> str | None:
-    """Where a run failed since its disk is full: removes checkpoints written by half, and says what to do.
+    """Where a disk is full, removes the checkpoint that is half written and gives a line for the user; else `None`.
 
-    Args:
-        error: that ended the run.
-        under_way: folder of its checkpoints; `None` where none was begun.
-
-    Returns:
-        a line for the user; `None` for any other error.
+    `under_way` is the folder of the run's checkpoints; `None` where none was begun.
     """
     if under_way is None or not is_full_disk(error):
         return None
     file = getattr(error, "filename", None)
     if file is not None and under_way.parent.resolve() not in Path(file).resolve().parents:
         return None  # another disk, which the error names itself
-    for folder in incomplete_checkpoints(under_way)[-1:]:  # the one being written
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder in checkpoints_in(under_way)[-1:]:
+        if why_incomplete(folder) is not None:  # the one being written
+            shutil.rmtree(folder, ignore_errors=True)
     checkpoint, _ = newest_complete(under_way)
     left = "no checkpoint is whole yet"
     if checkpoint is not None:

@@ -67,7 +67,7 @@ class EpochLines(ProgressCallback):
         control.should_log = control.should_log or args.logging_strategy != "no"  # so that its line has a loss
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if "loss" not in logs:
+        if "loss" not in logs or not state.is_world_process_zero:
             return
         self.losses.append((state.global_step - self.logged_until, logs["loss"]))
         self.logged_until = state.global_step
@@ -76,7 +76,7 @@ class EpochLines(ProgressCallback):
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         super().on_evaluate(args, state, control, **kwargs)
-        if self.training_bar is not None:
+        if self.training_bar is not None and state.is_world_process_zero:
             self._print(args, state, metrics)
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -89,7 +89,7 @@ class EpochLines(ProgressCallback):
             wanted = [chosen_by, *(_SCORES if chosen_by not in _SCORES else ())]
             self.scores = [name for name in wanted if f"eval_{name}" in metrics and name != "loss"]
             names = ["epoch", "train loss", *(["validation loss"] if metrics else []), *self.scores]
-            self._say(state, "  ".join(names).replace("_", " "))
+            tqdm.write("  ".join(names).replace("_", " "))
         steps = sum(number for number, _ in self.losses)
         loss = sum(number * loss for number, loss in self.losses) / steps if steps else None
         cells = [f"{round(state.epoch or 0, 2):5g}", " " * 10 if loss is None else f"{loss:10.4f}"]
@@ -99,12 +99,8 @@ class EpochLines(ProgressCallback):
         if score is not None and state.global_step:
             better = best is None or (score > best if args.greater_is_better else score < best)
             cells += ["best"] if better else []
-        self._say(state, "  ".join(cells))
+        tqdm.write("  ".join(cells).rstrip())
         self.losses = []
-
-    def _say(self, state, line: str) -> None:
-        if state.is_world_process_zero:
-            tqdm.write(line.rstrip())
 
 
 def use_epoch_lines() -> None:

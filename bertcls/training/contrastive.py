@@ -161,33 +161,23 @@ def contrastive_pretraining(
     max_length: int,
     cleaning: list[str],
     overwrite_output: bool = False,
-    temperature: float = 0.05,
 ) -> dict:
     """Further pretraining by contrast without labels, on the sentences of some texts: nothing to choose a step by.
 
-    Args:
-        splits: train, with `text`.
-        tokenizer: of the encoder.
-        training_args: of the run, whose evaluation is left out.
-        model_name_or_path: the encoder.
-        run_dir: folder of the run; the encoder is in its folder `encoder`.
-        started: when it began, in seconds of `time.time()`.
-        max_length, cleaning: of a sentence.
-        overwrite_output: as in `training_callbacks`.
-        temperature: as in Gao et al. (2021).
+    Reads the `text` of train with the encoder `model_name_or_path`, and saves it in the folder `encoder` of `run_dir`;
+    `started` is in seconds of `time.time()`. Gives the scores of the training.
 
-    Returns:
-        the scores of the training.
+    Raises:
+        ValueError: steps that are gathered from several batches.
     """
-    from bertcls.training.small_encoder import cut_passages, finish_encoder  # scikit-learn, which --help does without
+    from bertcls.training.small_encoder import finish_encoder, passages_of  # scikit-learn, which --help does without
 
     if (steps := training_args.gradient_accumulation_steps) > 1:
         raise ValueError(
             f"Found --gradient_accumulation_steps {steps} with --objective contrast; expected 1, since texts are told "
             "apart within a batch. Raise --per_device_train_batch_size."
         )
-    names = splits["train"].column_names
-    sentences = splits["train"].map(cut_passages, batched=True, remove_columns=names, fn_kwargs={"cleaning": cleaning})
+    sentences = passages_of(DatasetDict(train=splits["train"]), cleaning)["train"]
     sentences = sentences.add_column("example_id", range(len(sentences)))
     tokenized, contract = tokenize_splits(
         DatasetDict(train=sentences), tokenizer, max_length=max_length, truncation="head"
@@ -197,7 +187,7 @@ def contrastive_pretraining(
     training_args.eval_strategy = training_args.eval_strategy.__class__("no")
     training_args.eval_on_start = training_args.load_best_model_at_end = False
     training_args.average_tokens_across_devices = False
-    loss = partial(gathered_loss, temperature=temperature)
+    loss = partial(gathered_loss, temperature=0.05)  # as in Gao et al. (2021)
     trainer = Trainer(
         model=model,
         args=training_args,

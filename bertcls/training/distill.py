@@ -3,20 +3,16 @@
 import copy
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from bertcls.data.columns import is_missing
 from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsConfig, BertClsForSequenceClassification
 from bertcls.optim import encoder_parts
 from bertcls.tokenization import WindowCollator
-from bertcls.training.head_start import start_head
 from bertcls.training.masking import IGNORED
-from bertcls.training.plan import prepare_training
 from bertcls.training.teacher import ANSWERS, VECTOR, Teacher
 
 
@@ -114,10 +110,7 @@ class Targets:
 class TaughtCollator(WindowCollator):
     """`WindowCollator`, whose `labels` of rows with answers of a teacher are `Targets`.
 
-    Args:
-        tokenizer, config: as there.
-        args: of training, which say how many rows a step has.
-        train: tokenized rows, whose `teacher_vector` has a width where vectors are matched.
+    `args` say how many rows a step has; the tokenized rows `train` have a `teacher_vector` where vectors are matched.
     """
 
     def __init__(
@@ -131,18 +124,14 @@ class TaughtCollator(WindowCollator):
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
         if ANSWERS not in features[0]:
             return super().__call__(features)
-        texts = [{name: value for name, value in feature.items() if name != "label"} for feature in features]
-        labels, own = [feature["label"] for feature in features], torch.zeros(len(features), self.targets.own)
-        for row, label in enumerate(labels):
-            if label is not None and self.num_labels is None:
-                own[row] = label
-            elif label is not None:
-                own[row, label] = 1.0
+        labelled = torch.tensor([feature["label"] is not None for feature in features])
+        none = 0 if self.num_labels is None else []  # of a row without a label, which nothing reads
+        filled = [{**feature, "label": none if feature["label"] is None else feature["label"]} for feature in features]
+        batch = super().__call__(filled)
+        own = batch["labels"].float().view(len(features), -1)
         names = [name for name in (ANSWERS, VECTOR) if name in features[0]]
         taught = [torch.tensor([feature[name] for feature in features], dtype=torch.float32) for name in names]
-        labelled = torch.tensor([label is not None for label in labels])
-        packed = self.targets.pack(own, labelled, *taught)
-        return {"labels": packed} | super().__call__(texts)  # labels first, as there
+        return batch | {"labels": self.targets.pack(own, labelled, *taught)}
 
 
 class DistillationLoss:
@@ -218,33 +207,3 @@ class DistillationLoss:
             return power * (found - least).mean(-1)
         log_soft = answers.log_softmax(-1)
         return power * F.kl_div(logits.log_softmax(-1), log_soft, reduction="none", log_target=True).sum(-1)
-
-
-def prepare_student(
-    model: BertClsForSequenceClassification,
-    tokenized: DatasetDict,
-    collator: WindowCollator,
-    training_args: TrainingArguments,
-    *,
-    student_layers: list[int] | None = None,
-    head_init: str = "auto",
-    from_scratch: bool = False,
-    freeze_encoder: bool = False,
-    freeze_layers: int = 0,
-    lora_rank: int | None = None,
-) -> None:
-    """`prepare_training` for a student: a contrastive stage belongs to labels alone, and layers come with their head.
-
-    Args:
-        tokenized: train, perhaps with rows whose label is null, and validation.
-        student_layers: of the teacher, where it began as some of them.
-        model, collator, training_args, head_init, from_scratch, freeze_encoder, freeze_layers, lora_rank: as there.
-    """
-    frozen = {"from_scratch": from_scratch, "freeze_encoder": freeze_encoder, "freeze_layers": freeze_layers}
-    frozen["lora_rank"], train = lora_rank, tokenized["train"]
-    if ANSWERS not in train.column_names and not student_layers:
-        return prepare_training(model, tokenized, collator, training_args, head_init=head_init, **frozen)
-    prepare_training(model, tokenized, collator, training_args, head_init="random", contrastive_steps=0, **frozen)
-    if head_init != "random" and not from_scratch and not student_layers and model.dense is None:
-        labelled = train.select(np.flatnonzero(~is_missing(train, "label")))
-        model.linear_start = start_head(model, labelled, collator, seed=training_args.seed)

@@ -12,7 +12,7 @@ from transformers import Trainer
 from bertcls.data.labels import label_array
 from bertcls.hub import push_folder, verify_saved
 from bertcls.inference import TextClassifier, texts_of
-from bertcls.layout import START
+from bertcls.layout import FOLDS, START
 from bertcls.metrics import fit_temperature, tune_thresholds
 from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsForSequenceClassification
 from bertcls.process import say
@@ -102,8 +102,8 @@ def finish_run(
     if "validation" in splits:
         calibrate(classifier, splits["validation"])
     elif fold is not None and fold.startswith("final"):
-        count = int(fold.partition("/")[2])
-        answers = FoldAnswers(Path(run_dir).parent, splits["train"], folds=count, problem_type=kind)
+        rows, count = splits["test" if reported_split == FOLDS else "train"], int(fold.partition("/")[2])
+        answers = FoldAnswers(Path(run_dir).parent, rows, folds=count, problem_type=kind)
         classifier.model.config.temperature = answers.temperature
     classifier.save_pretrained(run_dir)
     some = splits["test" if report else "train"]

@@ -12,6 +12,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 from transformers import PreTrainedModel
 
+from bertcls.data.columns import is_missing
 from bertcls.data.labels import label_array
 from bertcls.modeling import MULTI_LABEL, REGRESSION
 from bertcls.tokenization import WindowCollator, batches_of
@@ -47,14 +48,10 @@ def vectors_of(model: PreTrainedModel, dataset: Dataset, collator: WindowCollato
     vectors: list = [None] * len(documents)
     for batch in batches_of([(1, length) for length in longest], _TOKENS):
         inputs = collator([documents[row] for row in batch])
-        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items() if name in columns}
-        step = model.config.windows_per_forward
-        parts = [
-            model.encode_windows({name: tensor[start : start + step] for name, tensor in inputs.items()})
-            for start in range(0, len(inputs["input_ids"]), step)
-        ]
+        inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+        output = model(**inputs, return_window_logits=True)
         ends = np.cumsum([len(documents[row]["input_ids"]) for row in batch])
-        for row, part in zip(batch, np.split(torch.cat(parts).float().cpu().numpy(), ends[:-1])):
+        for row, part in zip(batch, np.split(output.vectors.float().cpu().numpy(), ends[:-1])):
             pooled = {"mean": part.mean, "max": part.max}.get(how)
             vectors[row] = part if pooled is None else pooled(0, keepdims=True)
     model.train(was_training)
@@ -125,17 +122,13 @@ def _logistic(unit: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tupl
 
 
 def start_head(
-    model: PreTrainedModel,
-    dataset: Dataset,
-    collator: WindowCollator,
-    *,
-    rows: int = 2048,
-    seed: int = 42,
+    model: PreTrainedModel, dataset: Dataset, collator: WindowCollator, *, rows: int = 2048, seed: int = 42
 ) -> LinearHead:
     """Fits a linear model on the vectors of the encoder as it is, of at most `rows` rows, and copies it into the head.
 
     Linear probing before fine-tuning keeps what the encoder knows (Kumar et al., 2022).
     """
+    dataset = dataset.select(np.flatnonzero(~is_missing(dataset, "label")))  # a student has others, too
     if len(dataset) > rows:
         drawn = np.random.default_rng(seed).choice(len(dataset), rows, replace=False)
         dataset = dataset.select(np.sort(drawn))

@@ -48,9 +48,7 @@ def run_recipe(
 ) -> None:
     """Runs a recipe as a program: its command line, once for each of `--seeds`, and one line where it is wrong.
 
-    Args:
-        main: of the recipe, called with its arguments and `RunArguments`.
-        arguments_class: as in `parse`, and so are the others.
+    `main` of the recipe is called with its arguments and `RunArguments`; the rest is as in `parse`.
     """
     under_way: Path | None = None
 
@@ -139,11 +137,16 @@ def parse_runs(
                 words = [*words, "--num_train_epochs", f"{epochs:g}"]
             if resumes:
                 begun = newest_complete(path / CHECKPOINTS)[0] is not None
-                if not begun and (path / RESULTS).is_file():
-                    continue  # few rows: it ended, and had nothing to save on its way
+                if not begun and _is_finished(path):
+                    continue  # few rows: it had nothing to save on its way
                 how = "--resume_from_checkpoint" if begun else "--overwrite_output"
                 words = [*words, *([how] if begun or path.exists() and not restarts() else [])]
             yield parse(arguments_class, [*rest, *drawn, *words, "--output_dir", str(path)], **options)
+
+
+def _is_finished(run: Path) -> bool:
+    """Whether a run came to the end of its findings: until then a report has no headline."""
+    return (run / RESULTS).is_file() and json.loads((run / RESULTS).read_text(encoding="utf-8")).get("headline") != ""
 
 
 def parse(

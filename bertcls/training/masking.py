@@ -9,7 +9,7 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBas
 
 from bertcls.data.splits import SPLIT_SEED
 from bertcls.process import say, warn
-from bertcls.text import clean_all
+from bertcls.text import clean_all, own_steps
 from bertcls.together import first_of_cache
 from bertcls.tokenization import check_window
 
@@ -133,7 +133,7 @@ class MaskingCheck(TrainerCallback):
 
     def on_train_begin(self, args, state, control, model=None, train_dataloader=None, **kwargs):
         dataset, collate = train_dataloader.dataset, train_dataloader.collate_fn
-        size = min(args.per_device_train_batch_size, len(dataset))
+        size = min(state.train_batch_size or args.train_batch_size, len(dataset))  # auto_find_batch_size lowers it
         checked = range(0, min(max(_CHECKED_BLOCKS, size), len(dataset)), size)
         devices = [] if args.device.type == "cpu" else [args.device.index or 0]
         with torch.random.fork_rng(devices, device_type=args.device.type if devices else "cuda"):
@@ -214,7 +214,13 @@ def pack_splits(
         blocks = DatasetDict()
         for name in ("train", "validation"):
             names = splits[name].column_names
-            blocks[name] = splits[name].map(pack_blocks, batched=True, remove_columns=names, fn_kwargs=packing)
+            blocks[name] = splits[name].map(
+                pack_blocks,
+                batched=True,
+                remove_columns=names,
+                fn_kwargs=packing,
+                load_from_cache_file=False if own_steps(cleaning) else None,  # the cache knows a step by its name
+            )
             if len(blocks[name]) == 0:
                 raise ValueError(f"The {name} texts have no token; expected some words. Check --text_column.")
         blocks["validation"] = mask_once(blocks["validation"], masking, seed=SPLIT_SEED)

@@ -18,7 +18,6 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.modeling_outputs import MaskedLMOutput
-from transformers.utils import logging
 
 from bertcls.layout import REPORT
 from bertcls.modeling import load_config, readable_weights, set_attention_dropout
@@ -174,10 +173,8 @@ def save_encoder(
     model.save_pretrained(folder, state_dict={**state, **{prefix + name: tensor for name, tensor in pooler.items()}})
     open_weights(folder)
     tokenizer.save_pretrained(folder)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its report of the head, which an encoder does not take, would frighten
-    saved, info = AutoModel.from_pretrained(folder, trust_remote_code=False, **_LOADING)
-    logging.set_verbosity(verbosity)
+    with readable_weights(folder):  # without a report of the head, which an encoder does not take
+        saved, info = AutoModel.from_pretrained(folder, trust_remote_code=False, **_LOADING)
     random = [name for name in info["missing_keys"] if pooler or not name.startswith("pooler.")]
     trained = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     found = saved.state_dict()

@@ -130,14 +130,20 @@ class Parser(HfArgumentParser):
         if first.sample:
             scratch = sample.get("scratch", {}) if first.from_scratch else {}
             sample = {name: value for name, value in {**sample, **scratch}.items() if name != "scratch"}
+            if "dataset_name" in sample:  # whose files and columns are its own
+                others = {"train_file", "validation_file", "test_file", *_OF_THE_DATA}
+                others &= {*settings} - {"language", "phrases", "probes"}
+                settings |= {name: self.undefaulted.get(name) for name in others}
             own = Path(sample.get("model_name_or_path", "")).resolve()
             other = "model_name_or_path" in given and Path(first.model_name_or_path).resolve() != own
             settings |= {name: value for name, value in sample.items() if name in _OF_THE_DATA or not other}
         if {"dataset_name", "train_file"} & given:
             names = [settings.get(name) for name in ("dataset_name", "dataset_config_name", "train_file")]
             described = {Path(name).name.lower() for name in names if name}
-            if described and Path(first.train_file or first.dataset_name).name.lower() not in described:
+            found = first.dataset_name if "dataset_name" in given else first.train_file
+            if described and Path(found).name.lower() not in described:
                 settings |= {name: self.undefaulted.get(name) for name in _OF_THE_DATA if name in settings}
+                settings |= {name: None for name in ("validation_file", "test_file") if name in settings}
             settings["train_file" if "dataset_name" in given else "dataset_name"] = None
         both = "lora_rank" not in given and "learning_rate" in settings  # DEFAULTS have, beside one another
         if (first.lora_rank or 0) > 0 and "learning_rate" not in given and not both:
@@ -147,12 +153,7 @@ class Parser(HfArgumentParser):
 
 
 def parse_options(arguments_class: type[Options], argv: list[str] | None = None, *, description: str) -> Options:
-    """The command line of a program that trains nothing.
-
-    Args:
-        arguments_class: a dataclass of its options.
-        argv: words of the command line; `None` takes those of the process.
-        description: shown by `--help`.
+    """The command line (`None`: that of the process) of a program that trains nothing, as a dataclass of its options.
 
     Raises:
         ValueError: an unknown or abbreviated option, or a value of another type.

@@ -1,7 +1,6 @@
 """What a search wants of a recipe: its plan, its knobs with their ranges, and runs cut to what a score needs."""
 
 import contextlib
-import gc
 import importlib.util
 import logging
 import math
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, get_type_hints
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from bertcls.arguments import RecipeArguments
@@ -188,20 +188,12 @@ def watched_run(
 ) -> None:
     """Runs a recipe until its `watch` knows enough, before it reads a reported row; what it wrote is removed.
 
-    Args:
-        recipe: as `load_recipe` gives it.
-        words: its command line.
-        watch: of the run.
-        folder: for what it writes.
-        fold: as in `arrange_splits`.
-        log: file for what it prints; `None`: it is seen.
+    `words` are its command line, `fold` is as in `arrange_splits`; what it prints goes to `log`, where there is one.
 
     Raises:
         ValueError: as the recipe, or one that hands no `watch` on.
     """
-    gc.collect()  # of the run before
-    if torch.accelerator.is_available():
-        torch.accelerator.empty_cache()
+    clear_device_cache(garbage_collection=True)  # of the run before
     handler, args = signal.getsignal(signal.SIGTERM), None
     words = [*words, "--report", "false", "--push_to_hub", "false", "--output_dir", str(folder)]
     told = {"defaults": recipe.DEFAULTS, "sample": getattr(recipe, "SAMPLE", None)}
@@ -257,12 +249,9 @@ def judge(
 ) -> tuple[float, dict[str, float], bool]:
     """Runs a trial: its score, all its scores, and whether it was cut short; with folds their means.
 
-    Args:
-        run: `watched_run` with all but the words, the watch and the fold.
-        words: command line of the trial.
-        metric, greater_is_better, last: as of `Watch`; with folds the last epoch counts, which no row chose.
-        folds: parts of the rows that are not reported, each of which judges a run on the others; 0: as the recipe.
-        keep_going: as of `Watch`; with folds it is told the mean after each.
+    `run` is `watched_run` with all but the words, the watch and the fold; the rest is as of `Watch`. Each of `folds`
+    parts of the rows that are not reported judges a run on the others; then the last epoch counts, which no row chose,
+    and `keep_going` is told the mean after each.
     """
     scores: list[dict] = []
     words = [*words, "--early_stopping_patience", "0"] if folds else words
@@ -286,12 +275,7 @@ def make_knobs(plan: dict, args: RecipeArguments, given: set[str]) -> dict[str, 
 
     The highest learning rate falls with the root of the encoder's size: 1e-4 for 100 million parameters. Epochs go
     from half to twice as many as the recipe takes, with few rows from none to 10; batches have at most an eighth of
-    the rows.
-
-    Args:
-        plan: as `Watch` has it.
-        args: options of the recipe; a knob that they lack is left out.
-        given: names of the options in the command line.
+    the rows. Left out is a knob that `args` lack, or that is `given` in the command line; `plan` is as `Watch` has it.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 

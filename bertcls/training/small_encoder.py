@@ -26,7 +26,7 @@ from bertcls.process import open_weights, say
 from bertcls.report.record import write_record
 from bertcls.report.scores import scores_before
 from bertcls.report.write import write_metrics
-from bertcls.text import clean_all, words_of
+from bertcls.text import clean_all, own_steps, words_of
 from bertcls.together import finishing, first_of_cache
 from bertcls.tokenization import WindowCollator, batches_of, save_tokenizer
 from bertcls.training.masking import IGNORED
@@ -41,11 +41,7 @@ def cut_passages(
 ) -> dict[str, list[str]]:
     """Texts to their sentences, for a batched `map`; of every `whole`-th text the whole, too, for long positions.
 
-    Args:
-        batch: column `text`.
-        cleaning: steps of `bertcls.text`.
-        whole: of a batch.
-        words: of a sentence, at least and at most; characters of a script without blanks.
+    Sentences have at least and at most so many `words`, or characters of a script without blanks.
 
     >>> cut_passages({"text": ["It rains here. We stay at home!"]}, cleaning=[], whole=2)["text"]
     ['It rains here.', 'We stay at home!']
@@ -56,15 +52,20 @@ def cut_passages(
     return {"text": kept + texts[whole - 1 :: whole] or texts}
 
 
+def passages_of(splits: DatasetDict, cleaning: list[str]) -> DatasetDict:
+    """Splits with `text` cut into passages, by a batched, cached map."""
+    how = {"fn_kwargs": {"cleaning": cleaning}, "load_from_cache_file": not own_steps(cleaning)}
+    with first_of_cache():
+        result = splits.map(cut_passages, batched=True, remove_columns=splits["train"].column_names, **how)
+    if own_steps(cleaning):  # which the cache knows by their names: what follows goes by the content
+        result = DatasetDict({name: Dataset.from_dict(rows[:]) for name, rows in result.items()})
+    return result
+
+
 def check_teacher(
     model: BertClsForSequenceClassification, tokenizer: PreTrainedTokenizerBase, width: int
 ) -> BertModel:
-    """The encoder of a teacher, before it answers anything.
-
-    Args:
-        model: with the encoder.
-        tokenizer: of it.
-        width: of the small encoder that is to be made.
+    """The encoder of a teacher, checked before it answers anything, for a small one of this `width`.
 
     Raises:
         ValueError: no WordPieces, no embeddings as BERT's, or narrower ones than the width.
@@ -84,12 +85,7 @@ def check_teacher(
 
 
 def most_frequent_pieces(tokenizer: PreTrainedTokenizerBase, texts: Dataset, size: int) -> list[str]:
-    """The special tokens, single characters and most frequent WordPieces of some texts, `size` of them.
-
-    Args:
-        tokenizer: of WordPieces.
-        texts: column `text`.
-        size: pieces in all.
+    """The special tokens, single characters and most frequent WordPieces of a column `text`, `size` of them in all.
 
     Raises:
         ValueError: fewer pieces than there are single characters.
@@ -114,13 +110,8 @@ def small_encoder(
 ) -> tuple[BertModel, PreTrainedTokenizerBase]:
     """An untrained encoder for some pieces of a teacher's vocabulary, and its tokenizer.
 
-    Its embeddings are those of the teacher, projected onto their main directions; the layers are random.
-
-    Args:
-        teacher: an encoder with embeddings as BERT's.
-        tokenizer: of the teacher.
-        pieces: of the new vocabulary.
-        **sizes: of `BertConfig`.
+    Its embeddings are those of the teacher, which are as BERT's, projected onto their main directions; the layers, of
+    the `sizes` of `BertConfig`, are random.
     """
     lower = tokenizer.backend_tokenizer.normalizer.lowercase if tokenizer.backend_tokenizer.normalizer else False
     small = BertTokenizer({piece: number for number, piece in enumerate(pieces)}, do_lower_case=lower)
@@ -274,20 +265,10 @@ def student_of(encoder: BertModel, teacher: TeacherVectors, **contract) -> Stude
     return model
 
 
-def save_sentence_encoder(
-    model: BertClsForSequenceClassification,
-    state: dict[str, torch.Tensor],
-    tokenizer: PreTrainedTokenizerBase,
-    folder: str | Path,
+def _save_sentence_encoder(
+    model: BertClsForSequenceClassification, state: dict, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> None:
-    """Writes the encoder of a model alone, with the files by which sentence-embedding checkpoints say how they pool.
-
-    Args:
-        model: whose pooling it is.
-        state: its weights, as they are to be written.
-        tokenizer: written beside.
-        folder: where to.
-    """
+    """Writes the encoder alone, with the files by which sentence-embedding checkpoints say how they pool."""
     encoder, prefix = model.encoder, "encoder."
     state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -313,19 +294,14 @@ def save_sentence_encoder(
 def finish_encoder(trainer: Trainer, results: dict, *, run_dir: str, started: float, half: bool = True) -> dict:
     """Saves the encoder of a run alone, in its folder `encoder`, and says how to go on.
 
-    Args:
-        trainer: that trained.
-        results: what is known by now.
-        run_dir: folder of the run.
-        started: when it began, in seconds of `time.time()`.
-        half: write 16 bits.
+    `results` are known by now, `started` is in seconds of `time.time()`, `half` writes 16 bits.
     """
     state = trainer.accelerator.get_state_dict(trainer.model)
     if not trainer.is_world_process_zero():
         return results
     folder, model = Path(run_dir, "encoder"), trainer.accelerator.unwrap_model(trainer.model)
     state = {name: tensor.half() for name, tensor in state.items()} if half else state
-    save_sentence_encoder(model, state, trainer.processing_class, folder)
+    _save_sentence_encoder(model, state, trainer.processing_class, folder)
     write_record(trainer, run_dir=run_dir, started=started)
     results = scores_before(trainer.state.log_history) | results
     write_metrics({"scores": results}, run_dir=run_dir)

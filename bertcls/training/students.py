@@ -75,12 +75,8 @@ class Comparison:
     def beside(
         self, teacher: Teacher, taught: Dataset
     ) -> Callable[[TextClassifier, Dataset, pd.DataFrame], dict] | None:
-        """`beside` of `finish_run`: gives `distilled`, and `said`; `None` for the run on the labels alone.
-
-        Args:
-            teacher: that taught.
-            taught: the rows that the student learnt from.
-        """
+        """`beside` of `finish_run`, of rows that `taught`: gives `distilled`, and `said`; `None` for the run on the
+        labels alone."""
         if self.alone:
             return None
         unlabelled = column(taught, "label").null_count

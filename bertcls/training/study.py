@@ -28,12 +28,7 @@ class Study:
     What is drawn follows from the seed and the trials before, so that a search that was killed goes on as it would
     have gone. Every process makes one and calls the same methods.
 
-    Args:
-        folder: of the search.
-        made_of: what it was started with, which must be the same when it goes on.
-        knobs: as `make_knobs` gives them.
-        greater_is_better: of the scores.
-        seed: of the draws.
+    `made_of` is what it was started with, and the same when it goes on; `knobs` are as `make_knobs` gives them.
 
     Raises:
         ValueError: the folder holds a search of other options, or no knob is left.

@@ -100,6 +100,13 @@ def test_encodings_are_detected_or_given(tmp_path, text, encoding, caplog):
     assert read_rows(path, encoding=encoding)[0]["text"] == text
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf_8", "U8", "utf-8-sig"])
+def test_a_mark_of_byte_order_is_no_part_of_a_name(tmp_path, encoding):
+    path = tmp_path / "a.csv"
+    path.write_text("sep=;\ntext;label\nfine;x\n", encoding="utf-8-sig")
+    assert read_rows(path, encoding=encoding)[:] == {"text": ["fine"], "label": ["x"]}
+
+
 def test_maps_are_cached_until_the_file_changes(tmp_path):
     path = tmp_path / "a.csv"
 

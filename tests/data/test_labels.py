@@ -71,6 +71,7 @@ def test_lists_in_strings_keep_their_names(labels, expected):
         (["['a', 'b']", "['a'", "['b']"], "row 1, which is no list"),
         (["['a', None]", "['a']", "['b']"], "row 0, which is no list"),
         (["[]", "[]", "sport", "news"], "Found 'sport' in column label, row 2, which is no list"),
+        ([["a"], ["a", None], ["b"]], r"Found a label that is missing in \['a', None\] of train in row 1"),
     ],
 )
 def test_what_is_no_list_is_refused(labels, match):

@@ -6,7 +6,7 @@ import pytest
 from conftest import load_recipe
 from scipy.stats import binomtest, ttest_1samp, ttest_ind
 
-from bertcls.report.compare import compare_arms, describe_differences, load_arm, load_arms
+from bertcls.report.compare import _most_frequent, compare_arms, describe_differences, load_arm, load_arms
 from bertcls.report.statistics import mean_interval, paired_p_value
 
 
@@ -165,6 +165,34 @@ def test_mcnemar_takes_no_time_for_many_rows():
     right = np.arange(200_000) % 2
     assert mcnemar(right, 1 - right) == 1.0
     assert mcnemar(right, np.zeros(200_000)) == 0.0
+
+
+def test_the_answer_of_most_runs_counts():
+    draw = np.random.default_rng(0)
+    answers = pd.DataFrame(draw.choice([*"abc"], (500, 3)))
+    assert _most_frequent(answers).tolist() == answers.mode(axis=1)[0].tolist()
+
+
+def test_baselines_are_called_alike_over_sizes(tmp_path):
+    for rows, answer in ((10, "yes"), (20, "no")):
+        folder = tmp_path / f"size-{rows}"
+        write_run(folder, np.arange(30) % 2 == 0, scores={"train_samples": rows})
+        facts = json.loads((folder / "report" / "metrics.json").read_text())
+        constant = {"name": f"always answering {answer} (the most frequent)", "score": 0.5}
+        simple = [{"name": f"TF-IDF ({rows} of 20 rows)", "score": 0.6}]
+        facts |= {"baselines": [constant, *simple[: rows // 20]], "measure": "accuracy"}
+        (folder / "report" / "metrics.json").write_text(json.dumps(facts))
+    sizes = load_recipe("compare_runs").main([str(tmp_path)], str(tmp_path / "compared"))
+    assert [size["beside"] for size in sizes] == [
+        {"one answer always": 0.5},
+        {"one answer always": 0.5, "TF-IDF": 0.6},
+    ]
+
+
+def test_sizes_without_baselines_are_a_curve(tmp_path):
+    for rows in (10, 20):
+        write_run(tmp_path / f"size-{rows}", np.arange(30) % 2 == 0, scores={"train_samples": rows})
+    assert [size["beside"] for size in load_recipe("compare_runs").main([str(tmp_path)])] == [{}, {}]
 
 
 def test_rows_in_another_order_are_joined(tmp_path):

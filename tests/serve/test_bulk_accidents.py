@@ -20,6 +20,7 @@ from bertcls.data import tables
 from bertcls.data.streams import stream_rows
 from bertcls.serve import bulk
 from bertcls.serve.bulk import parts_folder
+from bertcls.text import STEPS
 
 ROWS = 60
 
@@ -125,6 +126,13 @@ def test_parts_of_another_program_are_refused(recipe, words, left, capsys, monke
     assert manifest["versions"].keys() == {"torch", "transformers", "tokenizers"} and len(manifest["code"]) == 64
 
 
+def test_other_cleaning_steps_are_another_program(recipe, words, left, tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("def nothing(text):\n    return text\n")
+    line = refused(capsys, recipe, *words, "--steps", tmp_path / "mine.py")
+    del STEPS["nothing"]
+    assert "Found parts of a run with another steps in" in line
+
+
 @pytest.mark.parametrize("content", ["", "{", "[" * 99_999, "null", "[1]", '"text"', '{"model": ' + "1" * 5000 + "}"])
 def test_a_broken_manifest_is_one_line(recipe, words, left, capsys, content):
     (left / "manifest.json").write_text(content)
@@ -165,6 +173,7 @@ def test_the_columns_of_the_data_are_kept(recipe, model, tmp_path, suffix):
         for row in range(30)
     ]
     rows[25] |= {"late": 2.5, "label": None, "text": None}
+    rows[26] |= {"late": float("nan")}
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     output = tmp_path / f"labels{suffix}"
     words = ["--model_name_or_path", model, "--dataset_name", tmp_path / "mine.jsonl", "--rows_per_part", "20"]
@@ -175,6 +184,7 @@ def test_the_columns_of_the_data_are_kept(recipe, model, tmp_path, suffix):
     assert table.columns.tolist() == ["id", *kept, "label", "score", "probability_bad", "probability_good"]
     assert table["id"].tolist() == list(range(30)) and table["input_id"].tolist() == [row["id"] for row in rows]
     assert table["text"].dropna().tolist() == [row["text"] for row in rows if row["text"]]
+    assert suffix != ".jsonl" or "NaN" not in output.read_text()
     assert table["late"].dropna().tolist() == [2.5] and table["input_input_label"].tolist() == [1] * 30
     expected = TextClassifier.from_pretrained(model, device="cpu").predict(
         [row["text"] for row in rows if row["text"]]

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -322,6 +323,20 @@ def test_connections_that_wait_make_room_before_no_file_is_left(classifier):  # 
             response = http.client.HTTPResponse(client)
             response.begin()
             assert Answer(response).error() == (503, "crowded", None)
+
+
+@pytest.mark.parametrize("then", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"])
+def test_an_answer_that_nobody_reads_is_not_held(classifier, then):  # noqa: F811
+    limits = Limits(seconds=120, body=20_000_000, answer=100_000_000)
+    with inside(classifier, limits=limits) as (server, its_port):
+        body = json.dumps({"texts": [f"{'x' * 999} " * 90] * 90, "windows": True}).encode()  # words of one token
+        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        with socket.create_connection(("127.0.0.1", its_port), timeout=60) as client:
+            client.sendall(head.encode() + b"\r\n\r\n" + body + then)
+            connections = server.server_state.connections
+            wait_until(lambda: any(one.transport.get_write_buffer_size() for one in [*connections]))
+            server.service.limits = replace(limits, seconds=0.5)
+            wait_until(lambda: not connections)
 
 
 @pytest.mark.slow

@@ -308,12 +308,13 @@ def test_resuming_touches_no_folder_but_that_of_the_run(encoder_folder, rows, to
 
 
 def test_folders_that_only_look_like_checkpoints_stay(encoder_folder, rows, tokenizer, tmp_path, capsys):
-    for name in ("checkpoint-best", "checkpoint-old-2024", "checkpoint-1"):
+    names = ("checkpoint-best", "checkpoint-old-2024", "checkpoint-1-mine", "checkpoint-1")
+    for name in names:
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
         (tmp_path / "checkpoints" / name / "notes").write_text("mine")
     train(encoder_folder, rows, tokenizer, tmp_path, "--overwrite_output")
     left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert {"checkpoint-best", "checkpoint-old-2024"} <= left and "checkpoint-1" not in left
+    assert {*names[:3]} <= left and "checkpoint-1" not in left
     assert "Removed checkpoint-1, which is not whole (no complete.json)." in capsys.readouterr().out
 
 
@@ -345,6 +346,12 @@ def test_of_several_seeds_those_that_had_not_begun_begin_anew(tmp_path):
         training_args.resume_from_checkpoint for _, training_args in parse_runs(RecipeArguments, words, defaults={})
     ]
     assert found == [str(checkpoint), None, None]
+    for number, headline in ((2, "A report."), (3, "")):  # few rows; the latter was killed before its report was whole
+        (tmp_path / f"seed-{number}" / "report").mkdir()
+        facts = json.dumps({"headline": headline})
+        (tmp_path / f"seed-{number}" / "report" / "metrics.json").write_text(facts)
+    runs = [args.run_dir for args, _ in parse_runs(RecipeArguments, words, defaults={})]
+    assert runs == [str(tmp_path / "seed-1"), str(tmp_path / "seed-3")]
 
 
 @pytest.mark.slow

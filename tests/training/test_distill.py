@@ -326,11 +326,11 @@ WRONG = {
     "folds": (["--teacher", "t", "--student_layers", "0", "--fold", "1/2", "--phrases", "false"], "Found --fold; "),
     "pooling": (
         ["--teacher", "t", "--student_layers", "0", "--pooling", "cls"],
-        "Found --pooling or --head_init with",
+        "Found --pooling; expected it left out",
     ),
     "head": (
         ["--teacher", "t", "--student_layers", "0", "--head_init", "probe"],
-        "Found --pooling or --head_init with",
+        "Found --head_init; expected it left out",
     ),
     "smoothing": (
         ["--teacher", "t", "--student_layers", "0", "--label_smoothing_factor", "0.1"],

@@ -15,8 +15,10 @@ from transformers import AutoTokenizer
 
 from bertcls import BertClsForSequenceClassification, RecipeArguments, RunArguments, WindowCollator
 from bertcls.data.splits import arrange_splits
+from bertcls.hub import check_answers
 from bertcls.inference import texts_of
 from bertcls.layout import PREDICTIONS, RESULTS
+from bertcls.report.compare import load_arm
 from bertcls.report.folds import FoldAnswers
 from bertcls.tokenization import tokenize_windows
 from bertcls.training.adapters import merge_adapters
@@ -279,6 +281,19 @@ def test_folds_answer_every_row_by_a_model_that_did_not_see_it_and_one_model_is_
     suspects = pd.read_csv(final / "report" / "suspects.csv")
     assert len(suspects) == facts["suspects"] == (~right).sum()
     assert facts["audit"]["leaked"] is False and "LEAK" not in "\n".join(facts["audit"]["lines"])
+    assert load_arm(str(tmp_path / "run")).values.tolist() == [right.astype(float).tolist()]  # of all rows, once
+    check_answers(str(final))  # there are none of this model
+
+
+@pytest.mark.slow
+def test_folds_of_some_rows_report_all(tmp_path):
+    recipe, data = load_recipe("csv_finetune"), write_rows(tmp_path / "data", topics(60))
+    words = ["--dataset_name", data, "--model_name_or_path", str(TINY), *QUICK.split(), "--folds", "3"]
+    words += ["--max_train_samples", "30", "--output_dir", str(tmp_path / "run"), "--disable_tqdm", "true"]
+    for args, training_args in parse_runs(RecipeArguments, words, defaults=recipe.DEFAULTS):
+        recipe.main(args, training_args)
+    facts = json.loads((tmp_path / "run" / "final" / RESULTS).read_text())
+    assert facts["task"]["rows"] == {"train": 30, "test": 60}
 
 
 @pytest.mark.parametrize(
@@ -297,8 +312,8 @@ def test_folds_answer_every_row_by_a_model_that_did_not_see_it_and_one_model_is_
         ("--folds 3 --report false", "Found --folds with --report false"),
         ("--folds 3 --max-test-samples 9", "Found --folds with --max_test_samples"),
         ("--train-sizes 0.5 1.5", "Found --train_sizes 1.5"),
-        ("--classifier_dropout 2", "Found --classifier_dropout 2; expected a share"),
-        ("--classifier_hidden_size 0", "Found --classifier_hidden_size 0; expected at least 1"),
+        ("--classifier_dropout 2", "Found --classifier_dropout 2; expected 0 to 0.99"),
+        ("--classifier_hidden_size 0", "Found --classifier_hidden_size 0; expected 1 or more"),
         ("--head_learning_rate -1", "Found --head_learning_rate -1; expected 0 or more"),
         ("--contrastive_steps -1", "Found --contrastive_steps -1; expected 0 or more"),
         ("--num_train_epochs -1", "Found --num_train_epochs -1; expected 0"),
