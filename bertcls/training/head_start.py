@@ -23,10 +23,12 @@ _TOKENS = 4096  # padded tokens of a forward pass
 
 @dataclass(frozen=True)
 class LinearHead:
-    """A linear model of vectors `[rows, hidden]`: `weight` `[num_labels, hidden]`, `bias` `[num_labels]`, float64."""
+    """A linear model of vectors `[rows, hidden]`: `weight` `[num_labels, hidden]`, `bias` `[num_labels]`, float64, and
+    by how much each logistic regression was sharpened."""
 
     weight: np.ndarray
     bias: np.ndarray
+    sharpness: list[float]
 
     def copy_to(self, model: PreTrainedModel) -> None:
         """Puts it into the classifier of a model."""
@@ -59,12 +61,19 @@ def vectors_of(model: PreTrainedModel, dataset: Dataset, collator: WindowCollato
 
 
 def fit_linear_head(
-    vectors: np.ndarray, labels: np.ndarray, *, problem_type: str, num_labels: int, class_weights: list | None = None
+    vectors: np.ndarray,
+    labels: np.ndarray,
+    *,
+    problem_type: str,
+    num_labels: int,
+    class_weights: list | None = None,
+    sharpness: list[float] | None = None,
 ) -> LinearHead:
     """Logistic regression, one a label where a text has several, or ridge regression of numbers.
 
     Vectors are centred and divided by one common scale, which folds into the weights. The L2 penalty that is right
-    most often is strong, and the probabilities are unsure then: cross-validation says how much to sharpen them.
+    most often is strong, and the probabilities are unsure then: cross-validation says how much to sharpen them, where
+    no `sharpness` is given.
 
     From vectors `[rows, hidden]` and labels: class numbers `[rows]`, 0 and 1 `[rows, num_labels]`, or numbers in units
     of the head `[rows]`.
@@ -79,35 +88,41 @@ def fit_linear_head(
     unit, weights = centred / scale, np.asarray(class_weights or [1.0] * num_labels)
     if problem_type == REGRESSION:
         fitted = RidgeCV(np.logspace(-3, 3, 13)).fit(unit, labels)
-        coefficients, bias = np.atleast_2d(fitted.coef_), np.atleast_1d(fitted.intercept_)
+        coefficients, bias, found = np.atleast_2d(fitted.coef_), np.atleast_1d(fitted.intercept_), []
     elif problem_type == MULTI_LABEL:
-        fits = [_logistic(unit, column, weight * column + 1 - column) for column, weight in zip(labels.T, weights)]
-        coefficients, bias = np.concatenate([row for row, _ in fits]), np.concatenate([b for _, b in fits])
+        columns = zip(labels.T, weights, sharpness or [None] * num_labels)
+        fits = [_logistic(unit, column, weight * column + 1 - column, sharp) for column, weight, sharp in columns]
+        rows, ends, found = zip(*fits)
+        coefficients, bias = np.concatenate(rows), np.concatenate(ends)
     else:
-        coefficients, bias = _classes(unit, labels, weights)
+        coefficients, bias, *found = _classes(unit, labels, weights, sharpness and sharpness[0])
     weight = coefficients / scale
-    return LinearHead(weight, bias - weight @ centre)
+    return LinearHead(weight, bias - weight @ centre, [*found])
 
 
-def _classes(unit: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _classes(
+    unit: np.ndarray, labels: np.ndarray, weights: np.ndarray, sharpness: float | None
+) -> tuple[np.ndarray, np.ndarray, float]:
     """A row a class; one that no row has is the least probable."""
     seen = np.unique(labels)
-    found, intercepts = _logistic(unit, labels, weights[labels])
+    found, intercepts, sharpness = _logistic(unit, labels, weights[labels], sharpness)
     if len(found) == 1:  # of two classes: logits that differ by it
         found, intercepts = np.concatenate([-found, found]) / 2, np.concatenate([-intercepts, intercepts]) / 2
     lowest = (unit @ found.T + intercepts).min() - 3
     coefficients, bias = np.zeros((len(weights), unit.shape[1])), np.full(len(weights), lowest)
     coefficients[seen], bias[seen] = found, intercepts
-    return coefficients, bias
+    return coefficients, bias, sharpness
 
 
-def _logistic(unit: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients `[1 or classes, hidden]` and intercepts, as sharp as makes held-out rows most likely."""
+def _logistic(
+    unit: np.ndarray, labels: np.ndarray, weights: np.ndarray, sharpness: float | None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Coefficients `[1 or classes, hidden]` and intercepts: as sharp as given or as held-out rows make likely."""
     seen, counts = np.unique(labels, return_counts=True)
     if len(seen) == 1:  # a label that all rows have, or none
-        return np.zeros((1, unit.shape[1])), logit([(labels.sum() + 1) / (len(labels) + 2)])
-    model, sharpness = LogisticRegression(max_iter=2000), 1.0
-    if counts.min() > 1:
+        return np.zeros((1, unit.shape[1])), logit([(labels.sum() + 1) / (len(labels) + 2)]), 1.0
+    model = LogisticRegression(max_iter=2000)
+    if sharpness is None and counts.min() > 1:
         logits = np.empty((len(labels), len(seen)))  # of models that did not see the row
         for train, held in StratifiedKFold(min(5, counts.min()), shuffle=True, random_state=0).split(unit, labels):
             found = model.fit(unit[train], labels[train], weights[train]).decision_function(unit[held])
@@ -118,15 +133,24 @@ def _logistic(unit: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> tupl
             method="bounded",
         ).x
     model.fit(unit, labels, weights)
-    return sharpness * model.coef_, sharpness * model.intercept_
+    sharpness = 1.0 if sharpness is None else float(sharpness)
+    return sharpness * model.coef_, sharpness * model.intercept_, sharpness
 
 
 def start_head(
-    model: PreTrainedModel, dataset: Dataset, collator: WindowCollator, *, rows: int = 2048, seed: int = 42
+    model: PreTrainedModel,
+    dataset: Dataset,
+    collator: WindowCollator,
+    *,
+    before: LinearHead | None = None,
+    rows: int = 2048,
+    seed: int = 42,
 ) -> LinearHead:
     """Fits a linear model on the vectors of the encoder as it is, of at most `rows` rows, and copies it into the head.
 
-    Linear probing before fine-tuning keeps what the encoder knows (Kumar et al., 2022).
+    Linear probing before fine-tuning keeps what the encoder knows (Kumar et al., 2022). Where the encoder has learnt
+    these rows meanwhile, held-out ones tell nothing any more: the head is sharpened by the root of what the one
+    `before` was, which is what measurement supports (benchmarks/README.md).
     """
     dataset = dataset.select(np.flatnonzero(~is_missing(dataset, "label")))  # a student has others, too
     if len(dataset) > rows:
@@ -143,6 +167,7 @@ def start_head(
         problem_type=config.problem_type,
         num_labels=config.num_labels,
         class_weights=config.class_weights,
+        sharpness=None if before is None else [value**0.5 for value in before.sharpness],
     )
     head.copy_to(model)
     return head

@@ -111,7 +111,7 @@ def prepare_training(
             **({} if lora_rank is None else {"learning_rate": CONTRASTIVE_RATE}),
         )
     if contrastive_steps and can_probe:
-        start_head(model, tokenized["train"], collator, seed=training_args.seed)
+        start_head(model, tokenized["train"], collator, before=model.linear_start, seed=training_args.seed)
     if can_probe:
         say(f"The head starts as a linear model on the encoder {'so trained' if contrastive_steps else 'as it came'}.")
 

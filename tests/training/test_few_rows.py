@@ -95,7 +95,11 @@ def test_the_head_gives_the_answers_of_the_linear_model():
     plain = LogisticRegression(max_iter=2000).fit(unit, labels[labels < 2]).decision_function(unit)
     sharper = margins[labels < 2] / plain  # by cross-validation, one number
     np.testing.assert_allclose(sharper, sharper.mean(), rtol=1e-3)
-    assert 1 <= sharper.mean() <= 20
+    assert 1 <= sharper.mean() <= 20 and two.sharpness == [pytest.approx(sharper.mean(), rel=1e-3)]
+    given = fit_linear_head(
+        vectors[labels < 2], labels[labels < 2], problem_type=SINGLE, num_labels=2, sharpness=[3.0]
+    )
+    np.testing.assert_allclose(given.weight, two.weight * 3.0 / two.sharpness[0], rtol=1e-6, atol=1e-9)
     weighted = fit_linear_head(vectors, labels, problem_type=SINGLE, num_labels=3, class_weights=[20.0, 1.0, 1.0])
     assert ((vectors @ weighted.weight.T + weighted.bias).argmax(1) == 0).sum() >= (logits.argmax(1) == 0).sum()
 
@@ -106,7 +110,7 @@ def test_several_labels_and_numbers():
     several = np.stack([vectors[:, 0] > 0, vectors[:, 1] > 1, np.ones(80)], 1).astype(int)
     head = fit_linear_head(vectors, several, problem_type=MULTI, num_labels=3)
     found = vectors @ head.weight.T + head.bias >= 0
-    assert (found == several).mean() > 0.9 and found[:, 2].all()
+    assert (found == several).mean() > 0.9 and found[:, 2].all() and len(head.sharpness) == 3
     numbers = 3 * vectors[:, 2] - 1
     head = fit_linear_head(vectors, numbers, problem_type=REGRESSION, num_labels=1)
     np.testing.assert_allclose(vectors @ head.weight[0] + head.bias[0], numbers, atol=0.05)
@@ -200,6 +204,15 @@ def test_epochs_follow_from_the_rows(model, collator, tmp_path, capsys):
     assert plan(model(), collator, tmp_path, 300, words=sizes, **random).num_train_epochs == 4  # of 38 steps
     assert plan(model(), collator, tmp_path, 30, words=sizes | {"num_train_epochs": 2}).num_train_epochs == 2
     assert plan(model(), collator, tmp_path, 30, words=sizes | {"max_steps": 7}).max_steps == 7
+
+
+def test_after_the_contrastive_stage_the_head_is_as_sharp_as_held_out_rows_support(model, collator, tmp_path):
+    made, rows = model(), tokenized(topics(12))
+    plan(made, collator, tmp_path, 12, contrastive_steps=3)
+    vectors, _ = vectors_of(made, rows, collator)
+    options = {"problem_type": SINGLE, "num_labels": 3, "sharpness": [made.linear_start.sharpness[0] ** 0.5]}
+    head = fit_linear_head(vectors, np.array(rows["label"]), **options)
+    np.testing.assert_allclose(made.classifier.weight.detach().numpy(), head.weight, rtol=1e-3, atol=1e-3)
 
 
 def test_the_contrastive_stage_trains_adapters(model, collator, tmp_path):
