@@ -18,7 +18,7 @@ import pandas as pd
 from datasets import load_dataset
 from machine import show
 from sklearn.datasets import fetch_20newsgroups
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, log_loss
 
 HERE = Path(__file__).parent
 FOUR = ["alt.atheism", "comp.graphics", "sci.med", "soc.religion.christian"]
@@ -118,7 +118,8 @@ def write_rows(folder: Path, name: str, size: int, draw: int, data: str) -> None
 
 
 def run(method: str, data: Path, draw: int, size: int, options: argparse.Namespace) -> dict:
-    """Accuracy, macro F1, which rows are right, and the seconds of the whole command."""
+    """Accuracy, macro F1, log loss of those that give probabilities, which rows are right, and the seconds of the
+    whole command."""
     out = data.parent / f"{data.name}-{method}-{time.time_ns()}"
     common = ["--dataset_name", str(data), "--output_dir", str(out), "--seed", str(draw), "--cleaning", "none"]
     cut = ["--max_length", TOKENS, "--truncation", "head"]
@@ -142,12 +143,16 @@ def run(method: str, data: Path, draw: int, size: int, options: argparse.Namespa
     if method in commands:
         table = pd.read_parquet(out / "report" / "predictions.parquet")
         labels, answers = table["label"].tolist(), table["prediction"].tolist()
+        probabilities = table.filter(like="probability_").rename(columns=lambda name: name.split("_", 1)[1])
+        loss = float(log_loss(labels, probabilities[sorted(probabilities)], labels=sorted(probabilities)))
     else:
+        loss = None
         answers = json.loads(out.read_text())
     right = [label == answer for label, answer in zip(labels, answers)]
     said = [line for line in done.stdout.splitlines() if "rows:" in line or "head starts" in line]
     return {
         "accuracy": float(np.mean(right)),
+        "log_loss": loss,
         "f1_macro": float(f1_score(labels, answers, average="macro")),
         "least_recall": float(
             min(np.mean([r for r, label in zip(right, labels) if label == name]) for name in {*labels})
@@ -173,7 +178,7 @@ def table(rows: list[dict]) -> tuple[list[str], list[list]]:
                 spread = differences.mean(1).var(ddof=1) / len(shared) if len(shared) > 1 else 0.0
                 error = np.sqrt(spread + differences.mean(0).var(ddof=1) / differences.shape[1])
                 beside = f"{100 * differences.mean():+.1f} ± {100 * error:.1f}"
-            accuracy = runs["accuracy"]
+            accuracy, losses = runs["accuracy"], runs.get("log_loss", runs["accuracy"][:0]).astype(float).dropna()
             found.append(
                 {
                     "set": name,
@@ -182,6 +187,7 @@ def table(rows: list[dict]) -> tuple[list[str], list[list]]:
                     "draws": len(runs),
                     "accuracy": f"{accuracy.mean():.3f}" + (f" ± {accuracy.std():.3f}" if len(runs) > 1 else ""),
                     "macro F1": f"{runs['f1_macro'].mean():.3f}",
+                    "log loss": f"{losses.mean():.3f}" if len(losses) else "",
                     "least recall": f"{runs['least_recall'].min():.2f}",
                     "seconds": f"{runs['seconds'].mean():.0f}",
                     "recipe beside it, points": beside,
