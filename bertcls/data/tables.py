@@ -133,7 +133,7 @@ def stream_table(
 def _parquet_tables(path: Path, columns: list[str] | None = None) -> Iterator[pa.Table]:
     try:
         packed = path.suffix.lower() in UNPACK
-        with pq.ParquetFile(pa.BufferReader(b"".join(blocks_of(path))) if packed else path) as file:
+        with pq.ParquetFile(pa.BufferReader(b"".join(blocks_of(path))) if packed else path, pre_buffer=False) as file:
             for group in map(file.metadata.row_group, range(file.num_row_groups)):
                 part = min(ROWS_AT_A_TIME / max(group.num_rows, 1), 1)  # of its rows, that are read at a time
                 chunks = map(group.column, range(group.num_columns))

@@ -5,7 +5,10 @@ import lzma
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset
 
@@ -308,3 +311,13 @@ def test_the_encoding_of_a_streamed_file(tmp_path, monkeypatch, encoding):
     rows = [f"only ASCII {i}" for i in range(200)] + [f"{line} {i}" for i in range(200)]
     (tmp_path / "a.csv").write_bytes("\n".join(["text", *rows]).encode(encoding))
     assert [row["text"] for row in streamed(tmp_path / "a.csv")] == rows
+
+
+def test_what_was_read_of_a_parquet_file_is_not_held(tmp_path):
+    path, random = tmp_path / "a.parquet", np.random.default_rng(0)
+    texts = [random.bytes(200).hex() for _ in range(20_000)]
+    pq.write_table(pa.table({"text": texts}), path, row_group_size=1000)
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in stream_table(path)():
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < path.stat().st_size / 2
