@@ -40,6 +40,11 @@ class Arguments(NewsgroupsArguments):
     min_df: int = field(default=2, metadata={"help": "Texts that a word must stand in."})
     C: float = field(default=10.0, metadata={"help": "Inverse strength of the L2 penalty."})
 
+    def check(self) -> None:
+        super().check()
+        if self.fold is not None:
+            raise ValueError("Found --folds; expected it left out: there is no epoch to choose. Give --seeds.")
+
 
 def main(args: Arguments, training_args: TrainingArguments) -> dict:
     # 1. The same splits as in a recipe

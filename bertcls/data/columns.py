@@ -17,7 +17,7 @@ _TAKEN_FROM = 2**28  # bytes; beyond, rows that are far apart are gathered one b
 
 
 def tables(dataset: Dataset, *names: str) -> Iterator[pa.Table]:
-    """The columns as Arrow has them, a batch of rows at a time; a batch of rows that were selected at once."""
+    """The columns as Arrow has them, a batch of rows at a time; selected rows are gathered a batch at once."""
     view = dataset.select_columns([*names])
     for start in range(0, len(view), ROWS_AT_A_TIME):
         count = min(ROWS_AT_A_TIME, len(view) - start)

@@ -68,15 +68,14 @@ def gather_findings(
     tfidf = TfidfClassifier(len(names), problem_type=kind, cleaning=config.cleaning)
     try:
         tfidf.fit(texts_of(drawn), label_array(drawn))
-        answers = None if fold_of is None else _out_of_fold(tfidf, test, fold_of)
         if "validation" in splits:  # as the encoder is
             tfidf.tune(texts_of(splits["validation"]), label_array(splits["validation"]))
+        answers = tfidf.probabilities(texts_of(test)) if fold_of is None else _out_of_fold(tfidf, test, fold_of)
     except ValueError as error:
         warn(f"No TF-IDF beside the encoder: {error}")
         tfidf = None
     else:
         name = f"TF-IDF with {'ridge' if kind == REGRESSION else 'logistic'} regression{_part(len(drawn), len(train))}"
-        answers = tfidf.probabilities(texts_of(test)) if answers is None else answers
         baselines.append(beside_values(name, row_values(answer_table(test, answers, tfidf.thresholds)[0]), values))
     if as_it_came is not None and fold_of is None:
         most = min(max(work // 20, _FEWEST_BESIDE), _MOST_BESIDE)

@@ -45,7 +45,7 @@ def score_names(scores: dict, kind: str) -> dict[str, str]:
     return {key: name for key, name in shown if any(f"{when}_{key}" in scores for when in ("test", "eval", "before"))}
 
 
-def as_cell(value):
+def as_cell(value: object) -> object:
     """What a spreadsheet would run as a formula gets a mark.
 
     >>> as_cell("=1+1"), as_cell("a"), as_cell(-1)

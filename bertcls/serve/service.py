@@ -119,7 +119,7 @@ class Service:
         fitting = [one.size[0] if one.places else max(most // self._size(one)[1], 1) for one in encoded]  # a batch's
         parts = [(row, part) for row, one in enumerate(encoded) for part in one.parts(fitting[row])]
         parts.sort(key=lambda part: self._size(part[1])[1])  # like widths share a batch
-        for portion in portions(parts, [math.prod(self._size(part)) for _, part in parts], most):  # then others
+        for portion in portions(parts, [math.prod(self._size(part)) for _, part in parts], most):  # a batch
             results = await self._batcher.submit([part for _, part in portion])
             for (row, part), result in zip(portion, results):
                 found[row][part.start] = result

@@ -12,7 +12,7 @@ from helpers import arguments_of
 
 from bertcls import RecipeArguments, TextClassifier, load_splits
 from bertcls.report.formats import format_score
-from bertcls.training.launch import parse
+from bertcls.training.launch import parse, parse_runs
 
 TOPICS = {
     "sport": "team coach goal season match player league stadium",
@@ -273,3 +273,10 @@ def test_options_that_do_not_go_with_the_texts_are_refused(tmp_path):
         options = {"defaults": recipe.DEFAULTS, "sample": recipe.SAMPLE}
         with pytest.raises(ValueError, match=message):
             recipe.main(*parse(RecipeArguments, [*words, *option], **options))
+
+
+def test_tfidf_has_no_folds(tmp_path):
+    words = ["--sample", "--folds", "3", "--output_dir", str(tmp_path / "run")]
+    recipe = load_recipe("tfidf_baseline")
+    with pytest.raises(ValueError, match="Found --folds; expected it left out"):
+        next(parse_runs(recipe.Arguments, words, defaults=recipe.DEFAULTS, sample=recipe.SAMPLE))

@@ -223,6 +223,8 @@ def test_probes_are_asked_in_groups(tokenizer, tmp_path):
     assert [(probe["expected"], probe["text"]) for probe in run_probes(str(path), classifier)] == [
         (None, "no label\ttext")
     ]
+    with pytest.raises(FileNotFoundError, match="none.txt"):
+        run_probes(str(tmp_path / "none.txt"), classifier)
 
 
 # ------------------------------------------------------------------------------------------------ baselines

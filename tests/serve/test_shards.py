@@ -45,7 +45,9 @@ def test_shards_joined_are_an_unsharded_run(recipe, words, tmp_path, capsys):
     )
     assert not (tmp_path / "labels.parquet").exists()
     (folder / "joined.parquet.host.123.tmp").write_text("of a join that was killed")
+    (users := tmp_path / "labels.parquet.v2.1.tmp").write_text("a user's own")
     run(recipe, *here)
+    assert users.exists()
     assert "Goes on with" in (said := capsys.readouterr().out) and "3 of 13 parts are missing: part-000004" in said
     assert (tmp_path / "labels.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert not folder.exists()
