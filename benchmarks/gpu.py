@@ -245,11 +245,10 @@ def inference(args: argparse.Namespace) -> Rows:
 def service(args: argparse.Namespace) -> Rows:
     texts = split_of(args, "validation")["text"][:]
     truth = TextClassifier.from_pretrained(str(args.folder / "run")).logits(texts).argmax(-1).tolist()
-    commands = servers(str(args.folder / "run"), cores_per_process())
+    commands = servers(str(args.folder / "run"), cores_per_process(), ["float32", "bfloat16"])
     if importlib.util.find_spec("flask") is None:
         del commands["plain"]
         yield {"server": "plain", "not measured": "Flask is not installed"}
-    commands["service, bf16"] = [*commands["service"], "--dtype", "bfloat16"]
     for name, command in commands.items():
         process, port = started(command)
         try:

@@ -2,8 +2,8 @@
 
 The plain design is what tutorials show: Flask's own server, one forward pass a request, every text padded to 128
 tokens (`pip install flask`). Each client sends one text after another; every label is compared with the offline
-prediction, so that wrong and lost answers are counted. Both servers have the same model and cores; the arms take
-turns, and ratios are of their medians.
+prediction in fp32, so that wrong and lost answers are counted. All servers have the same model and cores; the arms
+take turns, and ratios are of their medians. What --dtype of the service changes is seen in both.
 
 Run:  python benchmarks/serve_load.py --model_name_or_path runs/sst2 --clients 64 --seconds 60
 """
@@ -105,13 +105,12 @@ def started(command: list[str]) -> tuple[subprocess.Popen, int]:
     return process, int(process.stdout.readline().rsplit(":", 1)[1])
 
 
-def servers(name_or_path: str, threads: int) -> dict[str, list[str]]:
-    """The commands of both."""
+def servers(name_or_path: str, threads: int, dtypes: list[str]) -> dict[str, list[str]]:
+    """The commands of all."""
     common = ["--model_name_or_path", str(Path(name_or_path).resolve())]
-    return {
-        "plain": [sys.executable, __file__, "--plain", *common, "--threads", str(threads)],
-        "service": [sys.executable, "recipes/serve.py", *common, "--port", "0", "--cpu_threads", str(threads)],
-    }
+    service = [sys.executable, "recipes/serve.py", *common, "--port", "0", "--cpu_threads", str(threads)]
+    plain = [sys.executable, __file__, "--plain", *common, "--threads", str(threads)]
+    return {"plain": plain} | {f"service, {dtype}": [*service, "--dtype", dtype] for dtype in dtypes}
 
 
 def main() -> None:
@@ -122,6 +121,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="of each turn")
     parser.add_argument("--turns", type=int, default=1, help="of each arm")
     parser.add_argument("--threads", type=int, default=2, help="of torch, in each server")
+    parser.add_argument("--dtypes", nargs="+", default=["float32"], help="of the service, each an arm")
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.plain:
@@ -137,7 +137,7 @@ def main() -> None:
     texts = pq.read_table(file, columns=["text"])["text"].to_pylist()
     torch.set_num_threads(args.threads)
     truth = TextClassifier.from_pretrained(args.model_name_or_path).logits(texts).argmax(-1).tolist()
-    commands = servers(args.model_name_or_path, args.threads)
+    commands = servers(args.model_name_or_path, args.threads, args.dtypes)
     found: dict[str, list[dict]] = {name: [] for name in commands}
     for _ in range(args.turns):
         for name, command in commands.items():
@@ -158,8 +158,9 @@ def main() -> None:
         worst = {key: sum(turn[key] for turn in found[name]) for key in ("wrong", "failed")}
         times = " | ".join(f"{one[key]:.0f}" for key in ("p50", "p95", "p99"))
         print(f"| {name} | {one['rate']:.1f} | {times} | {worst['wrong']} | {worst['failed']} |")
-    ratio = {key: median["service"][key] / median["plain"][key] for key in keys}
-    print("| ratio | " + " | ".join(f"{value:.2f}" for value in ratio.values()) + " | | |")
+    for name in [*median][1:]:
+        ratios = " | ".join(f"{median[name][key] / median['plain'][key]:.2f}" for key in keys)
+        print(f"| {name} beside plain | {ratios} | | |")
 
 
 if __name__ == "__main__":

@@ -144,6 +144,7 @@ def run(method: str, data: Path, draw: int, size: int, options: argparse.Namespa
         table = pd.read_parquet(out / "report" / "predictions.parquet")
         labels, answers = table["label"].tolist(), table["prediction"].tolist()
         probabilities = table.filter(like="probability_").rename(columns=lambda name: name.split("_", 1)[1])
+        probabilities = probabilities.div(probabilities.sum(axis=1), axis=0)  # rounded in the file
         loss = float(log_loss(labels, probabilities[sorted(probabilities)], labels=sorted(probabilities)))
     else:
         loss = None

@@ -322,7 +322,7 @@ class TextArguments:
 class RecipeArguments(TextArguments):
     """The options that all fine-tuning recipes share."""
 
-    test_file: str | None = _option(None, "Beside --train_file; none: held out of it.")
+    test_file: str | None = _option(None, "The rows to report; none: --validation_file, else held out of train.")
     text_pair_column: str | None = _option(None, "Column with the second texts of pairs.")
     label_column: list[str] | None = _option(None, "Column with the labels; several columns of 0 and 1: multi-label.")
     id_column: str | None = _option(None, "Column by which the report names a row; none: rows are counted from 0.")
@@ -344,7 +344,7 @@ class RecipeArguments(TextArguments):
         "documents", "windows: each window of train is an example. Scores are per document."
     )
     pooling: Literal["auto", "pooler", "cls", "mean", "max"] = _option(
-        "auto", "Tokens to a vector; auto: pooler where the checkpoint has one, else cls."
+        "auto", "Tokens to a vector; auto: as the checkpoint says, else pooler where it has one, else cls."
     )
     window_pooling: Literal["mean", "max", "mean_probs", "vote"] = _option("mean", "Windows to a document.")
     max_train_windows: int = _option(8, "Windows of a document used in a training step.")

@@ -1,7 +1,7 @@
 """A trained model for ONNX Runtime and other runtimes: `model.onnx` with labels, contract and tokenizer beside it.
 
 Windows are pooled to texts inside, any number of texts, windows and tokens fits, and the answers are compared with
-those of torch before anything is left behind. The README shows how to run it without bertcls.
+those of torch before anything is left behind. bertcls/export/README.md shows how to run it alone.
 Run:  python recipes/export_onnx.py --model_name_or_path runs/sst2
       python recipes/export_onnx.py --model_name_or_path runs/sst2 --output_dir exported --int8
 """

@@ -9,7 +9,7 @@ Run:  accelerate launch --quiet recipes/imdb_mlm_pretrain.py (bert-base; on a GP
       accelerate launch --quiet recipes/imdb_mlm_pretrain.py --sample (no network, a tiny model, 20 s on two cores)
       accelerate launch --quiet recipes/sst2_finetune.py --model_name_or_path runs/... (then fine-tune what it saved)
 Score: all-MiniLM-L6-v2, 10,000 reviews, one epoch: validation loss 6.50 (with a head that had 200 steps) to 4.51, the
-encoder's SST-2 accuracy 0.859 after it and without it (three seeds each, README.md).
+encoder's SST-2 accuracy 0.859 after it and without it (three seeds each).
 
 To use it for texts of yours, copy this file and edit the block below; every value is also an option.
 """

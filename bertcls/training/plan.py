@@ -88,7 +88,7 @@ def prepare_training(
         ready = contrastive_steps > 0 and can_probe  # without an epoch
         training_args.num_train_epochs = 0.0 if ready else float(epochs)
         first = f"{contrastive_steps} contrastive steps, then " if contrastive_steps else ""
-        then = "a linear head (--num_train_epochs adds epochs)" if ready else f"{epochs} epochs"
+        then = "a linear head (--num_train_epochs trains epochs instead)" if ready else f"{epochs} epochs"
         say(f"{rows:,} rows: {first}{then}{'' if ready else f', {epochs * steps_an_epoch:,} steps'}")
     _choose_by(training_args, len(tokenized.get("validation", ())), kind)
     model.contrastive_steps, model.contrastive_texts = contrastive_steps, 0
