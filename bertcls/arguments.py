@@ -40,6 +40,7 @@ _RANGES = {  # least and greatest value
     "eval_accumulation_steps save_total_limit max_samples max_test_samples max_train_windows cpu_threads "
     "classifier_hidden_size",
     (0, 0.99): "attention_dropout classifier_dropout",
+    (1e-9, 1): "layer_decay",
     (1e-9, math.inf): "logging_steps eval_steps save_steps",
     (0, 1): "adam_beta1 adam_beta2 label_smoothing_factor",
     (0, 2**32 - 1): "seed data_seed",
@@ -146,6 +147,8 @@ class RunArguments(TrainingArguments):
             ValueError: what was found and expected.
         """
         _check_ranges(self)
+        if "max_steps" in given and self.max_steps < 1:
+            raise ValueError(f"Found --max_steps {self.max_steps}; expected 1 or more. Leave it out, or raise it.")
         if self.n_gpu > 1:
             raise ValueError(
                 f"Found {self.n_gpu} GPUs in one process; expected one process a GPU, since DataParallel would cut "
@@ -380,33 +383,21 @@ class RecipeArguments(TextArguments):
     )
 
     def check(self) -> None:
-        """Refuses values out of range and what contradicts itself, before anything is read or written.
-
-        Raises:
-            ValueError: what was found and expected.
-        """
+        """As that of all trainings, and what a fine-tuning cannot do."""
         super().check()
         if isinstance(named := self.label_column, list) and len({*named}) < len(named):
             raise ValueError(f"Found --label_column {' '.join(named)}; expected different columns. Name each once.")
         if isinstance(self.label_column, list) and len(self.label_column) == 1:
             self.label_column = self.label_column[0]
-        if self.head_init == "probe" and self.classifier_hidden_size is not None:
-            raise ValueError(
-                "Found --head_init probe with --classifier_hidden_size; expected a linear head, which alone can start "
-                "as a linear model. Leave one out."
-            )
-        if self.head_init == "probe" and self.from_scratch:
-            raise ValueError(
-                "Found --head_init probe with --from_scratch; expected a pretrained encoder, whose vectors tell "
-                "something. Leave one out."
-            )
+        for name, why in (
+            ("classifier_hidden_size", "a linear head, which alone can start as a linear model"),
+            ("from_scratch", "a pretrained encoder, whose vectors tell something"),
+        ):
+            if self.head_init == "probe" and getattr(self, name):
+                raise ValueError(f"Found --head_init probe with --{name}; expected {why}. Leave one out.")
         if self.fold is not None:
-            for name, found in (
-                ("split", self.split is not None),
-                ("phrases true", self.phrases),
-                ("report false", not self.report),
-                ("max_test_samples", self.max_test_samples is not None),
-            ):
+            others = {"split": self.split, "phrases true": self.phrases, "report false": not self.report}
+            for name, found in (others | {"max_test_samples": self.max_test_samples}).items():
                 if found:
                     raise ValueError(
                         f"Found --folds with --{name}; expected one of them: each row is held out once, alone, and "
@@ -427,11 +418,7 @@ class RecipeArguments(TextArguments):
             )
 
     def check_training(self, training_args: RunArguments) -> None:
-        """Refuses options of training that do not go with these.
-
-        Raises:
-            ValueError: what was found and expected.
-        """
+        """As that of all trainings, and what a fine-tuning cannot do."""
         super().check_training(training_args)
         if training_args.label_smoothing_factor and self.class_weights != "none":
             raise ValueError(

@@ -24,8 +24,8 @@ from bertcls.data.load import load_splits
 from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, draw_rows, find_within
 from bertcls.layout import AUDIT
 from bertcls.modeling import REGRESSION
-from bertcls.process import OptionParser, one_line_errors, remembered, say
-from bertcls.text import CJK_CHARACTER, nfkc
+from bertcls.process import OptionParser, one_line_errors, refuse_inside, remembered, say
+from bertcls.text import CHARACTERS_AT_A_TIME, CJK_CHARACTER, count_characters, nfkc, portions
 from bertcls.together import from_rank_0
 from bertcls.tokenization import load_tokenizer
 
@@ -286,13 +286,16 @@ def _read(split: Dataset, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int
     if len(rows) > _TOKENIZED_ROWS:
         rows = np.sort(np.random.default_rng(0).choice(rows, _TOKENIZED_ROWS, replace=False))
     texts = [row for batch in text_batches(split.select(rows)) for row in batch]
-    encoded = tokenizer(*map(list, zip(*texts)), verbose=False)
-    tokens = np.array([len(ids) for ids in encoded["input_ids"]])
+    sizes, unknown = [], 0
+    for part in portions(texts, map(count_characters, texts), CHARACTERS_AT_A_TIME):
+        encoded = tokenizer(*map(list, zip(*part)), verbose=False)["input_ids"]
+        sizes += map(len, encoded)
+        unknown += sum(ids.count(tokenizer.unk_token_id) for ids in encoded)
+    tokens = np.array(sizes)
     cut: dict = {"rows": len(rows)}
     for length in lengths:
         beyond = np.maximum(tokens - length, 0)
         cut[str(length)] = {"texts": float((beyond > 0).mean()), "tokens": float(beyond.sum() / tokens.sum())}
-    unknown = sum(ids.count(tokenizer.unk_token_id) for ids in encoded["input_ids"])
     special = tokenizer.num_special_tokens_to_add(pair=len(texts[0]) == 2) * len(rows)
     return cut, unknown / max(int(tokens.sum()) - special, 1)
 
@@ -313,6 +316,8 @@ def main(argv: list[str] | None = None) -> int:
     source, output, model = args.pop("dataset"), Path(args.pop("output_dir")), args.pop("model_name_or_path")
     splits = load_splits(source, keep_missing=True, **args)
     findings = audit_splits(splits, tokenizer=None if model is None else load_tokenizer(model))
+    files = [path for path in (source, args["validation_file"], args["test_file"]) if path and Path(path).is_file()]
+    refuse_inside(output / AUDIT, files, "--output_dir")
     output.mkdir(parents=True, exist_ok=True)
     (output / AUDIT).write_text(json.dumps(findings, indent=2) + "\n")
     print(format_audit(findings))

@@ -19,7 +19,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from bertcls.inference import Text, TextClassifier
 from bertcls.layout import CARD, FOLDS, MODEL_FILES, PREDICTIONS, PUBLIC_FILES, RESULTS
 from bertcls.modeling import REGRESSION
-from bertcls.process import OptionParser, one_line_errors
+from bertcls.process import OptionParser, one_line_errors, read_json
 from bertcls.text import own_steps
 
 TOLERANCE = 1e-5  # of a logit, in fp32
@@ -142,12 +142,15 @@ def check_answers(folder: str) -> None:
     """Loads a finished run, and refuses it where it answers otherwise than when it was scored."""
     classifier = TextClassifier.from_pretrained(folder)
     config, path = classifier.model.config, Path(folder, PREDICTIONS)
-    if not path.is_file() or json.loads(Path(folder, RESULTS).read_bytes())["task"]["reported_split"] == FOLDS:
+    if not path.is_file() or read_json(Path(folder, RESULTS))["task"]["reported_split"] == FOLDS:
         return  # nothing to compare with: models of other rows gave the answers of --folds
     rows = next(pq.ParquetFile(path).iter_batches(FRESH_TEXTS)).to_pydict()
     texts = rows["text"] if config.pair_truncation is None else list(zip(rows["text"], rows["text_pair"]))
     names = [f"probability_{name}" for name in classifier.label_names]
-    recorded = [rows[name] for name in (["prediction"] if config.problem_type == REGRESSION else names)]
+    names = ["prediction"] if config.problem_type == REGRESSION else names
+    if not {*names} <= {*rows}:
+        raise ValueError(f"The model in {folder} has other labels than {PREDICTIONS}; a file was changed since.")
+    recorded = [rows[name] for name in names]
     difference = float(np.abs(classifier.probabilities(texts) - np.array(recorded).T).max()) / config.label_scale
     if not difference <= RECORDED_TOLERANCE:
         raise ValueError(

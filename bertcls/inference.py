@@ -1,8 +1,7 @@
 """The one way from raw text to labels, used by the recipes, batch prediction and the service."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import accumulate, groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,14 +22,13 @@ from bertcls.modeling import (
     readable_weights,
 )
 from bertcls.process import open_weights
-from bertcls.text import STEPS, check_steps, clean, is_whole
+from bertcls.text import CHARACTERS_AT_A_TIME, STEPS, check_steps, clean, count_characters, is_whole, portions
 from bertcls.tokenization import Encoded, Text, WindowCollator, batches_of, load_tokenizer, tokenize_windows
 from bertcls.words import Word, explain, tells_words
 
 TOKENS_PER_BATCH = 8192  # padded tokens in a forward: small for any GPU
 TOKENS_PER_BATCH_CPU = 2048  # whose caches more does not fit: on a core 1.2 times as fast as 8192 on SST-2 with MiniLM
 TEXTS_AT_A_TIME = 4096  # tokenized together
-CHARACTERS_AT_A_TIME = 4_000_000  # of them, which bounds memory: their tokens take some 0.16 KiB a character
 Texts = Text | list[Text]
 
 
@@ -275,6 +273,7 @@ class TextClassifier:
     def predict_vectors(self, encoded: Encoded, vectors: torch.Tensor) -> Prediction:
         """What `predict_encoded` gives for one text, from the `window_vectors` of its windows."""
         logits, window_logits = map(_to_numpy, self.model.from_vectors(vectors))
+        _check_finite(logits)
         return self._prediction(encoded, self.to_probabilities(logits[0]), window_logits)
 
     def _prediction(self, encoded: Encoded, probabilities: np.ndarray, window_logits: np.ndarray) -> Prediction:
@@ -353,8 +352,7 @@ class TextClassifier:
             parts = np.split(_to_numpy(output.window_logits), np.cumsum(sizes)[:-1])
             for row, part, vectors in zip(rows, parts, output.vectors.split(sizes)):
                 windows_of[row], vectors_of[row] = part, vectors
-        if not np.isfinite(logits).all():
-            raise ValueError("The model gives logits that are not finite; expected numbers. Its weights are broken.")
+        _check_finite(logits)
         return logits, windows_of, vectors_of
 
     @torch.inference_mode()
@@ -390,19 +388,9 @@ def reaches(probabilities: np.ndarray, thresholds: list[float] | None) -> np.nda
     return probabilities >= np.array(0.5 if thresholds is None else thresholds)
 
 
-def count_characters(text: Text) -> int:
-    """Of a text, or of both of a pair."""
-    return len(text) if isinstance(text, str) else sum(map(len, text))
-
-
-def portions(items: list, sizes: Iterable[int], most: int) -> Iterator[list]:
-    """Items in lists of some `most` in size: up to that beside the first one.
-
-    >>> list(portions(["a", "b", "c", "d"], [2, 1, 9, 1], most=4))
-    [['a', 'b'], ['c', 'd']]
-    """
-    for _, group in groupby(zip(accumulate(sizes), items), key=lambda pair: pair[0] // most):
-        yield [item for _, item in group]
+def _check_finite(logits: np.ndarray) -> None:
+    if not np.isfinite(logits).all():
+        raise ValueError("The model gives logits that are not finite; expected numbers. Its weights are broken.")
 
 
 def _to_numpy(values: torch.Tensor) -> np.ndarray:

@@ -22,6 +22,10 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 from transformers.utils import cached_file, logging
 
 logger = logging.get_logger(__name__)
@@ -56,6 +60,7 @@ class BertClsConfig(PreTrainedConfig):
         thresholds: multi-label: probability from which each label is given; `None` means 0.5.
         label_mean, label_scale: regression: mean and deviation of the training labels, in which the head computes.
         temperature: divides the logits before probabilities are taken (1.0: raw).
+        vocabulary: digest of that of the tokenizer; `None`: unknown.
     """
 
     model_type = "bertcls"
@@ -79,6 +84,7 @@ class BertClsConfig(PreTrainedConfig):
     label_mean: float | int = 0.0
     label_scale: float | int = 1.0
     temperature: float | int = 1.0
+    vocabulary: str | None = None
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs):
@@ -104,11 +110,14 @@ class BertClsConfig(PreTrainedConfig):
         for name, size in (("class_weights", self.num_labels), ("thresholds", labels)):
             if (values := getattr(self, name)) is not None and len(values) != size:
                 raise ValueError(f"{name} has {len(values)} values, expected {size}, one a label; correct it.")
-        names = Counter((self.id2label or {}).values())
+        names, numbers = Counter((self.id2label or {}).values()), sorted(map(int, self.id2label or {}))
+        if numbers != [*range(len(numbers))] or any("\ud800" <= sign <= "\udfff" for name in names for sign in name):
+            raise ValueError(f"id2label is {ascii(self.id2label)}; expected names of whole characters for 0, 1, ...")
         if twice := sorted(str(name) for name, times in names.items() if times > 1):
             raise ValueError(f"id2label has {', '.join(twice)} more than once; expected names that differ.")
         for names, expected, holds in (
-            (("temperature", "label_scale"), "a positive number", lambda value: value > 0),
+            (("temperature",), "0.01 to 100", lambda value: 0.01 <= value <= 100),
+            (("label_scale",), "a positive number", lambda value: value > 0),
             (("max_train_windows", "windows_per_forward", "max_length"), "1 or more", lambda value: value >= 1),
             (("class_weights",), "numbers from 0", lambda value: value >= 0),
             (("thresholds", "label_mean"), "numbers", lambda value: True),
@@ -428,12 +437,20 @@ def load_config(name_or_path: str, *, revision: str | None = None) -> PreTrained
         ) from error
 
 
+def reads_forward_only(config: PreTrainedConfig) -> bool:
+    """Whether a model has a decoder, of which a token knows only those before it: its first one tells nothing."""
+    kind, both = config.model_type, getattr(config, "use_bidirectional_attention", False)
+    causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    causal = causal and not both and kind not in ("bert-generation", "xlnet")
+    return causal or any(getattr(config, name, False) for name in ("is_encoder_decoder", "is_decoder"))
+
+
 def _load_encoder(name_or_path: str, from_scratch: bool, attention_dropout: float | None, **options):
     """The encoder in fp32, and the names of its weights that the checkpoint does not hold."""
     config = load_config(name_or_path, revision=options["revision"])
     ours = isinstance(config, BertClsConfig)
     encoder_config = config.encoder if ours else config
-    if getattr(encoder_config, "is_encoder_decoder", False):
+    if reads_forward_only(encoder_config):
         raise ValueError(
             f"{name_or_path} is a {encoder_config.model_type} model, which has a decoder; expected an encoder alone, "
             "such as google-bert/bert-base-uncased. Choose one."
@@ -479,7 +496,7 @@ def readable_weights(name_or_path: str) -> Iterator[None]:
     logging.set_verbosity_error()
     try:
         yield
-    except (SafetensorError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except (SafetensorError, RuntimeError, EOFError, KeyError, ImportError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"The weights in {name_or_path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); "
             "expected the whole model.safetensors that belongs to its config.json, and no pointer of Git LFS. Copy it "

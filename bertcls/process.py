@@ -6,6 +6,7 @@ import ctypes
 import errno
 import functools
 import hashlib
+import json
 import math
 import os
 import re
@@ -218,6 +219,21 @@ def code_digest() -> str:
     """Of all modules of ours: what an earlier version of them has computed is computed anew."""
     code = [path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))]
     return hashlib.sha256(b"".join(code)).hexdigest()
+
+
+def read_json(path: Path) -> dict:
+    """The object that a file of a run holds.
+
+    Raises:
+        ValueError: none can be read.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); expected what the run wrote. Copy it again.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}; expected what the run wrote. Copy it again.")
+    return found
 
 
 def file_digest(path: Path) -> str:

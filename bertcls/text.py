@@ -5,11 +5,12 @@ import re
 import runpy
 import string
 import unicodedata
-from collections.abc import Iterable
-from itertools import groupby, islice
+from collections.abc import Iterable, Iterator
+from itertools import accumulate, groupby, islice
 
 import regex
 
+CHARACTERS_AT_A_TIME = 4_000_000  # tokenized together: their tokens take some 0.16 KiB a character
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _TAG_START = re.compile(r"[/!]?[a-zA-Z]")  # right after "<", so "a < b > c" is no tag
 _AMPERSANDS = re.compile(r"&(?:(?:amp|AMP|#0*38|#[xX]0*26);?)+")  # an ampersand escaped any number of times
@@ -301,3 +302,18 @@ def words_of(text: str) -> list[str]:
 def is_whole(text: str) -> bool:
     """Whether all characters of a text are whole: JSON, and a wrong encoding, can leave half of one."""
     return _SURROGATE.search(text) is None
+
+
+def count_characters(text: str | tuple[str, str]) -> int:
+    """Of a text, or of both of a pair."""
+    return len(text) if isinstance(text, str) else sum(map(len, text))
+
+
+def portions(items: list, sizes: Iterable[int], most: int) -> Iterator[list]:
+    """Items in lists of some `most` in size: up to that beside the first one.
+
+    >>> list(portions(["a", "b", "c", "d"], [2, 1, 9, 1], most=4))
+    [['a', 'b'], ['c', 'd']]
+    """
+    for _, group in groupby(zip(accumulate(sizes), items), key=lambda pair: pair[0] // most):
+        yield [item for _, item in group]

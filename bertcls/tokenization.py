@@ -3,19 +3,21 @@
 import math
 import sys
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import xxhash
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, BatchEncoding, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 if TYPE_CHECKING:  # a server that labels texts does not import datasets
     from datasets import Dataset, DatasetDict
-from bertcls.modeling import load_config
+from bertcls.modeling import load_config, reads_forward_only
 from bertcls.process import say
-from bertcls.text import check_steps, clean_all, own_steps
+from bertcls.text import CHARACTERS_AT_A_TIME, check_steps, clean_all, count_characters, own_steps, portions
 from bertcls.together import first_of_cache
 
 _WAYS = {
@@ -51,12 +53,17 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} has no fast version; expected one with a tokenizer.json.")
     encoder = getattr(config, "encoder", config)
-    if getattr(encoder, "is_encoder_decoder", False):
-        raise ValueError(f"{name_or_path} is a {config.model_type} model, which has a decoder; expected an encoder.")
+    if reads_forward_only(encoder):
+        raise ValueError(f"{name_or_path} is a {encoder.model_type} model, which has a decoder; expected an encoder.")
     known = tokenizer.get_vocab()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = next((token for token in ("[PAD]", "<pad>") if token in known), None)
-    first = tokenizer("a")["input_ids"][:1]
+    try:
+        first = tokenizer("a \ue000")["input_ids"][:1]  # a word that no vocabulary has
+        tokenizer.model_max_length = min(tokenizer.model_max_length, encoder_max_length(config))
+    except Exception as error:  # tokenizers has no class of its own
+        found = f"The tokenizer in {name_or_path} cannot read texts ({str(error).splitlines()[0]})"
+        raise ValueError(f"{found}; expected its whole files. Copy them again.") from error
     if tokenizer.pad_token is None or tokenizer.cls_token_id not in (None, *first):
         lacks = f"its {tokenizer.cls_token} not at the start" if tokenizer.pad_token else "no token for padding"
         raise ValueError(
@@ -69,9 +76,17 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
             f"The tokenizer in {name_or_path} knows {size:,} tokens and the encoder has embeddings for {rows:,}; "
             "expected as many. Copy the tokenizer.json that belongs to the model there."
         )
+    if getattr(config, "vocabulary", None) not in (None, vocabulary_digest(tokenizer)):
+        found = f"The tokenizer in {name_or_path} has another vocabulary than the model was trained with"
+        raise ValueError(f"{found}; expected the tokenizer.json that was saved with it. Copy that one there.")
     tokenizer.truncation_side = "right"  # else windows come from the end
-    tokenizer.model_max_length = min(tokenizer.model_max_length, encoder_max_length(config))
     return tokenizer
+
+
+def vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What tells a vocabulary from another one, of as many tokens, too."""
+    known = tokenizer.get_vocab()
+    return xxhash.xxh3_64("\n".join(sorted(known, key=known.get)).encode()).hexdigest()
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str) -> None:
@@ -173,12 +188,16 @@ def tokenize_windows(
         )
     names = batch.get("example_id", ())
     texts = [clean_all(batch[name], cleaning, names) for name in ("text", "text_pair")[: 1 + pairs]]
-    if pairs:
-        result = _encode_pairs(texts, tokenizer, max_length, overlap, pair_truncation or "none", spans)
-    elif truncation == "none":
-        result = _encode_windows(texts, tokenizer, max_length, overlap, spans)
-    else:
-        result = _encode_truncated(texts[0], tokenizer, max_length, truncation, spans)
+    rows, parts = [*zip(*texts)], []
+    for part in portions(rows, map(count_characters, rows), CHARACTERS_AT_A_TIME) if rows else [()]:
+        texts = [*map(list, zip(*part))] or [[]] * (1 + pairs)
+        if pairs:
+            parts.append(_encode_pairs(texts, tokenizer, max_length, overlap, pair_truncation or "none", spans))
+        elif truncation == "none":
+            parts.append(_encode_windows(texts, tokenizer, max_length, overlap, spans))
+        else:
+            parts.append(_encode_truncated(texts[0], tokenizer, max_length, truncation, spans))
+    result = {name: [*chain.from_iterable(part[name] for part in parts)] for name in parts[0]}
     if spans:
         result["spans"] = [[_span(places, int(pairs)) for places in windows] for windows in result["places"]]
     cap = math.inf if max_windows is None else max_windows * max_length
@@ -310,6 +329,8 @@ def tokenize_splits(
     from bertcls.data.columns import WithLengths  # and so datasets
 
     pairs = "text_pair" in splits["train"].column_names
+    if not pairs and pair_truncation != "none":
+        raise ValueError(f"Found --pair_truncation {pair_truncation} with single texts; expected pairs. Leave it out.")
     overlap = check_window(tokenizer, max_length=max_length, overlap=overlap, pair=pairs)
     contract = {"cleaning": list(cleaning or []), "max_length": max_length, "overlap": overlap}
     contract |= {"truncation": truncation, "pair_truncation": pair_truncation if pairs else None}
@@ -330,6 +351,7 @@ def tokenize_splits(
             say(f"{name}: {describe_windows(result[name], max_length=max_length, special=special)}")
         if train_on == "windows":
             result["train"] = result["train"].map(explode_windows, batched=True, load_from_cache_file=fresh)
+    contract["vocabulary"] = vocabulary_digest(tokenizer)
     return type(splits)({name: WithLengths.of(rows) for name, rows in result.items()}), contract
 
 
@@ -396,26 +418,19 @@ class WindowCollator:
     """Examples with lists of windows to one batch, padded to its longest window.
 
     With the `config` of a model of several labels lists of class numbers become 0.0 and 1.0. A window's length is
-    rounded up to `pad_to_multiple_of` tokens; `None`: 8 on an accelerator, else 1 (to 8 a batch of SST-2 has a quarter
-    more places).
+    rounded up to `pad_to_multiple_of` tokens: 8 on an accelerator, else 1 (to 8 a batch of SST-2 has a quarter more
+    places).
 
     Returns `labels` `[batch]` (int64, or float `[batch]` or `[batch, num_labels]`), `example_ids` `[batch]`, the
     columns of windows `[num_windows, seq_len]`, and `window_example` `[num_windows]`, the row of a window's text.
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        config: PreTrainedConfig | None = None,
-        *,
-        pad_to_multiple_of: int | None = None,
-    ):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig | None = None):
         self.padding = dict(zip(_COLUMNS, (tokenizer.pad_token_id, 0, tokenizer.pad_token_type_id)))
         self.max_length = tokenizer.model_max_length
-        self.pad_to_multiple_of = pad_to_multiple_of or (8 if torch.accelerator.is_available() else 1)
+        self.pad_to_multiple_of = 8 if torch.accelerator.is_available() else 1
         multi_label = config is not None and config.problem_type == "multi_label_classification"
         self.num_labels = config.num_labels if multi_label else None
-        self.counts = torch.zeros(2, dtype=torch.int64).share_memory_()  # tokens and places, workers' batches included
 
     def __call__(self, features: list[dict]) -> dict[str, torch.Tensor]:
         batch = {}  # labels first: Trainer and accelerate take the batch size from the first tensor
@@ -434,7 +449,6 @@ class WindowCollator:
         longest, multiple = max(lengths), self.pad_to_multiple_of
         seq_len = max(longest, min(math.ceil(longest / multiple) * multiple, self.max_length))
         real = np.arange(seq_len) < np.array(lengths)[:, None]  # [num_windows, seq_len]
-        self.counts += torch.tensor([sum(lengths), real.size])
         for name, value in self.padding.items():
             if name in features[0]:
                 padded = np.full(real.shape, value, dtype=np.int64)

@@ -27,6 +27,7 @@ _PIECE = re.compile(  # a tag, which is no word; an escaped mark; a word, perhap
     rf"</?[a-zA-Z][^<>]*>|{_ESCAPED_MARK}|(?:\w|(?!{_ESCAPED_MARK})&#?\w+;)+|[^\w\s]"
 )
 _MOST_WORK = 5e7  # of an alignment, some seconds at worst
+_MOST_PIECES = 200_000  # of both texts, a second at worst
 PASSES = 4  # forward passes that the words of a text take, with one label and beside that of the answer
 _TOKENS = 2048  # padded tokens of a pass with gradients
 MOST_LABELS = 10  # of those that a text was given, the most probable ones: each takes a backward pass
@@ -61,6 +62,8 @@ def spans_before_cleaning(raw: str, cleaned: str, spans: list[tuple[int, int]]) 
     for parts in (_PIECE, _PLAIN_PIECE):  # the latter where tags are left in
         both = (parts, raw), (_PLAIN_PIECE, cleaned)
         pieces = [[found.span() for found in part.finditer(text)] for part, text in both]
+        if sum(map(len, pieces)) > _MOST_PIECES:
+            return None
         names = [[_name(text[a:b]) for a, b in part] for text, part in zip((raw, cleaned), pieces)]
         starts, ends = {}, {}  # of a span in the cleaned text: where it begins and ends in the raw one
         for kind, a, b, c, d in _aligned(*names) or ():

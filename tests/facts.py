@@ -79,7 +79,6 @@ FACTS = {  # as write_report gives them
         "train_seconds": 215.7,
         "train_examples_per_second": 111.26,
         "train_tokens_per_second": 2100.0,
-        "padding_share": 0.05,
         "peak_memory_gib": {"process": 1.25, "accelerator": 3.5},
     },
     "arguments": {"learning_rate": "5e-05", "num_train_epochs": "3"},

@@ -10,7 +10,7 @@ from conftest import load_recipe
 from bertcls import RecipeArguments, RunArguments
 from bertcls.process import cores_per_process, one_line_errors
 from bertcls.training.checkpoints import clear_output
-from bertcls.training.launch import parse, parse_runs
+from bertcls.training.launch import parse, parse_runs, run_recipe
 
 DEFAULTS = {"learning_rate": 5e-5, "num_train_epochs": 3, "max_length": 64}
 
@@ -128,6 +128,13 @@ def test_precision_follows_the_machine_unless_told(parsed, tmp_path, monkeypatch
             "No checkpoint to resume from in .*run/checkpoints; expected a folder checkpoint-N",
         ),
         (["--fp16", "--bf16"], "Found --bf16 and --fp16; expected one. Leave one out."),
+        (["--max_steps", "0"], "Found --max_steps 0; expected 1 or more"),
+        ([""], "Found the unknown option ''; expected one that --help lists"),
+        (
+            ["--early_stopping_patience", "2", "--eval_strategy", "no"],
+            "Found --early_stopping_patience without eval",
+        ),
+        (["--layer_decay", "1.5"], "Found --layer_decay 1.5; expected"),
     ],
 )
 def test_a_wrong_command_line_gets_one_line(parsed, words, message):
@@ -400,6 +407,25 @@ def test_one_run_a_seed(tmp_path):
         list(parse_runs(RecipeArguments, again, defaults={}))
     with pytest.raises(ValueError, match="Found --resume_from_checkpoint x with several runs; expected it without"):
         list(parse_runs(RecipeArguments, [*again, "x", "--output_dir", str(tmp_path)], defaults={}))
+    with pytest.raises(ValueError, match="Found --seeds 4 -1; expected numbers from 0"):
+        next(parse_runs(RecipeArguments, ["--seeds", "4", "-1", "--output_dir", str(tmp_path)], defaults={}))
+    (tmp_path / "seed-5").mkdir()
+    (tmp_path / "seed-5" / "audit.json").write_text("{}")
+    with pytest.raises(FileExistsError, match="seed-5 is not empty"):  # before the first one trains
+        next(parse_runs(RecipeArguments, ["--seeds", "4", "5", "--output_dir", str(tmp_path)], defaults={}))
+    sizes = ["--train_sizes", "1234567", "--output_dir", str(tmp_path / "sizes")]
+    assert [args.max_train_samples for args, _ in parse_runs(RecipeArguments, sizes, defaults={})] == [1234567]
     for name, value in {"seeds": [1, 2], "folds": 5, "train_sizes": [0.5]}.items():
         with pytest.raises(ValueError, match=f"Found --{name} here; expected it on the command line"):
             parse(RecipeArguments, words[3:], defaults={name: value})
+
+
+def test_runs_that_are_refused_leave_no_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def refuse(args, training_args):
+        raise ValueError("no")
+
+    with pytest.raises(SystemExit):
+        run_recipe(refuse, RecipeArguments, ["--seeds", "1", "2"], defaults={})
+    assert not (tmp_path / "runs").exists()

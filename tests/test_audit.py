@@ -13,7 +13,7 @@ from conftest import SAMPLE, TINY, real_path
 from datasets import concatenate_datasets
 
 from bertcls import RecipeArguments, audit_run, load_splits
-from bertcls.audit import LEAK_EXIT_CODE, audit_splits, drop_leaked, format_audit
+from bertcls.audit import LEAK_EXIT_CODE, audit_splits, drop_leaked, format_audit, main
 from bertcls.data.splits import arrange_splits, split_dataset
 from bertcls.report.write import _audited
 from bertcls.text import comparison_key
@@ -228,3 +228,10 @@ def test_memory_grows_by_a_few_arrays(tmp_path):
     parts, arranging = peak(lambda: arrange_splits(splits)[0])
     _, auditing = peak(lambda: audit_splits(parts))
     assert max(loading, arranging, auditing) < 400  # bytes a row; a string alone has 50 beside its characters
+
+
+def test_the_command_does_not_overwrite_its_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "audit.json").write_text('[{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]')
+    with pytest.raises(ValueError, match="Found --output_dir .*audit.json in audit.json, which is read"):
+        main(["audit.json"])

@@ -104,7 +104,9 @@ def test_numbers_that_are_not_finite_are_no_answer(model, tmp_path):
         {"temperature": -1},
         {"temperature": 0},
         {"temperature": math.nan},
-        {"temperature": True and math.inf},
+        {"temperature": math.inf},
+        {"temperature": 1e18},
+        {"temperature": 1e-310},
         {"label_scale": 0.0},
         {"label_scale": math.inf, "problem_type": "regression"},
         {"label_mean": math.inf, "problem_type": "regression"},
@@ -115,6 +117,8 @@ def test_numbers_that_are_not_finite_are_no_answer(model, tmp_path):
         {"max_train_windows": 0},
         {"max_length": 0},
         {"id2label": {0: "good", 1: "good"}},
+        {"id2label": {0: "good", 2: "bad"}},
+        {"id2label": {0: "good", 1: "\ud83d"}},
     ],
 )
 def test_values_that_mean_nothing_are_refused(model, tmp_path, changed):
@@ -141,11 +145,12 @@ def save_config(folder: Path, **changed) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("family", ["t5", "bart", "gpt2", "modernbert-decoder", "bert"])
 def test_an_encoder_with_a_decoder_is_refused(tmp_path, family):
     save_tokenizer(tmp_path)
     size = len(AutoTokenizer.from_pretrained(TINY))
-    AutoConfig.for_model(family, vocab_size=size, d_model=32).save_pretrained(tmp_path)
+    sized = {"d_model": 32} if family in ("t5", "bart") else {"is_decoder": True} if family == "bert" else {}
+    AutoConfig.for_model(family, vocab_size=size, **sized).save_pretrained(tmp_path)
     for load in (load_tokenizer, lambda name: BertClsForSequenceClassification.from_encoder(name, num_labels=2)):
         with pytest.raises(ValueError, match="which has a decoder; expected an encoder"):
             load(str(tmp_path))
@@ -255,3 +260,43 @@ def test_an_edited_step_is_not_answered_from_the_cache(tokenizer, steps_file, tm
         seen.append(tokenizer.decode(tokenized["train"]["input_ids"][0][0], skip_special_tokens=True))
     assert seen == ["good", "bad"] and contract["cleaning"] == ["my_step"]
     assert BertClsConfig(**contract, num_labels=2).cleaning == ["my_step"]
+
+
+def test_another_vocabulary_of_as_many_tokens_is_refused(encoder_folder, tmp_path):
+    tokenizer = load_tokenizer(encoder_folder)
+    rows = Dataset.from_dict({"text": TEXTS, "label": [0, 1, 0], "example_id": [0, 1, 2]})
+    contract = tokenize_splits(DatasetDict(train=rows), tokenizer)[1]
+    folder = Path(save_model(encoder_folder, tmp_path, vocabulary=contract["vocabulary"]))
+    TextClassifier.from_pretrained(str(folder), device="cpu")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    known = content["model"]["vocab"]
+    known["good"], known["bad"] = known["bad"], known["good"]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="another vocabulary than the model was trained with"):
+        TextClassifier.from_pretrained(str(folder), device="cpu")
+
+
+def test_a_length_that_is_no_number_and_a_token_that_is_missing(encoder_folder, tmp_path):
+    folder = Path(shutil.copytree(encoder_folder, tmp_path / "model"))
+    save_config(folder, model_max_length="512")
+    with pytest.raises(ValueError, match="cannot read texts .*; expected its whole files"):
+        load_tokenizer(str(folder))
+
+
+def test_a_quantized_model_is_one_line(model, tmp_path):
+    folder = Path(shutil.copytree(model, tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="weights in .* cannot be read"):
+        TextClassifier.from_pretrained(str(folder), device="cpu")
+
+
+def test_a_long_text_read_in_parts_has_no_answer_that_is_not_finite(model, tmp_path):
+    classifier = TextClassifier.from_pretrained(model, device="cpu")
+    (encoded,) = classifier.encode(["good " * 300])
+    vectors = classifier.window_vectors(encoded).clone()
+    classifier.predict_vectors(encoded, vectors)
+    vectors[0, 0] = math.nan
+    with pytest.raises(ValueError, match="logits that are not finite"):
+        classifier.predict_vectors(encoded, vectors)

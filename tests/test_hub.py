@@ -367,6 +367,14 @@ def test_a_run_that_answers_otherwise_than_it_was_scored_is_refused(change, fold
         main(["push", str(folder)])
 
 
+def test_labels_that_were_renamed_after_training_are_refused(folder):
+    model = BertClsForSequenceClassification.from_pretrained(folder)
+    model.config.id2label = {0: "dull", 1: "fine"}
+    model.save_pretrained(folder)
+    with pytest.raises(ValueError, match="has other labels than .*predictions.parquet; a file was changed"):
+        main(["push", str(folder)])
+
+
 def test_a_model_of_another_kind_is_refused(folder, encoder_folder):
     for name in ("config.json", "model.safetensors"):
         shutil.copy(Path(encoder_folder, name), folder)

@@ -245,7 +245,9 @@ def test_collator_pads_to_the_longest_window(tokenizer, multiple, seq_len):
     features = [
         {"label": i, "example_id": 10 + i, **{name: column[i] for name, column in rows.items()}} for i in range(2)
     ]
-    batch = WindowCollator(tokenizer, pad_to_multiple_of=multiple)(features)
+    collator = WindowCollator(tokenizer)
+    collator.pad_to_multiple_of = multiple
+    batch = collator(features)
     assert list(batch)[0] == "labels"
     assert batch["labels"].tolist() == [0, 1] and batch["labels"].dtype == torch.int64
     assert batch["example_ids"].tolist() == [10, 11]
@@ -257,7 +259,8 @@ def test_collator_pads_to_the_longest_window(tokenizer, multiple, seq_len):
 
 
 def test_collator_never_pads_beyond_the_encoder(tokenizer):
-    collator = WindowCollator(tokenizer, pad_to_multiple_of=8)
+    collator = WindowCollator(tokenizer)
+    collator.pad_to_multiple_of = 8
     collator.max_length = 10
     assert collator([{"input_ids": [[2] * 9], "attention_mask": [[1] * 9]}])["input_ids"].shape == (1, 10)
 

@@ -17,7 +17,7 @@ from yaml import YAMLError
 from bertcls.data.encoding import checked_text
 from bertcls.data.labels import natural_key
 from bertcls.data.tables import SUFFIXES, Rows, columns_to_table, file_format, names_twice, stream_table
-from bertcls.process import code_digest, warn, whole_file
+from bertcls.process import code_digest, file_digest, warn, whole_file
 
 SPLITS = ("train", "validation", "test")
 SPLIT_OF = {"valid": "validation", "val": "validation", "dev": "validation"}
@@ -96,6 +96,9 @@ def find_splits(source, config_name: str | None, revision: str | None, *, stream
             "DatasetDict. Rows become one by Dataset.from_list(rows), columns by Dataset.from_dict(columns)."
         )
     splits = {SPLIT_OF.get(name, name): split for name, split in found.items()}
+    for name, split in splits.items():
+        if isinstance(split, Dataset):
+            splits[name] = split.with_format(None)  # what set_format left out is there, and as Python has it
     if len(splits) < len(found):
         raise ValueError(f"Found the splits {', '.join(found)}; expected one for validation. Remove or rename one.")
     return splits
@@ -153,7 +156,7 @@ def _layout(builder: datasets.DatasetBuilder) -> dict[str, Files]:
 
 def _cached(options, files: list[Path]) -> Path:
     """A folder in the cache of datasets for what is read of files in their present state."""
-    state = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    state = [(str(file.resolve()), file_digest(file)) for file in files if file.is_file()]  # the time may stay
     return Path(datasets.config.HF_DATASETS_CACHE) / "bertcls" / Hasher.hash([options, state, code_digest()])
 
 

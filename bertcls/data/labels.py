@@ -123,11 +123,13 @@ def read_lists(split: Dataset, name: str, place: Callable[[int], str]) -> Datase
     lists = [None if cell is None else _list_in(cell) for cell in different.to_pylist()]
     listed = any(found is not None for found in lists)
     odd = [cell for cell, found in zip(different.to_pylist(), lists) if found is None and cell and cell.strip()]
-    if listed and odd or any(map(_is_printed_array, odd)):
+    bare = all(cell.strip()[:1] in "[{" and cell.strip()[-1:] in "]}" for cell in odd)  # [sport, news]
+    bare = bare and any("," in cell for cell in odd)
+    if odd and (listed or bare) or any(map(_is_printed_array, odd)):
         row = pc.index(cells, pa.scalar(odd[0], cells.type)).as_py()
         raise ValueError(
-            f"Found {odd[0][:40]!r} in column {name}, {place(row)}, which is no list as in other rows; expected lists "
-            "such as ['sport', 'news'] or [\"sport\", \"news\"] in all of them. Correct it."
+            f"Found {odd[0][:40]!r} in column {name}, {place(row)}, which is no list that can be read; expected lists "
+            "such as ['sport', 'news'] or [\"sport\", \"news\"] in all rows. Correct it."
         )
     if not listed:
         return split
@@ -151,7 +153,7 @@ def _list_in(cell: str) -> list[str] | None:
 def _is_printed_array(cell: str) -> bool:
     """Whether it is what numpy prints, `[0 1]` or `['a' 'b']`, of which Python would make one name."""
     inside = cell.strip()[1:-1].split()
-    numbers = len(inside) > 1 and all(map(NUMBER.fullmatch, inside))
+    numbers = len(inside) > 1 and all(NUMBER.fullmatch(part) or part in ("True", "False") for part in inside)
     return cell.lstrip()[:1] == "[" and (numbers or "," not in cell and bool(_QUOTES_WITHOUT_COMMA.search(cell)))
 
 
@@ -229,6 +231,10 @@ class LabelColumn:
             raise ValueError(f"Found --problem_type {given}; expected {SINGLE_LABEL}, {MULTI_LABEL} or {REGRESSION}.")
         if not isinstance(feature, _LISTS | ClassLabel | Value):
             raise ValueError(f"Found labels of type {feature} {where}; expected names, numbers or lists of names.")
+        inner = getattr(feature, "feature", feature)
+        if not isinstance(inner, ClassLabel | Value):
+            found = f"Found lists of {getattr(inner, 'dtype', inner)!s:.60} {where}"
+            raise ValueError(f"{found}; expected lists of the names of a text's labels. Write these.")
         if self.delimiter is not None and not _is_string(feature):
             found = f"Found --label_delimiter {self.delimiter!r} with labels of type"
             raise ValueError(f"{found} {getattr(feature, 'dtype', feature)}; expected strings.")
@@ -281,8 +287,18 @@ class LabelColumn:
         return (cell for batch in row_batches(split, self.column) for cell in batch[self.column])
 
     def read(self, split: Dataset, split_name: str) -> RowLabels:
-        """Each row's labels as they are written, or its number."""
-        declared = _declared(split.features[self.column]) or []
+        """Each row's labels as they are written, or its number.
+
+        Raises:
+            ValueError: labels of another kind than in train, or a number or a name that none can be.
+        """
+        feature, lists = split.features[self.column], self.problem_type == MULTI_LABEL and self.delimiter is None
+        strings = self.delimiter is None or _is_string(feature)
+        if getattr(feature, "dtype", None) != "null" and (lists != isinstance(feature, _LISTS) or not strings):
+            found = f"Found labels of type {getattr(feature, 'dtype', feature)!s:.60} in column {self.column}"
+            wanted = "lists" if lists else "one a row" if self.delimiter is None else "strings"
+            raise ValueError(f"{found} of {split_name}; expected {wanted}, as in train. Write all in one way.")
+        declared = _declared(feature) or []
         places: dict[str, int] = {}
         values, sizes = array("d" if self.problem_type == REGRESSION else "q"), array("q")
 
@@ -306,9 +322,10 @@ class LabelColumn:
                     )
                 found = [*map(name_of, label)]
             elif self.problem_type == SINGLE_LABEL:
-                found = None if (name := name_of(label)) in ("", "-1") else [name]
+                hidden = label == -1 if declared else name_of(label) in ("", "-1")
+                found = None if hidden else [name_of(label)]
             else:
-                found = [self._number(label)]
+                found = [self._number(declared[label] if declared and 0 <= label < len(declared) else label)]
                 if found[0] is None or np.isinf(found[0]):
                     place = self._places[split_name](row)
                     raise ValueError(
@@ -327,9 +344,12 @@ class LabelColumn:
         rows = rows.select(rows.sizes >= 0)
         seen = sorted(rows.names, key=lambda name: (natural_key(name), name))  # 1 and 01 are alike but for the name
         declared, sizes = _declared(train.features[self.column]), np.unique(rows.sizes)
-        vectors = rows.by_row(np.arange(len(seen)))[0] < rows.sizes
+        numbers = all(map(NUMBER.fullmatch, seen)) or {name.lower() for name in seen} <= _YES | _NO
+        vectors = (rows.by_row(np.arange(len(seen)))[0] < rows.sizes) & numbers  # with a number twice
         of_numbers = not declared and {name.lower() for name in seen} <= _YES | _NO
-        if vectors.any() or of_numbers and len(sizes) == 1 and sizes[0] > 1:
+        inner = getattr(train.features[self.column], "feature", None)
+        shares = str(getattr(inner, "dtype", "")).startswith("float") and any("." in name for name in seen)
+        if vectors.any() or shares or of_numbers and len(sizes) == 1 and sizes[0] > 1:
             start = rows.sizes[: vectors.argmax()].sum()
             vector = [rows.names[place] for place in rows.values[start : start + rows.sizes[vectors.argmax()]][:5]]
             raise ValueError(

@@ -12,6 +12,7 @@ from bertcls.data.columns import is_missing, row_batches
 from bertcls.data.folders import SPLITS, Files, find_splits
 from bertcls.data.labels import NUMBER, LabelColumn, join_columns, read_lists
 from bertcls.data.tables import refusal
+from bertcls.modeling import REGRESSION
 from bertcls.process import code_digest, warn
 
 USUAL = {"text": ("text", "sentence", "content", "review"), "label": ("label", "labels")}  # names of columns
@@ -134,7 +135,8 @@ def load_splits(
             missing |= is_missing(form, new, blank=drop_empty)
         if labels is not None:
             found = labels.read(split, name)
-            if name == "test" and found.sizes.max() < 1:
+            numbers = labels.problem_type == REGRESSION
+            if name == "test" and (found.sizes.max() < 1 or numbers and {*found.values} == {-1}):
                 continue  # hidden labels, as in GLUE
             unlabelled = found.sizes < 0
             alone = ~missing & unlabelled & (keep_unlabelled and name == "train")
@@ -207,6 +209,9 @@ def find_columns(schema: pa.Schema, given: dict[str, str | None], where: str = "
             raise ValueError(
                 f"Column {name} of {where} holds {str(kind):.60}, expected strings. Name another --{role}_column."
             )
+        if role == "id" and (pa.types.is_nested(kind) or "binary" in str(kind)):
+            found = f"Column {name} of {where} holds {str(kind):.60}"
+            raise ValueError(f"{found}; expected texts or numbers. Name another --id_column.")
         found[role] = name
     different = [*found.values()]
     if len({*different}) < len(different):

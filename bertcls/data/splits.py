@@ -142,7 +142,9 @@ def draw_rows(dataset: Dataset, rows: float | None, *, seed: int = SPLIT_SEED) -
 
     All rows for `None` or too many.
     """
-    rows = len(dataset) if rows is None else max(round(rows * len(dataset)), 1) if rows <= 1 else int(rows)
+    if isinstance(rows, float):
+        rows = max(round(rows * len(dataset)), 1) if rows <= 1 else int(rows)
+    rows = len(dataset) if rows is None else rows
     if rows >= len(dataset):
         return dataset
     classes = "label" in dataset.column_names and problem_type_of(dataset) == SINGLE_LABEL

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bertcls.data.encoding import LONGEST, UNPACK, blocks_of, checked_text
@@ -104,7 +105,7 @@ def stream_table(
             raise ValueError(f"{path} is of an unknown kind; expected the ending {', '.join(SUFFIXES)}. {advice}")
         if kind == ".parquet":
             continue
-        opened = checked_text(path, encoding, longest=None if "json" in kind else LONGEST)
+        opened = checked_text(path, encoding, longest=None if kind == ".json" else LONGEST)
         if kind == ".txt":
             parts.append(partial(_txt_rows, opened, whole))
         elif "json" in kind:
@@ -139,6 +140,7 @@ def _parquet_tables(path: Path, columns: list[str] | None = None) -> Iterator[pa
                 chunks = map(group.column, range(group.num_columns))
                 asked = (chunk for chunk in chunks if columns is None or chunk.path_in_schema.split(".")[0] in columns)
                 _check_bytes(path, part * sum(chunk.total_uncompressed_size for chunk in asked))
+            _check_repeated(path, file, columns)
             twice = sorted(names_twice(file.schema_arrow.names))
             for batch in file.iter_batches(ROWS_AT_A_TIME, columns=columns):
                 _check_bytes(path, batch.nbytes)
@@ -146,6 +148,10 @@ def _parquet_tables(path: Path, columns: list[str] | None = None) -> Iterator[pa
                 table = table.select([i for i, name in enumerate(table.column_names) if name not in twice])
                 for name in twice:
                     table = table.append_column(_refused(name, path, _TWICE), pa.nulls(len(table)))
+                for place, field in enumerate(table.schema):
+                    if pa.types.is_map(field.type) or pa.types.is_union(field.type):  # datasets has no such types
+                        why = f"is of type {str(field.type):.60}; expected texts, numbers or lists"
+                        table = table.set_column(place, _refused(field.name, path, why), pa.nulls(len(table)))
                 kinds = [field.with_type(_plain(field.type)) for field in table.schema]
                 yield table.cast(pa.schema(kinds, table.schema.metadata))
     except (pa.ArrowException, OSError) as error:
@@ -157,9 +163,29 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     """The type that datasets has for the same values."""
     if pa.types.is_dictionary(kind):
         return _plain(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):  # such as a UUID
+        return _plain(kind.storage_type)
     if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _plain(kind.value_type) != kind.value_type:
         return pa.list_(_plain(kind.value_type))
     return pa.large_string() if kind == pa.string_view() else kind
+
+
+def _check_repeated(path: Path, file: pq.ParquetFile, columns: list[str] | None) -> None:
+    """Refuses what long texts take in many rows that a file holds once, before it is unpacked."""
+    names = [field.name for field in file.schema_arrow if field.type in (pa.string(), pa.large_string())]
+    names = [name for name in {*names} if columns is None or name in columns]
+    if not names or path.suffix.lower() in UNPACK:  # a packed one is in memory as a whole
+        return
+    options = {"columns": names, "row_groups": list(range(file.num_row_groups))}
+    with pq.ParquetFile(path, pre_buffer=False, read_dictionary=names) as once:
+        first = (next(once.iter_batches(1, columns=names, row_groups=[one]), []) for one in options["row_groups"])
+        parts = (part for batch in first for part in batch if pa.types.is_dictionary(part.type))
+        lengths = (pc.max(pc.binary_length(part.dictionary)).as_py() for part in parts)
+        if max((one or 0 for one in lengths), default=0) * ROWS_AT_A_TIME > _BYTES_OF_ROWS:
+            for batch in once.iter_batches(ROWS_AT_A_TIME, **options):
+                parts = (part for part in batch if pa.types.is_dictionary(part.type))
+                lengths = (pc.binary_length(part.dictionary).take(part.indices) for part in parts)
+                _check_bytes(path, sum(pc.sum(one).as_py() or 0 for one in lengths))
 
 
 def _check_bytes(path: Path, size: float) -> None:
@@ -313,7 +339,7 @@ def _of_pandas(table: dict, path: Path) -> list[dict]:
 def _parsed(text: str, path: Path | None = None, line: int = 1):
     """JSON that starts in a line of a file; without a file `None` for what is none."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         if path is None:
             return None
@@ -322,6 +348,12 @@ def _parsed(text: str, path: Path | None = None, line: int = 1):
         raise ValueError(
             f"{path} is not valid JSON in line {line} ({why}); expected a list of objects, or one a line. Correct it."
         ) from error
+
+
+def _without_twins(pairs: list[tuple]) -> dict:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError(f"an object with the name {', '.join(names_twice(name for name, _ in pairs))} twice")
+    return found
 
 
 def columns_to_table(
@@ -337,7 +369,8 @@ def columns_to_table(
         try:
             array = pa.array(values) if why is None else array
         except UnicodeEncodeError:
-            row = next(row for row, value in enumerate(values) if not is_whole(str(value)))
+            found = (json.dumps(value, ensure_ascii=False, default=str) for value in values)
+            row = next((row for row, text in enumerate(found) if not is_whole(text)), 0)
             why = f"holds half of a character (a lone surrogate) in {places[row]}; expected whole ones"
         except (pa.ArrowException, TypeError, OverflowError) as error:
             first = {type(value).__name__: row for row, value in reversed([*enumerate(values)]) if value is not None}

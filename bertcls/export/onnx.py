@@ -47,6 +47,7 @@ def export_onnx(run_dir: str, folder: str, *, int8: bool = False) -> dict:
     target = Path(folder)
     if not target.name:
         raise ValueError(f"Found the folder {folder} for an export; expected one that may be replaced. Name it.")
+    target = target.resolve()  # what a link leads to is replaced
     require("onnx", "onnxscript", "onnxruntime")
     present = {path.name for path in target.iterdir()} if target.is_dir() else set()
     others = sorted(present - EXPORT_FILES)[:3]

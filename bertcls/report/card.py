@@ -174,8 +174,8 @@ def _score_rows(facts: dict) -> list[tuple[str, str, str, str]]:
     for prefix, which in (("test", "reported"), ("eval", "selection"), ("before", "selection, before training")):
         counted = scores.get("test_samples") if prefix == "test" else selection
         for score, name in facts["names"].items():
-            found = [scores[key] for end in ("", "_low", "_high") if (key := f"{prefix}_{score}{end}") in scores]
-            if found:
+            found = [scores.get(f"{prefix}_{score}{end}") for end in ("", "_low", "_high")]
+            if found := [one for one in found if one is not None]:
                 value, *ends = (format_score(one, counted, error=score in ERRORS) for one in found)
                 rows.append((which, name, value, " to ".join(ends)))
     return rows
@@ -191,7 +191,7 @@ def _limits(facts: dict, data: str, from_scratch: bool) -> list[str]:
             f"It was trained on {trained:,} rows and tested on {tested:,} rows of {data}. Texts of another kind, time "
             "or language were not tried."
         )
-    if tested and f"test_{main}_low" in scores:
+    if tested and scores.get(f"test_{main}_low") is not None:
         ends = " and ".join(format_score(scores[f"test_{main}_{end}"], tested) for end in ("low", "high"))
         measured = f"its {facts['names'][main]} on rows of this kind"
         found.append(f"{tested:,} rows leave {measured} between {ends} (95 % interval).")

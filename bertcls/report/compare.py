@@ -11,6 +11,7 @@ from pandas.api.types import is_float_dtype
 
 from bertcls.layout import CHECKPOINTS, PREDICTIONS, RECORD, RESULTS
 from bertcls.modeling import REGRESSION, SINGLE_LABEL
+from bertcls.process import read_json
 from bertcls.report.formats import MEASURES, UNSURE, outcome
 from bertcls.report.scores import row_values
 from bertcls.report.statistics import mean_interval, paired_p_value, score_with_interval
@@ -79,7 +80,10 @@ def load_arm(folder: str, name: str | None = None, seeds: list[int] | None = Non
     table, answers = tables[0].filter(["example_id", "text", "text_pair", "label"]), [t["prediction"] for t in tables]
     answers = pd.concat(answers, axis=1)
     table["prediction"] = answers.mean(axis=1) if is_float_dtype(table["label"]) else _most_frequent(answers)
-    facts = [json.loads((run / RESULTS).read_text(encoding="utf-8")) for run in runs]
+    facts = [read_json(run / RESULTS) for run in runs]
+    if len(encoders := {str((one.get("model") or {}).get("encoder")) for one in facts}) > 1:
+        found = f"Found runs of {' and '.join(sorted(encoders))} in {folder}"
+        raise ValueError(f"{found}; expected those of one, by several seeds or folds. Name each run by itself.")
     records = [json.loads(path.read_text()) if (path := run / RECORD).is_file() else {} for run in runs]
     options = [_options(*both) for both in zip(facts, records)]
     states = [max(run.glob(_STATES), key=lambda path: path.stat().st_mtime, default=None) for run in runs]

@@ -1,6 +1,5 @@
 """Folds: every row is answered by a model that did not see it, and so rows are found whose label is probably wrong."""
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from bertcls.data.labels import label_array, label_names_of
 from bertcls.layout import PREDICTIONS, RESULTS
 from bertcls.metrics import fit_temperature
 from bertcls.modeling import MULTI_LABEL, REGRESSION
+from bertcls.process import read_json
 from bertcls.report.formats import as_cell
 
 _LEAST = 1e-12  # of a probability, whose logarithm is taken
@@ -20,9 +20,7 @@ _LEAST = 1e-12  # of a probability, whose logarithm is taken
 
 def chosen_epochs(folder: Path, folds: int) -> float:
     """The median of the epochs that the finished folds in a folder chose, for the model trained on all rows."""
-    facts = [
-        json.loads((folder / f"fold-{number}" / RESULTS).read_text(encoding="utf-8")) for number in range(1, folds + 1)
-    ]
+    facts = [read_json(folder / f"fold-{number}" / RESULTS) for number in range(1, folds + 1)]
     return float(np.median([fact["chosen"]["epoch"] for fact in facts]))
 
 

@@ -55,7 +55,6 @@ def _training_record(trainer: Trainer) -> dict:
     logged = {key: value for entry in state.log_history for key, value in entry.items()}  # the last of each
     seconds = logged.get("train_runtime")
     per_second = state.epoch / seconds if seconds and not args.resume_from_checkpoint else None
-    padding = [entry["padding_share"] for entry in state.log_history if "padding_share" in entry]
     return {
         "device": torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type,
         "processes": args.world_size,
@@ -64,7 +63,6 @@ def _training_record(trainer: Trainer) -> dict:
         "train_seconds": seconds,
         "train_examples_per_second": per_second and round(len(dataset) * per_second, 2),
         "train_tokens_per_second": per_second and round(numbers_in(dataset, "length").sum() * per_second, 1),
-        "padding_share": round(sum(padding) / len(padding), 4) if padding else None,
     }
 
 

@@ -73,15 +73,12 @@ def write_report(
 
     Args:
         scores: what is known by now: `train_*`, `before_*` and `eval_*`, and `reported_split`, its name in the source.
-        encoder, from_scratch: what the model started from, and whether it took the architecture alone.
         source: `dataset`, `config` and `files`.
         chosen: as `chosen_epoch` gives it.
         answers: of folds, for all rows; where there are no test rows, these are reported.
         as_it_came: the untrained encoder, a baseline.
-        language, license, label_column: for the card; what the numbers of a regression are called.
-        own, probes, draw: further metrics; a file for `run_probes`; whether to draw the figures and the page.
         beside: gives further facts from the classifier, test and the table of its predictions; the `said` in them
-            begins the report.
+            begins the report. The others are as for `finish_run`.
     """
     test, config, folder = splits["test"], classifier.model.config, Path(run_dir, REPORT)
     kind, reported, audit = config.problem_type, scores["reported_split"], Path(run_dir, AUDIT)

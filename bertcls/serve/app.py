@@ -38,6 +38,7 @@ from bertcls.words import tells_words
 
 SPARE_FILES = 64  # of those that the process may open: connections that wait are closed before none is left
 HEAD_SECONDS = 10.0  # for the head of a request, at most
+HEAD_BYTES = 65_536  # of a request
 LARGE_BODY = 100_000  # bytes: larger ones are parsed one at a time
 PAUSE = 3  # times as long as a large body took to parse, nothing of its kind is parsed, and others have their turn
 _POSTS = {"/query", "/predict"}
@@ -179,7 +180,23 @@ def _page(content: str) -> Response:
 
 
 class _Connection(HttpToolsProtocol):
-    """uvicorn's, with refusals as bodies of `ApiError`."""
+    """uvicorn's, with refusals as bodies of `ApiError`, and a limit for heads."""
+
+    head = 0  # bytes since the last head or piece of a body
+
+    def data_received(self, data: bytes) -> None:
+        self.head += len(data)
+        super().data_received(data)
+        if self.head > HEAD_BYTES:
+            self.refuse(431, "head_too_large", f"Expected a head of at most {HEAD_BYTES} bytes.")
+
+    def on_headers_complete(self) -> None:
+        self.head = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self.head = 0
+        super().on_body(body)
 
     def send_400_response(self, message: str) -> None:
         self.refuse(400, "malformed_http", message)
@@ -204,7 +221,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Starlette, **options: Any):
         self.service: Service = app.state.service
-        # since when connections, after which request, expect a head, and how many bytes they have not read
+        # since when connections, at which request, expect a head or body, and how many bytes they have not read
         self.expecting: dict[tuple, tuple[float, int]] = {}
         self.most_connections = math.inf
         with suppress(ImportError):  # on Windows
@@ -213,7 +230,7 @@ class Server(uvicorn.Server):
             if (files := resource.getrlimit(resource.RLIMIT_NOFILE)[0]) != resource.RLIM_INFINITY:
                 self.most_connections = files - SPARE_FILES
         options["timeout_graceful_shutdown"] = math.ceil(self.service.limits.seconds) + 5  # for who does not read
-        options |= {"http": _Connection, "access_log": False, "server_header": False, "lifespan": "on"}
+        options |= {"http": _Connection, "ws": "none", "access_log": False, "server_header": False, "lifespan": "on"}
         super().__init__(uvicorn.Config(app, **options))
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -229,16 +246,19 @@ class Server(uvicorn.Server):
         idle = [
             (one, cycle)
             for one, cycle in connections
-            if cycle is None or cycle.response_complete or one.flow.write_paused  # of an answer that is not read
+            if cycle is None or cycle.response_complete or cycle.more_body or one.flow.write_paused  # answer not read
         ]
         unread = [(pair, pair[0].transport.get_write_buffer_size()) for pair in idle]
         known = {pair: self.expecting.get(pair, (now, left)) for pair, left in unread}
         self.expecting = {pair: known[pair] if left >= known[pair][1] else (now, left) for pair, left in unread}
         many = len(self.server_state.connections) - self.most_connections
-        oldest = sorted(self.expecting.items(), key=lambda item: (item[0][1] is not None, item[1]))  # new ones
-        for number, ((connection, _), (since, left)) in enumerate(oldest):
+        bodies = {pair for pair in self.expecting if pair[1] and not pair[1].response_complete and pair[1].more_body}
+        oldest = sorted(  # bodies that do not come first, then new connections
+            self.expecting.items(), key=lambda item: (item[0] not in bodies, item[0][1] is not None, item[1])
+        )
+        for number, ((connection, cycle), (since, left)) in enumerate(oldest):
             seconds = most if left else min(most, HEAD_SECONDS)
-            if now - since > seconds:
+            if now - since > seconds and (connection, cycle) not in bodies:  # whose time the middleware limits
                 message = f"The head of a request did not arrive within {seconds:g} seconds."
                 connection.refuse(408, "head_too_slow", message)
             elif number < many:

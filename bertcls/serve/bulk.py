@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TextIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 import xxhash
@@ -26,6 +25,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from bertcls.backends import OnnxModel
+from bertcls.data.encoding import LONGEST
 from bertcls.data.streams import KEPT
 from bertcls.data.tables import join_tables
 from bertcls.inference import Prediction, TextClassifier
@@ -243,6 +243,8 @@ def check_output(
             f"Found --output_file {output_file}; expected a name that ends with {', '.join(FORMATS)}. Rename it."
         )
     refuse_inside(output_file, [source], "--output_file")
+    if source and Path(source).expanduser().resolve().is_relative_to(parts_folder(output_file).resolve()):
+        raise ValueError(f"Found {source} among the parts of --output_file {output_file}; expected other data.")
     if not overwrite:
         _refuse_written(output_file, shard)
 
@@ -409,12 +411,14 @@ def describe_prediction(prediction: Prediction) -> str:
     for name in prediction.words[0].contributions if prediction.words else ():
         ranked = sorted(prediction.words, key=lambda word: -abs(word.contributions[name]))[:_SHOWN_WORDS]
         line += f"\t{name}: " + ", ".join(f"{word.text} {word.contributions[name]:+.2f}" for word in ranked)
-    return line
+    return "".join(sign if sign.isprintable() or sign == "\t" else " " for sign in line)  # names may hold line ends
 
 
 def lines_of_standard_input(*, pairs: bool) -> Iterator[str | tuple[str, str]]:
     """As UTF-8, whatever the locale; pairs have a tab between."""
-    for number, line in enumerate(sys.stdin.buffer, start=1):
+    for number, line in enumerate(iter(lambda: sys.stdin.buffer.readline(LONGEST + 1), b""), start=1):
+        if len(line) > LONGEST:
+            raise ValueError(f"Line {number} of standard input has over {LONGEST:,} bytes; expected a text. Cut it.")
         try:
             parts = line.decode().rstrip("\r\n").split("\t", 1) if pairs else [line.decode().rstrip("\r\n")]
         except UnicodeDecodeError as error:
@@ -428,11 +432,11 @@ def lines_of_standard_input(*, pairs: bool) -> Iterator[str | tuple[str, str]]:
 
 
 def _write_lines(file: TextIO, table: pa.Table) -> None:
-    for place, column in enumerate(table.schema):
-        if pa.types.is_floating(column.type):  # JSON has no NaN
-            finite = pc.if_else(pc.is_finite(table[place]), table[place], None)
-            table = table.set_column(place, column.name, finite)
-    file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist())
+    for row in table.to_pylist():
+        line = json.dumps(row, ensure_ascii=False, default=str)
+        if "NaN" in line or "Infinity" in line:  # which JSON has not
+            line = json.dumps(json.loads(line, parse_constant=lambda name: None), ensure_ascii=False)
+        file.write(line + "\n")
 
 
 def _write_cells(file: TextIO, table: pa.Table) -> None:

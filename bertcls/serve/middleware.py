@@ -20,6 +20,7 @@ from bertcls.serve.service import Service
 logger = logging.getLogger("bertcls.service")
 
 HELD_BYTES = 64_000_000  # of bodies, over all requests that are open
+SMALL_BODY = 100_000  # bytes, for which there is room beside them
 GONE = 499  # the client left: in logs and counts only
 
 
@@ -102,7 +103,7 @@ class RequestMiddleware:
             body += chunk
             self.held[request_id] = len(body)
             self._check_size(len(body))
-            if sum(self.held.values()) > max(HELD_BYTES, self.service.limits.body):
+            if len(body) > SMALL_BODY and sum(self.held.values()) > max(HELD_BYTES, self.service.limits.body):
                 raise ApiError(503, "queue_full", "Too many large requests are open.")
         return bytes(body)
 

@@ -14,10 +14,12 @@ import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from starlette.requests import ClientDisconnect, Request
 
-from bertcls.inference import Encoded, Prediction, Text, TextClassifier, count_characters, portions
+from bertcls.inference import Prediction, TextClassifier
 from bertcls.modeling import MULTI_LABEL
 from bertcls.serve.batcher import Batcher
 from bertcls.serve.schemas import ApiError, Limits
+from bertcls.text import count_characters, portions
+from bertcls.tokenization import Encoded, Text
 from bertcls.words import MOST_LABELS, PASSES
 
 QUEUE_CHARACTERS = 4_000_000  # of texts that wait; their tokens take some 0.16 KiB a character
@@ -26,6 +28,7 @@ QUEUE_CHARACTERS = 4_000_000  # of texts that wait; their tokens take some 0.16 
 CPU_BATCH_TOKENS = 512
 GPU_BATCH_TOKENS = 16384
 CHARACTERS_AT_A_TIME = 20_000  # of a request that are tokenized before others have their turn
+CHARACTERS_A_TOKEN = 16  # at most, of requests for words
 CLOSING_SECONDS = 5  # for what is still at work when nobody waits for an answer any more
 
 
@@ -136,6 +139,11 @@ class Service:
         """Tokenizes, and refuses what would take or give too much."""
         encoded, limits = [], self.limits
         most = min(limits.tokens, limits.word_tokens) if words else limits.tokens
+        if words and (characters := sum(map(count_characters, texts))) > CHARACTERS_A_TOKEN * most:
+            message = (
+                f"Found {characters} characters; expected at most {CHARACTERS_A_TOKEN * most} a request for words."
+            )
+            raise ApiError(413, "too_many_tokens", message)  # they may be none of the model's, and are aligned
         names = sorted((2 * len(json.dumps(name)) + 30 for name in self.classifier.label_names), reverse=True)
         several = self.classifier.model.config.problem_type == MULTI_LABEL
         window_bytes, word_bytes = 150 + sum(names), 150 + sum(names[: MOST_LABELS if several else 1])
@@ -145,12 +153,14 @@ class Service:
                 message = f"Found {tokens} tokens or more in the windows; expected at most {most} a request"
                 raise ApiError(413, "too_many_tokens", f"{message}{' for words' if words else ''}.")
             spans = [span for one in encoded for span in one.spans or ()]
-            size = len(spans) * window_bytes + sum(6 * (end - start) for start, end in spans)  # \uffff has six
+            size = (len(spans) + len(encoded)) * window_bytes
+            size += sum(6 * (end - start) for start, end in spans)  # \uffff has six
             size += words * tokens * word_bytes
             if size > limits.answer:
-                message = f"Found windows or words whose answers take {size} bytes; expected at most {limits.answer}."
-                field = "windows" if windows else "words"
-                raise ApiError(413, "answer_too_large", f"{message} Ask without them.", field=field)
+                message = f"Found texts whose answers take {size} bytes; expected at most {limits.answer}."
+                field = "windows" if windows else "words" if words else None
+                advice = "Ask without them." if field else "Send fewer."
+                raise ApiError(413, "answer_too_large", f"{message} {advice}", field=field)
         return encoded
 
     async def _tokenizer(self, call: Callable, *args: Any, **options: Any) -> Any:

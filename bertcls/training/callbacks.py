@@ -54,7 +54,6 @@ def training_callbacks(
         LongestBatchFirst(loss),
         RatesTable(),
         StopAtNonFinite(),
-        PaddingShare(),
         ChooseEpoch(),
         MergeAdapters(),
     ]
@@ -247,35 +246,6 @@ class StopAtNonFinite(TrainerCallback):
             f"{found} since {since}; expected finite numbers. Lower --learning_rate, raise --warmup_steps, or train "
             "without --fp16; --debug underflow_overflow names the layer where it begins."
         )
-
-
-class PaddingShare(TrainerCallback):
-    """Adds `padding_share` to what Trainer logs of a stretch of training: padding as a share of all places in batches.
-
-    Batches are counted when they are made, one ahead of the step or, with loader workers, more. Trackers that Trainer
-    calls first do not see the value; `log_history` has it. A collator that does not count has no padding.
-    """
-
-    def __init__(self):
-        self.counts = self.trained = torch.zeros(2, dtype=torch.int64)  # of the collator; up to the last step
-
-    def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        self.counts = getattr(train_dataloader.collate_fn, "counts", self.counts)
-        self.counts.zero_()  # of the longest batch, tried before
-        self.trained = self.counts.clone()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.trained.copy_(self.counts)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        tokens, places = self.counts.tolist()
-        if places and "loss" in logs:
-            logs["padding_share"] = state.log_history[-1]["padding_share"] = round(1 - tokens / places, 4)
-            self.counts.zero_()
-            self.trained.zero_()
-
-    def on_evaluate(self, args, state, control, **kwargs):
-        self.counts.copy_(self.trained)  # the batches of an evaluation do not count
 
 
 class RatesTable(TrainerCallback):

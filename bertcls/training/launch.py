@@ -14,15 +14,8 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from bertcls.arguments import RunArguments, TextArguments
 from bertcls.layout import CHECKPOINTS, LAUNCH, NEWEST, RESULTS
-from bertcls.process import LOCK, lock_folder, one_line_errors, refuse_inside, use_cores, whole_file
-from bertcls.together import (
-    check_shared,
-    from_rank_0,
-    launchers,
-    restarts,
-    start_pulse,
-    staying_together,
-)
+from bertcls.process import LOCK, lock_folder, one_line_errors, read_json, refuse_inside, use_cores, whole_file
+from bertcls.together import check_shared, from_rank_0, launchers, restarts, start_pulse, staying_together
 from bertcls.training.adapters import check_adapters
 from bertcls.training.checkpoints import (
     clean_up_full_disk,
@@ -120,9 +113,16 @@ def parse_runs(
             f"Found --resume_from_checkpoint {found.resume_from_checkpoint} with several runs; expected it without a "
             "value: each goes on from its own newest one."
         )
+    if found.seeds and not 0 <= min(found.seeds) <= max(found.seeds) < 2**32:
+        raise ValueError(f"Found --seeds {' '.join(map(str, found.seeds))}; expected numbers from 0 below 2**32.")
+    output = Path(found.output_dir).expanduser()
+    if not (resumes or restarts() or "--overwrite_output" in given):
+        for name in ("size-*", "seed-*", "fold-*", "final"):  # said before the first of them trains
+            for folder in output.glob(name):
+                _refuse_filled(folder)
     for size in found.train_sizes or [None]:
-        folder = Path(found.output_dir) if size is None else Path(found.output_dir, f"size-{size:g}")
-        drawn = [] if size is None else ["--max_train_samples", f"{size:g}"]
+        folder = output if size is None else output / f"size-{size:.15g}"
+        drawn = [] if size is None else ["--max_train_samples", f"{size:.15g}"]
         runs = [(folder / f"seed-{seed}", ["--seed", str(seed)]) for seed in found.seeds]
         folds = [f"{number}/{found.folds}" for number in range(1, found.folds + 1)]
         runs += [(folder / f"fold-{fold.split('/')[0]}", ["--fold", fold]) for fold in folds]
@@ -146,7 +146,7 @@ def parse_runs(
 
 def _is_finished(run: Path) -> bool:
     """Whether a run came to the end of its findings: until then a report has no headline."""
-    return (run / RESULTS).is_file() and json.loads((run / RESULTS).read_text(encoding="utf-8")).get("headline") != ""
+    return (run / RESULTS).is_file() and read_json(run / RESULTS).get("headline") != ""
 
 
 def parse(
@@ -191,6 +191,10 @@ def parse(
             f"The options of Trainer cannot be used here: {error}. Correct them, or install what is missing."
         ) from error
     parser.refuse_unknown(extra)
+    if "early_stopping_patience" in given and args.early_stopping_patience and training_args.eval_strategy == "no":
+        raise ValueError(
+            "Found --early_stopping_patience without evaluations; expected --eval_strategy epoch. Add it."
+        )
     for one, other in (("dataset_name", "train_file"), ("max_steps", "num_train_epochs")):
         if {one, other} <= given:
             raise ValueError(f"Found --{one} with --{other}; expected one of them. Leave one out.")
@@ -289,8 +293,8 @@ def _make_output_dir(
         elsewhere = Path(checkpoint).resolve().parent != (output_dir / CHECKPOINTS).resolve()
     _refuse_harm(args, output_dir)
     fills = checkpoint is None or elsewhere
-    if fills:
-        _refuse_filled(args, output_dir)
+    if fills and not args.overwrite_output:
+        _refuse_filled(output_dir)
     args.made = not output_dir.exists()
     try:
         (output_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=named is not None or checkpoint is not None)
@@ -300,8 +304,8 @@ def _make_output_dir(
             f"The output folder {output_dir} cannot be written ({error.strerror}); expected a folder of yours. Name "
             "another --output_dir."
         ) from error
-    if fills:  # once more: another run may just have ended
-        _refuse_filled(args, output_dir)
+    if fills and not args.overwrite_output:  # once more: another run may just have ended
+        _refuse_filled(output_dir)
     if launch:
         with whole_file(output_dir / LAUNCH) as path:
             path.write_text(json.dumps(launch))
@@ -323,13 +327,13 @@ def _leave_no_empty_folder(args: TextArguments) -> None:
     if args.made and not any(path.is_file() and path.name not in (LOCK, LAUNCH) for path in folder.rglob("*")):
         args.lock.release()
         shutil.rmtree(folder)
-        if folder.parent == Path("runs") and not any(folder.parent.iterdir()):
-            folder.parent.rmdir()
+        for parent in folder.parents[:-1] if folder.parts[0] == "runs" else ():
+            if not any(parent.iterdir()):
+                parent.rmdir()
 
 
-def _refuse_filled(args: TextArguments, output_dir: Path) -> None:
-    filled = any(path.is_file() and path.name not in (LOCK, LAUNCH) for path in output_dir.rglob("*"))
-    if filled and not args.overwrite_output:
+def _refuse_filled(output_dir: Path) -> None:
+    if any(path.is_file() and path.name not in (LOCK, LAUNCH) for path in output_dir.rglob("*")):
         raise FileExistsError(
             f"The output folder {output_dir} is not empty; expected a new or empty one. Name another --output_dir, or "
             "give --resume_from_checkpoint or --overwrite_output."

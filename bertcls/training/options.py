@@ -109,11 +109,11 @@ class Parser(HfArgumentParser):
         options = [option for action in self._actions for option in action.option_strings]
         name, meant = words[0].split("=")[0], dict(pair.split(": ") for pair in _MEANT.split("; "))
         theirs = name.removeprefix("--").replace("-", "_")
-        close = [f"--{ours}" for ours, names in meant.items() if name[0] == "-" and theirs in names.split()]
+        close = [f"--{ours}" for ours, names in meant.items() if name[:1] == "-" and theirs in names.split()]
         close = [option for option in close if option.split()[0] in options]
         close = close or difflib.get_close_matches(name, options, n=1)
         hint = f", such as {close[0]}." if close else "."
-        raise ValueError(f"Found the unknown option {words[0]}; expected one that --help lists{hint}")
+        raise ValueError(f"Found the unknown option {words[0] or repr('')}; expected one that --help lists{hint}")
 
     def set_recipe_defaults(self, argv: list[str], given: set[str], defaults: dict, sample: dict) -> None:
         """Takes a recipe's defaults, and those of its sample with `--sample`.

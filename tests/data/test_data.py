@@ -201,7 +201,7 @@ def test_draw_rows_keeps_the_shares():
     assert len(draw_rows(labelled({"a": 1, "b": 9}), 5, seed=1)) == 5  # a class of one row cannot keep its share
     with pytest.raises(ValueError, match="Asked for 1 rows; expected at least 2"):
         draw_rows(rows, 0.001, seed=1)
-    assert len(draw_rows(rows, 0.25, seed=1)) == 250 and len(draw_rows(rows, 1, seed=1)) == 1000  # shares
+    assert len(draw_rows(rows, 0.25, seed=1)) == 250 and len(draw_rows(rows, 1.0, seed=1)) == 1000  # shares
 
 
 def test_rows_keep_the_names_that_their_owner_gave_them(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, DatasetDict
 
 from bertcls import RecipeArguments, load_splits
 from bertcls.audit import audit_splits, format_audit
@@ -67,10 +67,15 @@ def test_lists_in_strings_keep_their_names(labels, expected):
         (["[0, 1, 0]", "[1, 0, 0]", "[0, 0, 1]"], "Found the vector 0, 1, 0 in column label; expected lists of names"),
         (["[0 1 0]", "[1 0 0]", "[0 0 1]"], r"Found '\[0 1 0\]' in column label, row 0, which is no list"),
         (["['a' 'b']", "['a']", "['b']"], r"Found \"\['a' 'b'\]\" in column label, row 0"),
-        (["['a', 'b']", "sport", "['b']"], "Found 'sport' in column label, row 1, which is no list as in other rows"),
+        (["['a', 'b']", "sport", "['b']"], "Found 'sport' in column label, row 1, which is no list that can be read"),
         (["['a', 'b']", "['a'", "['b']"], "row 1, which is no list"),
         (["['a', None]", "['a']", "['b']"], "row 0, which is no list"),
         (["[]", "[]", "sport", "news"], "Found 'sport' in column label, row 2, which is no list"),
+        (["[sport, news]", "[news]", "{sport,news}"], r"Found '\[sport, news\]' in column label, row 0, which is no"),
+        (["[ True False]", "[False  True]"], r"Found '\[ True False\]' in column label, row 0"),
+        ([[0.9, 0.1], [0.2, 0.8]], "Found the vector 0.9, 0.1 in column label; expected lists of names"),
+        ([[{"name": "sport"}], [{"name": "news"}]], "Found lists of .* in column label; expected lists of the names"),
+        ([["sport"], ["sport", "news"], "news"], "Column label of .* mixes types"),
         ([["a"], ["a", None], ["b"]], r"Found a label that is missing in \['a', None\] of train in row 1"),
     ],
 )
@@ -200,7 +205,7 @@ def test_lists_in_strings_of_another_arrow_type():
     split = load_splits(Dataset(table), drop_empty=True)["train"]
     assert label_names_of(split) == ["x", "y"] and split["label"][:] == [[0], [0, 1]]
     odd = table.set_column(1, "label", pa.array(["['x']", "y", None], pa.string_view()))
-    with pytest.raises(ValueError, match="Found 'y' in column label, row 1, which is no list as in other rows"):
+    with pytest.raises(ValueError, match="Found 'y' in column label, row 1, which is no list that can be read"):
         load_splits(Dataset(odd))
 
 
@@ -290,3 +295,39 @@ def test_numbers_that_are_none_keep_a_column_of_numbers():
     rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [1.5, float("inf"), 2.25]})
     with pytest.raises(ValueError, match="Found the label inf of train in row 1; expected a number"):
         load_splits(rows)
+
+
+def test_a_name_twice_in_a_list_is_one_label():
+    assert train_of([["news", "news"], ["sport"], ["news", "sport"]])["label"][:] == [[0], [1], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("train", "other", "options", "message"),
+    [
+        ([["a"], ["b"], ["a", "b"]], ["a", "b"], {}, "labels of type string in column label of test; expected lists"),
+        ([["a"], ["b"], ["a", "b"]], [1, 0], {}, "labels of type int64 in column label of test; expected lists"),
+        (["a;b", "b", "a"], [["a"], ["b"]], {"label_delimiter": ";"}, "of test; expected strings, as in train"),
+        (["a", "b", "a"], [["a"], ["b"]], {}, "of test; expected one a row, as in train"),
+    ],
+)
+def test_labels_of_another_kind_than_in_train_are_refused(tmp_path, train, other, options, message):
+    for name, labels in (("train", train), ("test", other)):
+        frame_of(labels).to_json(tmp_path / f"{name}.jsonl", orient="records", lines=True)
+    with pytest.raises(ValueError, match=message):
+        load_splits(str(tmp_path), **options)
+
+
+def test_hidden_numbers_are_no_split_to_report():
+    parts = {
+        "train": Dataset.from_pandas(frame_of([0.5, 1.5, 2.5])),
+        "test": Dataset.from_pandas(frame_of([-1.0, -1.0])),
+    }
+    assert {*load_splits(DatasetDict(parts))} == {"train"}
+
+
+def test_numbers_that_are_names_of_classes_are_those_numbers():
+    rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 4, 2]})
+    rows = rows.cast_column("label", ClassLabel(names=["1", "2", "3", "4", "5"]))
+    assert load_splits(rows, problem_type=REGRESSION)["train"]["label"][:] == [1.0, 5.0, 3.0]
+    rows = rows.cast_column("label", ClassLabel(names=["-1", "0", "1", "2", "3"]))
+    assert label_names_of(load_splits(rows)["train"]) == ["-1", "0", "1", "2", "3"]

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import time
 from contextlib import suppress
@@ -376,7 +377,7 @@ def test_short_lines_of_gb18030_that_are_utf_8_by_chance(tmp_path):
     assert load_splits(str(tmp_path / "a.txt"), labelled=False)["train"]["text"][:] == texts
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.txt.gz"])
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.txt.gz", "a.jsonl"])
 def test_a_giant_line_is_refused_before_it_is_held(tmp_path, monkeypatch, name):
     monkeypatch.setattr("bertcls.data.tables.LONGEST", 3_000_000)
     content = b"text\nshort\n" + b"x" * 3_000_001 + b"\nshort\n"
@@ -440,3 +441,85 @@ def test_work_grows_with_the_text_alone():
         with suppress(ValueError):
             load_splits(pd.DataFrame({"text": ["a", "b"], "label": [text, "x"]}))
     assert time.process_time() - start < 10
+
+
+def test_a_name_twice_in_an_object_is_refused(tmp_path):
+    lines = ['{"text": "good", "label": "x"}', '{"text": "bad", "label": "x", "label": "y"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"not valid JSON in line 2 \(an object with the name label twice\)") as error:
+        load_splits(str(tmp_path / "a.jsonl"))
+    one_line(error)
+
+
+def test_half_a_character_in_an_object_is_said(tmp_path):
+    rows = [{**row, "user": {"name": "\ud83d"}} for row in pd.DataFrame(ALIKE).to_dict("records")]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert len(load_splits(str(tmp_path / "a.jsonl"))["train"]) == 6
+    with pytest.raises(ValueError, match="user .*half of a character .* in line 1"):
+        load_splits(str(tmp_path / "a.jsonl"), id_column="user")
+
+
+def test_a_long_text_that_a_parquet_file_holds_once_is_counted_in_each_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "_BYTES_OF_ROWS", 10_000_000)
+    for rows, text in ((100, "a" * 200_000), (3000, "a short text")):
+        table = pa.table({"text": [text] * rows, "label": ["x", "y"] * (rows // 2)})
+        pq.write_table(table, tmp_path / f"{rows}.parquet", compression="zstd")
+    assert (tmp_path / "100.parquet").stat().st_size < 10_000
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched := Watched(pq.ParquetFile.iter_batches))
+    with pytest.raises(ValueError, match="100.parquet holds rows of which 4096 take 0.0 GiB; expected at most"):
+        load_splits(str(tmp_path / "100.parquet"))
+    assert watched.largest < 1_000_000  # before they were unpacked
+    assert len(load_splits(str(tmp_path / "3000.parquet"))["train"]) == 3000
+
+
+class Watched:
+    """`iter_batches` that knows the bytes of its largest batch."""
+
+    def __init__(self, call):
+        self.call, self.largest = call, 0
+
+    def __get__(self, file, kind=None):
+        def watched(*args, **options):
+            for batch in self.call(file, *args, **options):
+                self.largest = max(self.largest, batch.nbytes)
+                yield batch
+
+        return watched
+
+
+def test_columns_of_types_that_datasets_lacks_are_no_hindrance(tmp_path):
+    table = pa.table(ALIKE).append_column("id", pa.array([bytes([i] * 16) for i in range(6)], pa.uuid()))
+    table = table.append_column("more", pa.array([[("a", 1)]] * 6, pa.map_(pa.string(), pa.int64())))
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert load_splits(str(tmp_path / "a.parquet"))["train"]["text"][:] == ALIKE["text"]
+    for name, found in (("id", "holds fixed_size_binary"), ("more", "is of type map<string, int64")):
+        with pytest.raises(ValueError, match=f"{name} .*{found}") as error:
+            load_splits(str(tmp_path / "a.parquet"), id_column=name)
+        one_line(error)
+
+
+@pytest.mark.parametrize("name", ["utf-16-le", "utf-16", "utf-32"])
+def test_a_mark_of_byte_order_is_no_part_of_a_name(tmp_path, name):
+    content = "\ufefftext,label\ngood,x\nbad,y\n".encode(f"{name.removesuffix('-le')}-le")
+    (tmp_path / "a.csv").write_bytes(content)
+    assert load_splits(str(tmp_path / "a.csv"), encoding=name)["train"]["text"][:] == ["good", "bad"]
+    assert load_splits(str(tmp_path / "a.csv"))["train"]["text"][:] == ["good", "bad"]
+
+
+@pytest.mark.parametrize("form", ["torch", "pandas", "arrow"])
+def test_a_format_of_a_data_set_hides_nothing(tmp_path, form):
+    rows = Dataset.from_dict(ALIKE).add_column("number", [*range(6)])
+    rows.set_format(form, columns=["number", "label"] if form == "torch" else None)
+    rows.save_to_disk(str(tmp_path / "saved"))
+    for source in (rows, str(tmp_path / "saved")):
+        split = load_splits(source)["train"]
+        assert split["text"][:] == ALIKE["text"] and split["label"][:] == [0, 1] * 3
+
+
+def test_data_that_changed_within_its_time_and_size_are_read_anew(tmp_path):
+    path, found = tmp_path / "a.csv", []
+    for one, other in ("xy", "yx"):
+        path.write_text(f"text,label\ngood,{one}\nbad,{other}\n")
+        os.utime(path, (1, 1))
+        found.append(load_splits(str(path))["train"]["label"][:])
+    assert found == [[0, 1], [1, 0]]

@@ -16,7 +16,7 @@ from bertcls import BertClsForSequenceClassification, TextClassifier
 from bertcls.export.stock import export_stock
 from bertcls.hub import with_repo_id
 from bertcls.layout import CARD, DRAWN
-from bertcls.report.card import write_card
+from bertcls.report.card import _score_rows, write_card
 
 TOKEN = "hf_dummytoken"
 
@@ -362,3 +362,9 @@ def test_own_metrics_stand_in_the_card(tmp_path):
     assert ["reported", "mcc", "0.723", ""] in rows_of(card) and ["selection", "mcc", "0.800", ""] in rows_of(card)
     assert ["reported", "kappa low", "0.500", ""] in rows_of(card)
     assert {"mcc", "kappa low", "accuracy"} <= {result.metric_name for result in card.data.eval_results}
+
+
+def test_an_interval_of_one_row_is_none():
+    facts = {"names": {"mae": "MAE"}, "task": {"rows": {}}, "scores": {"test_samples": 1, "test_mae": 0.5}}
+    facts["scores"] |= {"test_mae_low": None, "test_mae_high": None}
+    assert [row[2:] for row in _score_rows(facts)] == [("0.500", "")]

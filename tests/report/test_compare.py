@@ -291,3 +291,15 @@ def test_the_recipe_prints_and_draws(tmp_path, capsys):
     assert "60 seconds  2.5 GiB + 7.5 GiB GPU" in told and facts["verdict"] in told
     with pytest.raises(ValueError, match="Found 1 run; expected two, or a folder"):
         recipe.main([str(tmp_path / "one")])
+
+
+def test_a_folder_of_other_encoders_is_no_arm(tmp_path):
+    for name in ("one", "two"):
+        write_run(tmp_path / name, [True, False] * 30)
+        path = tmp_path / name / "report" / "metrics.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model": {"encoder": name}}))
+    with pytest.raises(ValueError, match="Found runs of one and two in .*; expected those of one"):
+        load_arm(str(tmp_path))
+    path.write_text("{")
+    with pytest.raises(ValueError, match="two/report/metrics.json cannot be read"):
+        load_arm(str(tmp_path / "two"))

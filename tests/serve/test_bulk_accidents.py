@@ -18,8 +18,9 @@ from test_bulk import refused, run
 from bertcls import TextClassifier
 from bertcls.data import tables
 from bertcls.data.streams import stream_rows
+from bertcls.inference import Prediction
 from bertcls.serve import bulk
-from bertcls.serve.bulk import parts_folder
+from bertcls.serve.bulk import check_output, describe_prediction, parts_folder
 from bertcls.text import STEPS
 
 ROWS = 60
@@ -174,13 +175,14 @@ def test_the_columns_of_the_data_are_kept(recipe, model, tmp_path, suffix):
     ]
     rows[25] |= {"late": 2.5, "label": None, "text": None}
     rows[26] |= {"late": float("nan")}
+    rows[27] |= {"tags": ["a", "é"], "numbers": [1.0, float("nan")]}
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     output = tmp_path / f"labels{suffix}"
     words = ["--model_name_or_path", model, "--dataset_name", tmp_path / "mine.jsonl", "--rows_per_part", "20"]
     run(recipe, *words, "--output_file", output)
     read = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".jsonl": lambda path: pd.read_json(path, lines=True)}
     table = read[suffix](output)
-    kept = ["input_id", "text", "input_label", "input_input_label", "tags", "late"]
+    kept = ["input_id", "text", "input_label", "input_input_label", "tags", "late", "numbers"]
     assert table.columns.tolist() == ["id", *kept, "label", "score", "probability_bad", "probability_good"]
     assert table["id"].tolist() == list(range(30)) and table["input_id"].tolist() == [row["id"] for row in rows]
     assert table["text"].dropna().tolist() == [row["text"] for row in rows if row["text"]]
@@ -240,3 +242,14 @@ def test_a_cell_of_gigabytes_is_one_line(tmp_path, monkeypatch):
         list(stream_rows(str(path))())
     pq.write_table(pa.table({"text": many * 9, "image": ["b" * 99] * 9 * len(many)}), path, compression="zstd")
     assert sum(map(len, stream_rows(str(path))())) == 9 * len(many)
+
+
+def test_the_parts_of_an_output_are_not_its_data(tmp_path):
+    parts = parts_folder(tmp_path / "out.csv")
+    parts.mkdir()
+    with pytest.raises(ValueError, match="among the parts of --output_file"):
+        check_output(tmp_path / "out.csv", source=str(parts / "part-000000.parquet"), overwrite=True)
+
+
+def test_a_name_with_a_line_end_stays_in_its_line():
+    assert describe_prediction(Prediction("very\ngood\x1b", 0.5, {})) == "very good \t0.5000"

@@ -401,3 +401,60 @@ def test_a_number_that_means_nothing_is_one_line(words, saved, monkeypatch, caps
         runpy.run_path(str(ROOT / "recipes" / "serve.py"), run_name="__main__")
     line = capsys.readouterr().err
     assert caught.value.code == 2 and line.count("\n") == 1 and BAD[words] in line
+
+
+@pytest.mark.parametrize("head", [b"a:\r\n" * 30_000, b"a: " + b"b" * 90_000])
+def test_the_head_of_a_request_has_a_limit(classifier, head):  # noqa: F811
+    with (
+        inside(classifier) as (_, its_port),
+        socket.create_connection(("127.0.0.1", its_port), timeout=60) as client,
+    ):
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n" + head)
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        assert Answer(response).error() == (431, "head_too_large", None)
+        large = {"texts": ["good"], "filler": "x" * 300_000}  # of a body there is another one
+        assert ask(its_port, "/predict", large).error() == (422, "invalid_field", "filler")
+
+
+def test_bodies_that_do_not_come_make_room_before_other_connections(classifier):  # noqa: F811
+    with inside(classifier) as (server, its_port), contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", its_port)
+        slow = [stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(4)]
+        for client in slow:
+            client.sendall(
+                b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"
+            )
+        wait_until(lambda: len(server.expecting) == 4)
+        fresh = [stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(2)]
+        wait_until(lambda: len(server.expecting) == 6)
+        server.most_connections = 3
+        wait_until(lambda: len(select.select(slow, [], [], 0)[0]) == 3)
+        assert select.select(fresh, [], [], 0)[0] == []
+        response = http.client.HTTPResponse(select.select(slow, [], [], 0)[0][0])
+        response.begin()
+        assert Answer(response).error() == (503, "crowded", None)
+
+
+def test_a_small_body_has_room_beside_large_ones_that_do_not_come(classifier, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("bertcls.serve.middleware.HELD_BYTES", 1)
+    with inside(classifier, limits=Limits(body=200_000)) as (_, its_port), contextlib.ExitStack() as stack:
+        for _ in range(2):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", its_port), timeout=60))
+            head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            client.sendall(head + b"Content-Length: 150000\r\n\r\n" + b" " * 120_000)
+        wait_until(lambda: ask(its_port, "/predict", {"texts": ["x" * 99_000, "good" * 400]}).status == 503)
+        assert ask(its_port, "/predict", {"texts": ["good"]}).status == 200
+
+
+def test_words_of_texts_that_are_no_tokens_are_refused(classifier):  # noqa: F811
+    with inside(classifier, limits=Limits(word_tokens=64)) as (_, its_port):
+        body = {"texts": ["good" + "\x7f" * 1100], "words": True}
+        assert ask(its_port, "/predict", body | {"words": False}).status == 200
+        assert ask(its_port, "/predict", body).error() == (413, "too_many_tokens", None)
+
+
+def test_answers_of_many_labels_have_a_limit(classifier):  # noqa: F811
+    with inside(classifier, limits=Limits(answer=500)) as (_, its_port):
+        assert ask(its_port, "/predict", {"texts": ["good"]}).status == 200
+        assert ask(its_port, "/predict", {"texts": ["good"] * 9}).error() == (413, "answer_too_large", None)
