@@ -11,11 +11,10 @@ from datasets.fingerprint import Hasher
 from bertcls.data.columns import is_missing, row_batches
 from bertcls.data.folders import SPLITS, Files, find_splits
 from bertcls.data.labels import NUMBER, LabelColumn, join_columns, read_lists
-from bertcls.data.tables import refusal
+from bertcls.data.tables import USUAL, refusal
 from bertcls.modeling import REGRESSION
 from bertcls.process import code_digest, warn
 
-USUAL = {"text": ("text", "sentence", "content", "review"), "label": ("label", "labels")}  # names of columns
 STRINGS = (pa.string(), pa.large_string(), pa.string_view(), pa.null())
 
 

@@ -20,6 +20,7 @@ from bertcls.data.encoding import LONGEST, UNPACK, blocks_of, checked_text
 from bertcls.process import warn
 from bertcls.text import is_whole
 
+USUAL = {"text": ("text", "sentence", "content", "review"), "label": ("label", "labels")}  # names of columns
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
 ROWS_AT_A_TIME = 4096
 _CHARACTERS_AT_A_TIME = 4_000_000  # of those rows
@@ -306,7 +307,8 @@ def _json_rows(open_text: Opener, path: Path) -> Iterator[tuple[str, dict]]:
             file.seek(0)
         if isinstance(records, dict):
             lists = [part for part in records.values() if isinstance(part, list) and [*map(type, part[:1])] == [dict]]
-            records = lists[0] if len(lists) == 1 else _of_pandas(records, path)
+            a_row = any(isinstance(records.get(name), str) for name in USUAL["text"])
+            records = [records] if a_row else lists[0] if len(lists) == 1 else _of_pandas(records, path)
         if isinstance(records, list):
             places = ((f"record {number}", record) for number, record in enumerate(records))
         else:

@@ -443,6 +443,15 @@ def test_work_grows_with_the_text_alone():
     assert time.process_time() - start < 10
 
 
+def test_one_line_with_a_list_of_objects_is_a_row(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        json.dumps({"text": "Paris is big", "entities": [{"text": "Paris", "type": "x"}]})
+    )
+    assert rows_in(tmp_path / "a.jsonl")[0]["text"] == "Paris is big"
+    (tmp_path / "a.json").write_text(json.dumps({"data": [{"text": "Paris"}, {"text": "Rome"}]}))
+    assert [row["text"] for row in rows_in(tmp_path / "a.json")] == ["Paris", "Rome"]
+
+
 def test_a_name_twice_in_an_object_is_refused(tmp_path):
     lines = ['{"text": "good", "label": "x"}', '{"text": "bad", "label": "x", "label": "y"}']
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
