@@ -147,7 +147,7 @@ class RunArguments(TrainingArguments):
             ValueError: what was found and expected.
         """
         _check_ranges(self)
-        if "max_steps" in given and self.max_steps < 1:
+        if "max_steps" in given and self.max_steps < 1 and self.max_steps != -1:  # Trainer's own word for none
             raise ValueError(f"Found --max_steps {self.max_steps}; expected 1 or more. Leave it out, or raise it.")
         if self.n_gpu > 1:
             raise ValueError(

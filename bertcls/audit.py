@@ -314,10 +314,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output_dir", default=".", help=f"folder for {AUDIT}")
     args = vars(parser.parse_args(argv))
     source, output, model = args.pop("dataset"), Path(args.pop("output_dir")), args.pop("model_name_or_path")
-    splits = load_splits(source, keep_missing=True, **args)
-    findings = audit_splits(splits, tokenizer=None if model is None else load_tokenizer(model))
     files = [path for path in (source, args["validation_file"], args["test_file"]) if path and Path(path).is_file()]
     refuse_inside(output / AUDIT, files, "--output_dir")
+    splits = load_splits(source, keep_missing=True, **args)
+    findings = audit_splits(splits, tokenizer=None if model is None else load_tokenizer(model))
     output.mkdir(parents=True, exist_ok=True)
     (output / AUDIT).write_text(json.dumps(findings, indent=2) + "\n")
     print(format_audit(findings))

@@ -496,7 +496,9 @@ def readable_weights(name_or_path: str) -> Iterator[None]:
     logging.set_verbosity_error()
     try:
         yield
-    except (SafetensorError, RuntimeError, EOFError, KeyError, ImportError, pickle.UnpicklingError) as error:
+    except ImportError as error:
+        raise ValueError(f"{name_or_path} needs a package: {' '.join(str(error).split())} Install it.") from error
+    except (SafetensorError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"The weights in {name_or_path} cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}); "
             "expected the whole model.safetensors that belongs to its config.json, and no pointer of Git LFS. Copy it "

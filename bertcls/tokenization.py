@@ -15,7 +15,7 @@ from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 if TYPE_CHECKING:  # a server that labels texts does not import datasets
     from datasets import Dataset, DatasetDict
-from bertcls.modeling import load_config, reads_forward_only
+from bertcls.modeling import load_config
 from bertcls.process import say
 from bertcls.text import CHARACTERS_AT_A_TIME, check_steps, clean_all, count_characters, own_steps, portions
 from bertcls.together import first_of_cache
@@ -53,16 +53,17 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} has no fast version; expected one with a tokenizer.json.")
     encoder = getattr(config, "encoder", config)
-    if reads_forward_only(encoder):
+    if getattr(encoder, "is_encoder_decoder", False):
         raise ValueError(f"{name_or_path} is a {encoder.model_type} model, which has a decoder; expected an encoder.")
     known = tokenizer.get_vocab()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = next((token for token in ("[PAD]", "<pad>") if token in known), None)
+    most = encoder_max_length(config)
     try:
-        first = tokenizer("a \ue000")["input_ids"][:1]  # a word that no vocabulary has
-        tokenizer.model_max_length = min(tokenizer.model_max_length, encoder_max_length(config))
+        first = tokenizer("a \u2603")["input_ids"][:1]  # a snowman, which few vocabularies know
+        tokenizer.model_max_length = min(tokenizer.model_max_length, most)
     except Exception as error:  # tokenizers has no class of its own
-        found = f"The tokenizer in {name_or_path} cannot read texts ({str(error).splitlines()[0]})"
+        found = f"The tokenizer in {name_or_path} cannot read texts ({error})"
         raise ValueError(f"{found}; expected its whole files. Copy them again.") from error
     if tokenizer.pad_token is None or tokenizer.cls_token_id not in (None, *first):
         lacks = f"its {tokenizer.cls_token} not at the start" if tokenizer.pad_token else "no token for padding"
@@ -76,17 +77,16 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
             f"The tokenizer in {name_or_path} knows {size:,} tokens and the encoder has embeddings for {rows:,}; "
             "expected as many. Copy the tokenizer.json that belongs to the model there."
         )
-    if getattr(config, "vocabulary", None) not in (None, vocabulary_digest(tokenizer)):
+    if getattr(config, "vocabulary", None) not in (None, vocabulary_digest(known)):
         found = f"The tokenizer in {name_or_path} has another vocabulary than the model was trained with"
         raise ValueError(f"{found}; expected the tokenizer.json that was saved with it. Copy that one there.")
     tokenizer.truncation_side = "right"  # else windows come from the end
     return tokenizer
 
 
-def vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+def vocabulary_digest(known: dict[str, int]) -> str:
     """What tells a vocabulary from another one, of as many tokens, too."""
-    known = tokenizer.get_vocab()
-    return xxhash.xxh3_64("\n".join(sorted(known, key=known.get)).encode()).hexdigest()
+    return xxhash.xxh3_64(repr(sorted(known.items())).encode()).hexdigest()
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str) -> None:
@@ -329,8 +329,6 @@ def tokenize_splits(
     from bertcls.data.columns import WithLengths  # and so datasets
 
     pairs = "text_pair" in splits["train"].column_names
-    if not pairs and pair_truncation != "none":
-        raise ValueError(f"Found --pair_truncation {pair_truncation} with single texts; expected pairs. Leave it out.")
     overlap = check_window(tokenizer, max_length=max_length, overlap=overlap, pair=pairs)
     contract = {"cleaning": list(cleaning or []), "max_length": max_length, "overlap": overlap}
     contract |= {"truncation": truncation, "pair_truncation": pair_truncation if pairs else None}
@@ -351,7 +349,7 @@ def tokenize_splits(
             say(f"{name}: {describe_windows(result[name], max_length=max_length, special=special)}")
         if train_on == "windows":
             result["train"] = result["train"].map(explode_windows, batched=True, load_from_cache_file=fresh)
-    contract["vocabulary"] = vocabulary_digest(tokenizer)
+    contract["vocabulary"] = vocabulary_digest(tokenizer.get_vocab())
     return type(splits)({name: WithLengths.of(rows) for name, rows in result.items()}), contract
 
 

@@ -134,6 +134,7 @@ def test_precision_follows_the_machine_unless_told(parsed, tmp_path, monkeypatch
             ["--early_stopping_patience", "2", "--eval_strategy", "no"],
             "Found --early_stopping_patience without eval",
         ),
+        (["--pair_truncation", "only_first"], "Found --pair_truncation without --text_pair_column"),
         (["--layer_decay", "1.5"], "Found --layer_decay 1.5; expected"),
     ],
 )
@@ -411,6 +412,7 @@ def test_one_run_a_seed(tmp_path):
         next(parse_runs(RecipeArguments, ["--seeds", "4", "-1", "--output_dir", str(tmp_path)], defaults={}))
     (tmp_path / "seed-5").mkdir()
     (tmp_path / "seed-5" / "audit.json").write_text("{}")
+    next(parse_runs(RecipeArguments, ["--seeds", "4", "--output_dir", str(tmp_path)], defaults={}))  # more seeds
     with pytest.raises(FileExistsError, match="seed-5 is not empty"):  # before the first one trains
         next(parse_runs(RecipeArguments, ["--seeds", "4", "5", "--output_dir", str(tmp_path)], defaults={}))
     sizes = ["--train_sizes", "1234567", "--output_dir", str(tmp_path / "sizes")]

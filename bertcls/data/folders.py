@@ -17,7 +17,7 @@ from yaml import YAMLError
 from bertcls.data.encoding import checked_text
 from bertcls.data.labels import natural_key
 from bertcls.data.tables import SUFFIXES, Rows, columns_to_table, file_format, names_twice, stream_table
-from bertcls.process import code_digest, file_digest, warn, whole_file
+from bertcls.process import code_digest, warn, whole_file
 
 SPLITS = ("train", "validation", "test")
 SPLIT_OF = {"valid": "validation", "val": "validation", "dev": "validation"}
@@ -156,7 +156,8 @@ def _layout(builder: datasets.DatasetBuilder) -> dict[str, Files]:
 
 def _cached(options, files: list[Path]) -> Path:
     """A folder in the cache of datasets for what is read of files in their present state."""
-    state = [(str(file.resolve()), file_digest(file)) for file in files if file.is_file()]  # the time may stay
+    states = [(str(file.resolve()), file.stat()) for file in files if file.is_file()]
+    state = [(path, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for path, one in states]  # touch can set mtime
     return Path(datasets.config.HF_DATASETS_CACHE) / "bertcls" / Hasher.hash([options, state, code_digest()])
 
 

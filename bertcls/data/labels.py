@@ -294,11 +294,15 @@ class LabelColumn:
         """
         feature, lists = split.features[self.column], self.problem_type == MULTI_LABEL and self.delimiter is None
         strings = self.delimiter is None or _is_string(feature)
-        if getattr(feature, "dtype", None) != "null" and (lists != isinstance(feature, _LISTS) or not strings):
+        blank = getattr(feature, "dtype", None) == "null"
+        blank = blank or _is_string(feature) and not any(column(split, self.column).unique().to_pylist())
+        if not blank and (lists != isinstance(feature, _LISTS) or not strings):
             found = f"Found labels of type {getattr(feature, 'dtype', feature)!s:.60} in column {self.column}"
             wanted = "lists" if lists else "one a row" if self.delimiter is None else "strings"
             raise ValueError(f"{found} of {split_name}; expected {wanted}, as in train. Write all in one way.")
         declared = _declared(feature) or []
+        numbers = [self._number(name) for name in declared]  # which a regression takes, where all names are such
+        numbers = numbers if numbers and None not in numbers else range(len(declared))
         places: dict[str, int] = {}
         values, sizes = array("d" if self.problem_type == REGRESSION else "q"), array("q")
 
@@ -325,7 +329,7 @@ class LabelColumn:
                 hidden = label == -1 if declared else name_of(label) in ("", "-1")
                 found = None if hidden else [name_of(label)]
             else:
-                found = [self._number(declared[label] if declared and 0 <= label < len(declared) else label)]
+                found = [float(numbers[label]) if declared and 0 <= label < len(declared) else self._number(label)]
                 if found[0] is None or np.isinf(found[0]):
                     place = self._places[split_name](row)
                     raise ValueError(

@@ -106,7 +106,8 @@ def stream_table(
             raise ValueError(f"{path} is of an unknown kind; expected the ending {', '.join(SUFFIXES)}. {advice}")
         if kind == ".parquet":
             continue
-        opened = checked_text(path, encoding, longest=None if kind == ".json" else LONGEST)
+        is_list = "json" in kind and next(blocks_of(path)).lstrip()[:1] == b"["
+        opened = checked_text(path, encoding, longest=None if is_list or kind == ".json" else LONGEST)
         if kind == ".txt":
             parts.append(partial(_txt_rows, opened, whole))
         elif "json" in kind:
@@ -174,18 +175,18 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 def _check_repeated(path: Path, file: pq.ParquetFile, columns: list[str] | None) -> None:
     """Refuses what long texts take in many rows that a file holds once, before it is unpacked."""
     names = [field.name for field in file.schema_arrow if field.type in (pa.string(), pa.large_string())]
-    names = [name for name in {*names} if columns is None or name in columns]
+    names = [name for name in names if names.count(name) == 1 and (columns is None or name in columns)]
     if not names or path.suffix.lower() in UNPACK:  # a packed one is in memory as a whole
         return
-    options = {"columns": names, "row_groups": list(range(file.num_row_groups))}
     with pq.ParquetFile(path, pre_buffer=False, read_dictionary=names) as once:
-        first = (next(once.iter_batches(1, columns=names, row_groups=[one]), []) for one in options["row_groups"])
-        parts = (part for batch in first for part in batch if pa.types.is_dictionary(part.type))
-        lengths = (pc.max(pc.binary_length(part.dictionary)).as_py() for part in parts)
-        if max((one or 0 for one in lengths), default=0) * ROWS_AT_A_TIME > _BYTES_OF_ROWS:
-            for batch in once.iter_batches(ROWS_AT_A_TIME, **options):
-                parts = (part for part in batch if pa.types.is_dictionary(part.type))
-                lengths = (pc.binary_length(part.dictionary).take(part.indices) for part in parts)
+        for group in range(file.num_row_groups):
+            first = next(once.iter_batches(1, columns=names, row_groups=[group]), [])
+            held = [len(part.dictionary) for part in first if pa.types.is_dictionary(part.type)]
+            longest = max((pc.max(pc.binary_length(part.dictionary)).as_py() or 0 for part in first), default=0)
+            for batch in once.iter_batches(ROWS_AT_A_TIME, columns=names, row_groups=[group]):
+                if longest * ROWS_AT_A_TIME <= _BYTES_OF_ROWS or [len(part.dictionary) for part in batch] != held:
+                    break  # what is not in the dictionary's page stands in full in the file, and is counted
+                lengths = (pc.binary_length(part.dictionary).take(part.indices) for part in batch)
                 _check_bytes(path, sum(pc.sum(one).as_py() or 0 for one in lengths))
 
 
@@ -307,7 +308,7 @@ def _json_rows(open_text: Opener, path: Path) -> Iterator[tuple[str, dict]]:
             file.seek(0)
         if isinstance(records, dict):
             lists = [part for part in records.values() if isinstance(part, list) and [*map(type, part[:1])] == [dict]]
-            a_row = any(isinstance(records.get(name), str) for name in USUAL["text"])
+            a_row = any(isinstance(records.get(name), str) for name in USUAL["text"]) and "data" not in records
             records = [records] if a_row else lists[0] if len(lists) == 1 else _of_pandas(records, path)
         if isinstance(records, list):
             places = ((f"record {number}", record) for number, record in enumerate(records))
@@ -318,6 +319,8 @@ def _json_rows(open_text: Opener, path: Path) -> Iterator[tuple[str, dict]]:
             if not isinstance(record, dict):
                 found = f"{path} holds a {type(record).__name__} as {place}"
                 raise ValueError(f'{found}; expected an object such as {{"text": "...", "label": "..."}}. Correct it.')
+            if isinstance(record, _Twins):
+                raise ValueError(f"{path} has {record.name!r} twice in {place}; expected different names. Correct it.")
             yield place, record
 
 
@@ -341,7 +344,7 @@ def _of_pandas(table: dict, path: Path) -> list[dict]:
 def _parsed(text: str, path: Path | None = None, line: int = 1):
     """JSON that starts in a line of a file; without a file `None` for what is none."""
     try:
-        return json.loads(text, object_pairs_hook=_without_twins)
+        return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         if path is None:
             return None
@@ -352,9 +355,16 @@ def _parsed(text: str, path: Path | None = None, line: int = 1):
         ) from error
 
 
-def _without_twins(pairs: list[tuple]) -> dict:
+class _Twins(dict):
+    """An object of which a `name` stands twice: the last one counts, where it is no record."""
+
+    name = ""
+
+
+def _object(pairs: list[tuple]) -> dict:
     if len(found := dict(pairs)) < len(pairs):
-        raise ValueError(f"an object with the name {', '.join(names_twice(name for name, _ in pairs))} twice")
+        found = _Twins(found)
+        found.name = Counter(name for name, _ in pairs).most_common(1)[0][0]
     return found
 
 

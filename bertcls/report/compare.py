@@ -81,7 +81,8 @@ def load_arm(folder: str, name: str | None = None, seeds: list[int] | None = Non
     answers = pd.concat(answers, axis=1)
     table["prediction"] = answers.mean(axis=1) if is_float_dtype(table["label"]) else _most_frequent(answers)
     facts = [read_json(run / RESULTS) for run in runs]
-    if len(encoders := {str((one.get("model") or {}).get("encoder")) for one in facts}) > 1:
+    encoders = {str((one.get("model") or {}).get("encoder")) for one in facts}
+    if len(encoders) > 1 and not all(run.name.startswith(("seed-", "fold-")) for run in runs):
         found = f"Found runs of {' and '.join(sorted(encoders))} in {folder}"
         raise ValueError(f"{found}; expected those of one, by several seeds or folds. Name each run by itself.")
     records = [json.loads(path.read_text()) if (path := run / RECORD).is_file() else {} for run in runs]

@@ -39,6 +39,7 @@ from bertcls.words import tells_words
 SPARE_FILES = 64  # of those that the process may open: connections that wait are closed before none is left
 HEAD_SECONDS = 10.0  # for the head of a request, at most
 HEAD_BYTES = 65_536  # of a request
+HALTED_SECONDS = 1.0  # after which a body that was under way is taken for one that does not come
 LARGE_BODY = 100_000  # bytes: larger ones are parsed one at a time
 PAUSE = 3  # times as long as a large body took to parse, nothing of its kind is parsed, and others have their turn
 _POSTS = {"/query", "/predict"}
@@ -99,6 +100,7 @@ def make_app(
                 texts, options = await parse(request.state.body, field)
                 request.state.log.update({"texts": len(texts)} | ({"given": texts} if log_texts else {}))
                 wanted = {name: options.get(name, False) for name in ("windows", "words")}
+                wanted |= {"answers": field == "texts"}
                 return await service.predict(texts, request=request, **wanted), options
         except TimeoutError as error:
             raise ApiError(504, "too_slow", f"No answer within {limits.seconds:g} seconds.") from error
@@ -180,22 +182,25 @@ def _page(content: str) -> Response:
 
 
 class _Connection(HttpToolsProtocol):
-    """uvicorn's, with refusals as bodies of `ApiError`, and a limit for heads."""
+    """uvicorn's, with refusals as bodies of `ApiError`, and a limit for heads that do not end."""
 
     head = 0  # bytes since the last head or piece of a body
+    fed = 0.0  # when that came
 
     def data_received(self, data: bytes) -> None:
         self.head += len(data)
         super().data_received(data)
         if self.head > HEAD_BYTES:
+            if self.cycle is not None and not (self.cycle.response_complete or self.cycle.more_body):
+                self.transport.abort()  # the answer would be taken for that of the request before
             self.refuse(431, "head_too_large", f"Expected a head of at most {HEAD_BYTES} bytes.")
 
     def on_headers_complete(self) -> None:
-        self.head = 0
+        self.head, self.fed = 0, time.monotonic()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        self.head = 0
+        self.head, self.fed = 0, time.monotonic()
         super().on_body(body)
 
     def send_400_response(self, message: str) -> None:
@@ -253,8 +258,10 @@ class Server(uvicorn.Server):
         self.expecting = {pair: known[pair] if left >= known[pair][1] else (now, left) for pair, left in unread}
         many = len(self.server_state.connections) - self.most_connections
         bodies = {pair for pair in self.expecting if pair[1] and not pair[1].response_complete and pair[1].more_body}
+        halted = {pair for pair in bodies if now - pair[0].fed > HALTED_SECONDS and not pair[0].pipeline}
         oldest = sorted(  # bodies that do not come first, then new connections
-            self.expecting.items(), key=lambda item: (item[0] not in bodies, item[0][1] is not None, item[1])
+            self.expecting.items(),
+            key=lambda item: (item[0] not in halted, item[0] in bodies, item[0][1] is not None, item[1]),
         )
         for number, ((connection, cycle), (since, left)) in enumerate(oldest):
             seconds = most if left else min(most, HEAD_SECONDS)

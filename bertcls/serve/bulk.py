@@ -45,6 +45,7 @@ from bertcls.together import TIMEOUT, check_shared, restarts, start_pulse
 
 FORMATS = (".parquet", ".jsonl", ".csv")
 _MANIFEST = "manifest.json"
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # they end or turn a line
 _SHOWN_WORDS = 8  # of a text in the terminal
 _SHOWN = 10  # of the parts that are missing
 _LOCK_SECONDS = 300  # in which another shard has written or compared the manifest
@@ -207,8 +208,7 @@ def _part(folder: Path, number: int) -> Path:
 
 
 def _record_of(part: Path, rows: str, made_of: str) -> bytes:
-    """What tells of a part that is whole: digests of its rows before they were labelled, of its file, and of the
-    manifest of its run."""
+    """What tells of a part that is whole: digests of the rows that it labels, its file and the manifest of its run."""
     told = {"rows": rows, "file": file_digest(part) if part.is_file() else None, "manifest": made_of}
     return json.dumps(told).encode()
 
@@ -411,7 +411,7 @@ def describe_prediction(prediction: Prediction) -> str:
     for name in prediction.words[0].contributions if prediction.words else ():
         ranked = sorted(prediction.words, key=lambda word: -abs(word.contributions[name]))[:_SHOWN_WORDS]
         line += f"\t{name}: " + ", ".join(f"{word.text} {word.contributions[name]:+.2f}" for word in ranked)
-    return "".join(sign if sign.isprintable() or sign == "\t" else " " for sign in line)  # names may hold line ends
+    return _CONTROLS.sub(" ", line)
 
 
 def lines_of_standard_input(*, pairs: bool) -> Iterator[str | tuple[str, str]]:

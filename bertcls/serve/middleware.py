@@ -19,8 +19,8 @@ from bertcls.serve.service import Service
 
 logger = logging.getLogger("bertcls.service")
 
-HELD_BYTES = 64_000_000  # of bodies, over all requests that are open
-SMALL_BODY = 100_000  # bytes, for which there is room beside them
+HELD_BYTES = 64_000_000  # of bodies, over all requests that are open; small ones have as much again
+SMALL_BODY = 100_000  # bytes
 GONE = 499  # the client left: in logs and counts only
 
 
@@ -103,7 +103,8 @@ class RequestMiddleware:
             body += chunk
             self.held[request_id] = len(body)
             self._check_size(len(body))
-            if len(body) > SMALL_BODY and sum(self.held.values()) > max(HELD_BYTES, self.service.limits.body):
+            room = max(HELD_BYTES, self.service.limits.body) * (1 if len(body) > SMALL_BODY else 2)
+            if sum(self.held.values()) > room:
                 raise ApiError(503, "queue_full", "Too many large requests are open.")
         return bytes(body)
 

@@ -25,7 +25,7 @@ ERRORS = {  # status, code: what it means
     (413, "too_many_texts"): "too many texts in one request",
     (413, "text_too_long"): "a text, named by `field`, has too many characters",
     (413, "too_many_tokens"): "the windows of all texts have too many tokens together",
-    (413, "answer_too_large"): "an answer for each window or word would have too many bytes",
+    (413, "answer_too_large"): "the answers, for each window or word, too, would have too many bytes",
     (431, "head_too_large"): "the head of a request has too many bytes",
     (415, "unsupported_content_type"): "the body is not declared as application/json",
     (422, "invalid_field"): "a field, named by `field`, is missing, unknown or of the wrong type",

@@ -98,7 +98,8 @@ class Service:
         self._tokenizing.shutdown(wait=False)
 
     async def predict(self, texts: list[Text], *, request: Request, **wanted: bool) -> list[Prediction]:
-        """Answers for the texts of a request, in their order, with `windows` and `words` where these are wanted.
+        """Answers for the texts of a request, in their order, with `windows` and `words` where these are wanted;
+        without `answers` the labels alone are sent.
 
         Raises:
             ApiError: there is no room for them, or they are too long.
@@ -135,7 +136,7 @@ class Service:
         self.counts.texts.inc(len(answers))
         return answers
 
-    async def _encode(self, texts: list[Text], *, windows: bool, words: bool) -> list[Encoded]:
+    async def _encode(self, texts: list[Text], *, answers: bool, windows: bool, words: bool) -> list[Encoded]:
         """Tokenizes, and refuses what would take or give too much."""
         encoded, limits = [], self.limits
         most = min(limits.tokens, limits.word_tokens) if words else limits.tokens
@@ -153,7 +154,7 @@ class Service:
                 message = f"Found {tokens} tokens or more in the windows; expected at most {most} a request"
                 raise ApiError(413, "too_many_tokens", f"{message}{' for words' if words else ''}.")
             spans = [span for one in encoded for span in one.spans or ()]
-            size = (len(spans) + len(encoded)) * window_bytes
+            size = (len(spans) + answers * len(encoded)) * window_bytes
             size += sum(6 * (end - start) for start, end in spans)  # \uffff has six
             size += words * tokens * word_bytes
             if size > limits.answer:

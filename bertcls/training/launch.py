@@ -115,11 +115,7 @@ def parse_runs(
         )
     if found.seeds and not 0 <= min(found.seeds) <= max(found.seeds) < 2**32:
         raise ValueError(f"Found --seeds {' '.join(map(str, found.seeds))}; expected numbers from 0 below 2**32.")
-    output = Path(found.output_dir).expanduser()
-    if not (resumes or restarts() or "--overwrite_output" in given):
-        for name in ("size-*", "seed-*", "fold-*", "final"):  # said before the first of them trains
-            for folder in output.glob(name):
-                _refuse_filled(folder)
+    output, plan = Path(found.output_dir).expanduser(), []
     for size in found.train_sizes or [None]:
         folder = output if size is None else output / f"size-{size:.15g}"
         drawn = [] if size is None else ["--max_train_samples", f"{size:.15g}"]
@@ -128,20 +124,20 @@ def parse_runs(
         runs += [(folder / f"fold-{fold.split('/')[0]}", ["--fold", fold]) for fold in folds]
         if folds and size is None:
             runs.append((folder / "final", ["--fold", f"final/{found.folds}"]))
-        for path, words in runs or [(folder, [])]:
-            if (
-                path.name == "final"
-                and "--max_steps" not in given
-                and (epochs := chosen_epochs(folder, found.folds)) > 0
-            ):
-                words = [*words, "--num_train_epochs", f"{epochs:g}"]
-            if resumes:
-                begun = newest_complete(path / CHECKPOINTS)[0] is not None
-                if not begun and _is_finished(path):
-                    continue  # few rows: it had nothing to save on its way
-                how = "--resume_from_checkpoint" if begun else "--overwrite_output"
-                words = [*words, *([how] if begun or path.exists() and not restarts() else [])]
-            yield parse(arguments_class, [*rest, *drawn, *words, "--output_dir", str(path)], **options)
+        plan += [(path, [*drawn, *words]) for path, words in runs or [(folder, [])]]
+    for path, _ in [] if resumes or restarts() or "--overwrite_output" in given else plan:
+        _refuse_filled(path)  # before the first of them trains
+    for path, words in plan:
+        final = path.name == "final" and "--max_steps" not in given
+        if final and (epochs := chosen_epochs(path.parent, found.folds)) > 0:
+            words = [*words, "--num_train_epochs", f"{epochs:g}"]
+        if resumes:
+            begun = newest_complete(path / CHECKPOINTS)[0] is not None
+            if not begun and _is_finished(path):
+                continue  # few rows: it had nothing to save on its way
+            how = "--resume_from_checkpoint" if begun else "--overwrite_output"
+            words = [*words, *([how] if begun or path.exists() and not restarts() else [])]
+        yield parse(arguments_class, [*rest, *words, "--output_dir", str(path)], **options)
 
 
 def _is_finished(run: Path) -> bool:
@@ -195,6 +191,8 @@ def parse(
         raise ValueError(
             "Found --early_stopping_patience without evaluations; expected --eval_strategy epoch. Add it."
         )
+    if "pair_truncation" in given and args.pair_truncation != "none" and args.text_pair_column is None:
+        raise ValueError("Found --pair_truncation without --text_pair_column; expected both. Add it, or leave it out.")
     for one, other in (("dataset_name", "train_file"), ("max_steps", "num_train_epochs")):
         if {one, other} <= given:
             raise ValueError(f"Found --{one} with --{other}; expected one of them. Leave one out.")

@@ -317,6 +317,12 @@ def test_labels_of_another_kind_than_in_train_are_refused(tmp_path, train, other
         load_splits(str(tmp_path), **options)
 
 
+def test_blank_labels_in_place_of_lists_are_hidden(tmp_path):
+    for name, labels in (("train", [["a"], ["b"], ["a", "b"]]), ("test", ["", ""])):
+        frame_of(labels).to_json(tmp_path / f"{name}.jsonl", orient="records", lines=True)
+    assert {*load_splits(str(tmp_path))} == {"train"}
+
+
 def test_hidden_numbers_are_no_split_to_report():
     parts = {
         "train": Dataset.from_pandas(frame_of([0.5, 1.5, 2.5])),
@@ -329,5 +335,7 @@ def test_numbers_that_are_names_of_classes_are_those_numbers():
     rows = Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 4, 2]})
     rows = rows.cast_column("label", ClassLabel(names=["1", "2", "3", "4", "5"]))
     assert load_splits(rows, problem_type=REGRESSION)["train"]["label"][:] == [1.0, 5.0, 3.0]
+    stars = rows.cast_column("label", ClassLabel(names=[f"{number} stars" for number in range(1, 6)]))
+    assert load_splits(stars, problem_type=REGRESSION)["train"]["label"][:] == [0.0, 4.0, 2.0]
     rows = rows.cast_column("label", ClassLabel(names=["-1", "0", "1", "2", "3"]))
     assert label_names_of(load_splits(rows)["train"]) == ["-1", "0", "1", "2", "3"]

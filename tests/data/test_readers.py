@@ -377,6 +377,12 @@ def test_short_lines_of_gb18030_that_are_utf_8_by_chance(tmp_path):
     assert load_splits(str(tmp_path / "a.txt"), labelled=False)["train"]["text"][:] == texts
 
 
+def test_a_list_on_one_line_of_jsonl_may_be_long(tmp_path, monkeypatch):
+    monkeypatch.setattr("bertcls.data.tables.LONGEST", 100)
+    (tmp_path / "a.jsonl").write_text(json.dumps(pd.DataFrame(ALIKE).to_dict("records")))
+    assert len(load_splits(str(tmp_path / "a.jsonl"))["train"]) == 6
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.txt.gz", "a.jsonl"])
 def test_a_giant_line_is_refused_before_it_is_held(tmp_path, monkeypatch, name):
     monkeypatch.setattr("bertcls.data.tables.LONGEST", 3_000_000)
@@ -455,9 +461,11 @@ def test_one_line_with_a_list_of_objects_is_a_row(tmp_path):
 def test_a_name_twice_in_an_object_is_refused(tmp_path):
     lines = ['{"text": "good", "label": "x"}', '{"text": "bad", "label": "x", "label": "y"}']
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=r"not valid JSON in line 2 \(an object with the name label twice\)") as error:
+    with pytest.raises(ValueError, match="has 'label' twice in line 2; expected different names") as error:
         load_splits(str(tmp_path / "a.jsonl"))
     one_line(error)
+    (tmp_path / "a.jsonl").write_text("\n".join([lines[0], '{"text": "bad", "label": "y", "meta": {"a": 1, "a": 2}}']))
+    assert len(load_splits(str(tmp_path / "a.jsonl"))["train"]) == 2
 
 
 def test_half_a_character_in_an_object_is_said(tmp_path):
@@ -479,6 +487,9 @@ def test_a_long_text_that_a_parquet_file_holds_once_is_counted_in_each_row(tmp_p
         load_splits(str(tmp_path / "100.parquet"))
     assert watched.largest < 1_000_000  # before they were unpacked
     assert len(load_splits(str(tmp_path / "3000.parquet"))["train"]) == 3000
+    table = pa.table({"text": ["a" * 9000, *(f"text {row}" for row in range(2999))], "label": ["x", "y"] * 1500})
+    pq.write_table(table, tmp_path / "plain.parquet", use_dictionary=False, row_group_size=500)
+    assert len(load_splits(str(tmp_path / "plain.parquet"))["train"]) == 3000
 
 
 class Watched:
