@@ -56,6 +56,7 @@ def mean_interval(
     if variance == 0:
         return middle, middle
     freedom = variance**2 / (of_examples**2 / (examples - 1) + of_runs**2 / max(runs, 1))
+    freedom = max(freedom, min(max(runs, 1), examples - 1))  # what was subtracted makes it no less sure than either
     width = float(t.ppf((1 + confidence) / 2, freedom) * variance**0.5)
     top = 1.0 if all(np.isin(arm, (0, 1)).all() for arm in arms) else math.inf  # of shares
     return max(middle - width, 0.0 if minus is None else -top), min(middle + width, top)

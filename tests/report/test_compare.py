@@ -93,6 +93,17 @@ def test_seeds_are_not_taken_for_a_difference(runs, spread):
     assert wrong <= 14  # of equal ways of training: more has a probability below 0.01 at 5 %
 
 
+def test_arms_that_answer_alike_are_told_so():
+    """Luck that is the same in both arms leaves an interval of what is left, however many runs."""
+    draw = np.random.default_rng(4)
+    for _ in range(20):
+        one = (draw.random((3, 1000)) < 0.8).astype(float)
+        other = one[[1, 2, 0]]
+        other[:, :5] = 1 - other[:, :5]
+        low, high = mean_interval(other, minus=one)
+        assert high - low < 0.1
+
+
 @pytest.mark.parametrize("rates", [([0.5, 0.52, 0.51], [0.54, 0.56]), ([0.5], [0.54, 0.56])])
 def test_where_seeds_are_all_the_noise_it_is_students(rates):
     one, other = (np.repeat(np.array(runs)[:, None], 1000, axis=1) for runs in rates)
