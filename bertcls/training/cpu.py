@@ -9,7 +9,7 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from bertcls.process import keep_freed
 
-AMX_TOKENS = 256  # longer texts are for SDPA there, too
+BF16_TOKENS = 256  # longer texts are for SDPA in bf16, too
 
 
 def drop(values: torch.Tensor, p: float) -> torch.Tensor:
@@ -47,14 +47,14 @@ def attention_with_dropout(
     """Attention as transformers calls it: plain products where these are faster, else SDPA.
 
     torch has no fused attention with dropout on a CPU, and what SDPA does in its place is slower than plain products.
-    Nor has its gradient in bf16 the tiles of AMX, by which plain products are two to six times as fast up to
-    `AMX_TOKENS`. SDPA also computes what has a `position_bias`, or other keys than queries.
+    Nor is its gradient in bf16 one of the fast products in bf16, by which plain ones are up to six times as fast up to
+    `BF16_TOKENS`. SDPA also computes what has a `position_bias`, or other keys than queries.
 
     `query`, `key` and `value` are `[windows, heads, seq_len, head_size]`; the mask is added to the scores, 0 where a
     token is read, `[windows, 1, seq_len, seq_len]`. Gives `[windows, seq_len, heads, head_size]`, and no weights.
     """
-    by_tiles = query.dtype == torch.bfloat16 and query.requires_grad and query.shape[2] <= AMX_TOKENS and has_amx()
-    if not (dropout or by_tiles) or kwargs.get("position_bias") is not None or key.shape != query.shape:
+    short = query.dtype == torch.bfloat16 and query.requires_grad and query.shape[2] <= BF16_TOKENS and has_bf16()
+    if not (dropout or short) or kwargs.get("position_bias") is not None or key.shape != query.shape:
         kwargs |= {"dropout": dropout, "scaling": scaling, "is_causal": False}  # the mask says all
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     scaling = query.size(-1) ** -0.5 if scaling is None else scaling
@@ -66,9 +66,9 @@ def attention_with_dropout(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), None
 
 
-def has_amx() -> bool:
-    """Whether the processor multiplies matrices of bf16 by tiles."""
-    return torch.cpu._is_amx_tile_supported()
+def has_bf16() -> bool:
+    """Whether the processor multiplies matrices of bf16, by AMX or without."""
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 _ATTENTION = "attention_with_dropout"
@@ -96,7 +96,7 @@ class FastOnCpu(TrainerCallback):
         encoder = getattr(model.config, "encoder", model.config)
         dropout = getattr(encoder, "attention_probs_dropout_prob", getattr(encoder, "attention_dropout", 0))
         self.attention = self.attention or encoder._attn_implementation  # auto_find_batch_size begins several times
-        if (dropout or args.bf16 and has_amx()) and self.attention == "sdpa":
+        if (dropout or args.bf16 and has_bf16()) and self.attention == "sdpa":
             model.set_attn_implementation(_ATTENTION)
 
     def on_train_end(self, args, state, control, model: PreTrainedModel = None, **kwargs):

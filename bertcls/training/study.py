@@ -100,7 +100,7 @@ class Study:
         self.trial.set_user_attr("scores", scores)
         self.trial.set_user_attr("seconds", seconds)  # last: it ended by itself
         self.study.tell(self.trial, score if state == states.COMPLETE else None, state=state)
-        how = "failed" if score is None else f"{score:.4f}{', cut short' if pruned else ''}"
+        how = "failed" if score is None else f"{score:.4f}{' when it was cut short' if pruned else ''}"
         knobs = "the recipe's defaults" if self.trial.user_attrs.get("defaults") else as_words(self.trial.params)
         best = self.study.best_trial
         line = f"trial {self.trial.number}: {how}, {seconds:.0f} s, best {best.value:.4f} of trial {best.number}: "

@@ -93,22 +93,22 @@ def test_bf16_weights_are_dropped_in_bf16():
     assert found.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("tokens, by_tiles", [(17, True), (300, False)])
-def test_where_tiles_help_bf16_without_dropout_takes_plain_products(tokens, by_tiles, monkeypatch):
+@pytest.mark.parametrize("tokens, plain", [(17, True), (300, False)])
+def test_bf16_without_dropout_takes_plain_products(tokens, plain, monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(cpu, "has_amx", lambda: True)
+    monkeypatch.setattr(cpu, "has_bf16", lambda: True)
     exact, mask, calls = heads(tokens=tokens), padding(tokens=tokens), []
     monkeypatch.setattr(cpu, "sdpa_attention_forward", lambda *args, **kw: calls.append(1) or stock(*args, **kw))
     rounded = [part.detach().bfloat16().requires_grad_() for part in exact]
     found, _ = attention_with_dropout(nn.Module(), *rounded, mask.bfloat16(), None, dropout=0.0)
-    assert bool(calls) != by_tiles
+    assert bool(calls) != plain
     expected = nn.functional.scaled_dot_product_attention(*exact, attn_mask=mask).transpose(1, 2)
     torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.05)
     for ours, theirs in zip(torch.autograd.grad(found.sum(), rounded), torch.autograd.grad(expected.sum(), exact)):
         torch.testing.assert_close(ours.float(), theirs, rtol=0.05, atol=0.1)
     with torch.no_grad():
         attention_with_dropout(nn.Module(), *[part.detach() for part in rounded], mask.bfloat16(), None, dropout=0.0)
-    assert len(calls) == 2 - by_tiles  # without a gradient SDPA is as fast
+    assert len(calls) == 2 - plain  # without a gradient SDPA is as fast
 
 
 def test_padded_tokens_are_not_read(encoder_folder):
