@@ -145,7 +145,8 @@ class LongestBatchFirst(TrainerCallback):
         by_length = np.argsort(-lengths, kind="stable")
         middle = (len(dataset) - size) // 2
         self._step(args, model, train_dataloader.collate_fn, dataset, by_length[:size])
-        typical = by_length[middle : middle + size]
+        drawn = np.random.default_rng(0).permutation(len(dataset))[:size]  # of all lengths, padded to the longest
+        typical = by_length[middle : middle + size] if hasattr(sampler, "lengths") else drawn
         seconds = self._step(args, model, train_dataloader.collate_fn, dataset, typical)
         if args.process_index != 0:
             return

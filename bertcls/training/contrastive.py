@@ -186,7 +186,7 @@ def contrastive_pretraining(
     model.classifier.requires_grad_(False)  # several processes would wait for its gradient
     training_args.eval_strategy = training_args.eval_strategy.__class__("no")
     training_args.eval_on_start = training_args.load_best_model_at_end = False
-    training_args.average_tokens_across_devices = False
+    training_args.average_tokens_across_devices, training_args.train_sampling_strategy = False, "group_by_length"
     loss = partial(gathered_loss, temperature=0.05)  # as in Gao et al. (2021)
     trainer = Trainer(
         model=model,
