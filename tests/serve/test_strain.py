@@ -404,13 +404,14 @@ def test_a_number_that_means_nothing_is_one_line(words, saved, monkeypatch, caps
     assert caught.value.code == 2 and line.count("\n") == 1 and BAD[words] in line
 
 
-@pytest.mark.parametrize("head", [b"a:\r\n" * 30_000, b"a: " + b"b" * 90_000])
+@pytest.mark.parametrize("head", [b"a:\r\n" * 16_000, b"a: " + b"b" * 64_000])
 def test_the_head_of_a_request_has_a_limit(classifier, head):  # noqa: F811
     with (
         inside(classifier) as (_, its_port),
         socket.create_connection(("127.0.0.1", its_port), timeout=60) as client,
     ):
         client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n" + head)
+        client.sendall(head[-4000:])  # in one piece, so that nothing is unread when it closes
         response = http.client.HTTPResponse(client)
         response.begin()
         assert Answer(response).error() == (431, "head_too_large", None)
@@ -440,12 +441,12 @@ def test_bodies_that_do_not_come_make_room_before_other_connections(classifier):
 
 def test_a_small_body_has_room_beside_large_ones_that_do_not_come(classifier, monkeypatch):  # noqa: F811
     monkeypatch.setattr("bertcls.serve.middleware.HELD_BYTES", 1)
-    with inside(classifier, limits=Limits(body=200_000)) as (_, its_port), contextlib.ExitStack() as stack:
+    with inside(classifier, limits=Limits(body=200_000)) as (server, its_port), contextlib.ExitStack() as stack:
         for _ in range(2):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", its_port), timeout=60))
             head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             client.sendall(head + b"Content-Length: 150000\r\n\r\n" + b" " * 90_000)
-        wait_until(lambda: ask(its_port, "/predict", {"texts": ["x" * 99_000, "good" * 9000]}).status == 503)
+        wait_until(lambda: len(server.expecting) == 2)
         assert ask(its_port, "/predict", {"texts": ["x" * 30_000]}).status == 200
 
 
