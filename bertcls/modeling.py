@@ -437,7 +437,7 @@ def load_config(name_or_path: str, *, revision: str | None = None) -> PreTrained
         ) from error
 
 
-def reads_forward_only(config: PreTrainedConfig) -> bool:
+def _reads_forward_only(config: PreTrainedConfig) -> bool:
     """Whether a model has a decoder, of which a token knows only those before it: its first one tells nothing."""
     kind, both = config.model_type, getattr(config, "use_bidirectional_attention", False)
     causal = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -450,7 +450,7 @@ def _load_encoder(name_or_path: str, from_scratch: bool, attention_dropout: floa
     config = load_config(name_or_path, revision=options["revision"])
     ours = isinstance(config, BertClsConfig)
     encoder_config = config.encoder if ours else config
-    if reads_forward_only(encoder_config):
+    if _reads_forward_only(encoder_config):
         raise ValueError(
             f"{name_or_path} is a {encoder_config.model_type} model, which has a decoder; expected an encoder alone, "
             "such as google-bert/bert-base-uncased. Choose one."

@@ -77,14 +77,14 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
             f"The tokenizer in {name_or_path} knows {size:,} tokens and the encoder has embeddings for {rows:,}; "
             "expected as many. Copy the tokenizer.json that belongs to the model there."
         )
-    if getattr(config, "vocabulary", None) not in (None, vocabulary_digest(known)):
+    if getattr(config, "vocabulary", None) not in (None, _vocabulary_digest(known)):
         found = f"The tokenizer in {name_or_path} has another vocabulary than the model was trained with"
         raise ValueError(f"{found}; expected the tokenizer.json that was saved with it. Copy that one there.")
     tokenizer.truncation_side = "right"  # else windows come from the end
     return tokenizer
 
 
-def vocabulary_digest(known: dict[str, int]) -> str:
+def _vocabulary_digest(known: dict[str, int]) -> str:
     """What tells a vocabulary from another one, of as many tokens, too."""
     return xxhash.xxh3_64(repr(sorted(known.items())).encode()).hexdigest()
 
@@ -349,7 +349,7 @@ def tokenize_splits(
             say(f"{name}: {describe_windows(result[name], max_length=max_length, special=special)}")
         if train_on == "windows":
             result["train"] = result["train"].map(explode_windows, batched=True, load_from_cache_file=fresh)
-    contract["vocabulary"] = vocabulary_digest(tokenizer.get_vocab())
+    contract["vocabulary"] = _vocabulary_digest(tokenizer.get_vocab())
     return type(splits)({name: WithLengths.of(rows) for name, rows in result.items()}), contract
 
 

@@ -41,7 +41,7 @@ def checked_text(path: Path, encoding: str | None = None, *, longest: int | None
     if fault:
         raise ValueError(fault)
     for mark, marked in _MARKS:  # the mark is no part of the first column's name
-        if name and head.startswith(mark) and codecs.lookup(name).name in (marked[:5], f"{marked}-le", f"{marked}-be"):
+        if name and head.startswith(mark) and codecs.lookup(name).name.startswith(marked.removesuffix("-sig")):
             name = marked
     return lambda: io.TextIOWrapper(_open(path), name or "utf-8", newline="")
 

@@ -181,7 +181,7 @@ def _check_repeated(path: Path, file: pq.ParquetFile, columns: list[str] | None)
     with pq.ParquetFile(path, pre_buffer=False, read_dictionary=names) as once:
         for group in range(file.num_row_groups):
             first = next(once.iter_batches(1, columns=names, row_groups=[group]), [])
-            held = [len(part.dictionary) for part in first if pa.types.is_dictionary(part.type)]
+            held = [len(part.dictionary) for part in first]
             longest = max((pc.max(pc.binary_length(part.dictionary)).as_py() or 0 for part in first), default=0)
             for batch in once.iter_batches(ROWS_AT_A_TIME, columns=names, row_groups=[group]):
                 if longest * ROWS_AT_A_TIME <= _BYTES_OF_ROWS or [len(part.dictionary) for part in batch] != held:

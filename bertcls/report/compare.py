@@ -85,7 +85,7 @@ def load_arm(folder: str, name: str | None = None, seeds: list[int] | None = Non
     if len(encoders) > 1 and not all(run.name.startswith(("seed-", "fold-")) for run in runs):
         found = f"Found runs of {' and '.join(sorted(encoders))} in {folder}"
         raise ValueError(f"{found}; expected those of one, by several seeds or folds. Name each run by itself.")
-    records = [json.loads(path.read_text()) if (path := run / RECORD).is_file() else {} for run in runs]
+    records = [read_json(path) if (path := run / RECORD).is_file() else {} for run in runs]
     options = [_options(*both) for both in zip(facts, records)]
     states = [max(run.glob(_STATES), key=lambda path: path.stat().st_mtime, default=None) for run in runs]
     return Arm(
