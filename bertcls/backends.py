@@ -58,32 +58,19 @@ class OnnxModel(nn.Module):
     def forward(
         self, window_example: torch.Tensor, return_window_logits: bool = False, **inputs: torch.Tensor
     ) -> WindowClassifierOutput:
-        """As that of `BertClsForSequenceClassification` in evaluation, `windows_per_forward` windows at a time."""
-        counts = torch.bincount(window_example).numpy()
+        """As that of `BertClsForSequenceClassification` in evaluation."""
         inputs = {name: tensor.numpy() for name, tensor in inputs.items() if name in self.names}
-        step = self.config.windows_per_forward
-        if len(window_example) <= step:
-            wanted = ["logits", "window_logits", "window_vectors"]
-            found = self.session.run(wanted, {**inputs, "window_counts": counts})
-        else:
-            vectors = []
-            for start in range(0, len(window_example), step):
-                part = {name: array[start : start + step] for name, array in inputs.items()}
-                part["window_counts"] = np.ones(len(part["input_ids"]), np.int64)
-                vectors += self.session.run(["window_vectors"], part)
-            vectors = np.concatenate(vectors)
-            found = [*self._pool(vectors, counts), vectors]
+        inputs["window_counts"] = torch.bincount(window_example).numpy()
+        found = self.session.run(["logits", "window_logits", "window_vectors"], inputs)
         return WindowClassifierOutput(
             **dict(zip(("logits", "window_logits", "vectors"), map(torch.from_numpy, found)))
         )
 
-    def from_vectors(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def from_vectors(self, vectors: torch.Tensor, counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """As that of `BertClsForSequenceClassification`."""
-        logits, window_logits = self._pool(vectors.numpy(), np.array([len(vectors)]))
-        return torch.from_numpy(logits), torch.from_numpy(window_logits)
-
-    def _pool(self, vectors: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
-        return self.pooling.run(["logits", "window_logits"], {"window_vectors": vectors, "window_counts": counts})
+        inputs = {"window_vectors": vectors.numpy(), "window_counts": np.array(counts)}
+        logits, window_logits = map(torch.from_numpy, self.pooling.run(["logits", "window_logits"], inputs))
+        return logits, window_logits
 
 
 def require(*names: str, what: str = "ONNX") -> None:

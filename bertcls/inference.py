@@ -252,6 +252,8 @@ class TextClassifier:
 
     def predict_encoded(self, encoded: list[Encoded]) -> list[Prediction]:
         """The second half of `predict`: one `Prediction` for each that `encode` gave, whatever stands beside it."""
+        if not encoded:
+            return []
         logits, windows_of, vectors_of = self._logits(encoded)
         probabilities = self.to_probabilities(logits)
         answers = list(map(self._prediction, encoded, probabilities, windows_of))
@@ -265,14 +267,22 @@ class TextClassifier:
             answers[row] = replace(answers[row], words=words)
         return answers
 
-    def window_vectors(self, encoded: Encoded) -> torch.Tensor:
-        """`[windows, hidden]`, for `predict_vectors`: a long text need not be read at once (`Encoded.parts`)."""
-        return self._forward([encoded]).vectors
+    @torch.inference_mode()
+    def window_vectors(self, *encoded: Encoded) -> torch.Tensor:
+        """`[windows, hidden]` of all texts in turn. Windows of like length are read together, whatever their texts.
+
+        For `predict_vectors`: a long text need not be read at once (`Encoded.parts`).
+        """
+        windows = [window for one in encoded for window in one.parts(1)]
+        tokens = TOKENS_PER_BATCH_CPU if self.device.type == "cpu" else TOKENS_PER_BATCH
+        batches = batches_of([window.size for window in windows], tokens)
+        parts = [self._forward([windows[row] for row in rows]).vectors for rows in batches]
+        return torch.cat(parts)[np.argsort(np.concatenate(batches))]
 
     @torch.inference_mode()
     def predict_vectors(self, encoded: Encoded, vectors: torch.Tensor) -> Prediction:
         """What `predict_encoded` gives for one text, from the `window_vectors` of its windows."""
-        logits, window_logits = map(_to_numpy, self.model.from_vectors(vectors))
+        logits, window_logits = map(_to_numpy, self.model.from_vectors(vectors, [len(vectors)]))
         _check_finite(logits)
         return self._prediction(encoded, self.to_probabilities(logits[0]), window_logits)
 
@@ -340,22 +350,14 @@ class TextClassifier:
         means = [_to_numpy(vectors.mean(0)) for _, _, vectors_of in parts for vectors in vectors_of]
         return np.concatenate([logits for logits, _, _ in parts]), np.stack(means)
 
+    @torch.inference_mode()
     def _logits(self, encoded: list[Encoded]) -> tuple[np.ndarray, list[np.ndarray], list[torch.Tensor]]:
         """Logits `[texts, num_labels]`, and those and the vectors of each text's windows."""
-        logits = np.zeros((len(encoded), self.model.config.num_labels), np.float32)
-        windows_of, vectors_of = [logits] * len(encoded), [torch.empty(0)] * len(encoded)  # each is replaced
-        tokens = TOKENS_PER_BATCH_CPU if self.device.type == "cpu" else TOKENS_PER_BATCH
-        for rows in batches_of([one.size for one in encoded], tokens):
-            output = self._forward([encoded[row] for row in rows])
-            logits[rows] = _to_numpy(output.logits)
-            sizes = [encoded[row].size[0] for row in rows]
-            parts = np.split(_to_numpy(output.window_logits), np.cumsum(sizes)[:-1])
-            for row, part, vectors in zip(rows, parts, output.vectors.split(sizes)):
-                windows_of[row], vectors_of[row] = part, vectors
+        counts, vectors = [one.size[0] for one in encoded], self.window_vectors(*encoded)
+        logits, window_logits = map(_to_numpy, self.model.from_vectors(vectors, counts))
         _check_finite(logits)
-        return logits, windows_of, vectors_of
+        return logits, np.split(window_logits, np.cumsum(counts)[:-1]), vectors.split(counts)
 
-    @torch.inference_mode()
     def _forward(self, encoded: list[Encoded]) -> WindowClassifierOutput:
         inputs = self.collator([one.columns for one in encoded])
         inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}

@@ -346,10 +346,11 @@ class BertClsForSequenceClassification(PreTrainedModel):
         add_up = partial(_reduce_windows, window_example=window_example, batch=batch, how="sum")
         return self.pool_probabilities(self.head(vectors).float(), add_up)
 
-    def from_vectors(self, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits `[1, num_labels]` of one document, and those of its windows, from vectors `[num_windows, hidden]`."""
-        one = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
-        return self._pool_windows(vectors, one, 1), self.head(vectors)
+    def from_vectors(self, vectors: torch.Tensor, counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits `[documents, num_labels]` and those of all windows, from vectors `[num_windows, hidden]`, of which each
+        document has so many."""
+        owners = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(vectors.device)
+        return self._pool_windows(vectors, owners, len(counts)), self.head(vectors)
 
     def pool_probabilities(self, window_logits: torch.Tensor, add_up: Callable) -> torch.Tensor:
         """Window logits `[num_windows, num_labels]` to those of documents by `mean_probs` or `vote`.

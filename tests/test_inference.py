@@ -50,6 +50,22 @@ def test_a_text_and_a_list_give_the_same_answers_in_order(classifier):
     assert len({round(prediction.score, 6) for prediction in together}) == len(TEXTS)
 
 
+def test_windows_are_padded_to_others_of_their_length_not_to_those_of_their_text(classifier, monkeypatch):
+    read, forward = [], classifier.model.forward
+
+    def watched(input_ids, attention_mask, **inputs):
+        read.append((input_ids.numel(), int(attention_mask.sum())))
+        return forward(input_ids, attention_mask, **inputs)
+
+    monkeypatch.setattr(classifier.model, "forward", watched)
+    monkeypatch.setattr("bertcls.inference.TOKENS_PER_BATCH_CPU", 64)  # two windows of 32 tokens
+    texts = ["good " * 35] * 8  # a window of 32 tokens, and one of 13
+    found = classifier.probabilities(texts)
+    assert [sum(numbers) for numbers in zip(*read)] == [8 * (32 + 13)] * 2
+    monkeypatch.undo()
+    np.testing.assert_allclose(found, classifier.probabilities(texts[:1]).repeat(8, 0), rtol=0, atol=1e-5)
+
+
 def test_one_text_and_other_sequences(classifier):
     assert classifier.logits("good film").shape == classifier.probabilities("good film").shape == (1, 2)
     assert classifier.predict(pd.Series(TEXTS)) == classifier.predict(TEXTS)

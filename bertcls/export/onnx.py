@@ -145,7 +145,7 @@ def _quantize(folder: Path) -> None:
 
 
 def _difference(classifier: TextClassifier, folder: Path, dtype: str) -> float:
-    """The largest one in a logit of a text or a window, of texts alone, together, and of many windows in parts.
+    """The largest one in a logit of a text or a window, of texts alone and together, and of documents at once.
 
     The texts are of random word pieces: none, one, a few, half a window, three windows.
     """
@@ -155,11 +155,12 @@ def _difference(classifier: TextClassifier, folder: Path, dtype: str) -> float:
     texts = [tokenizer.decode(random.choice(pieces, length)) for length in lengths]
     texts = [("Is it?", text) for text in texts] if config.pair_truncation is not None else texts
     exported, found = TextClassifier.from_pretrained(str(folder), backend="onnx", dtype=dtype), []
-    for batch, at_a_time in [*(([text], 64) for text in texts), (texts, 64), (texts, 2)]:
-        exported.model.config.windows_per_forward = at_a_time
+    for batch in [*([text] for text in texts), texts]:
         logits, windows = classifier.logits_with_windows(batch)
         other_logits, other_windows = exported.logits_with_windows(batch)
-        found.append(np.abs(logits - other_logits).max())
+        inputs = exported.collator([one.columns for one in exported.encode(batch)])
+        pooled = exported.model(**inputs, return_window_logits=True).logits.numpy()  # in model.onnx itself
+        found += [np.abs(logits - others).max() for others in (other_logits, pooled)]
         found += [np.abs(rows - others).max() for rows, others in zip(windows, other_windows)]
     return float(np.max(found)) / config.label_scale  # which is of a regression
 

@@ -52,7 +52,7 @@ class Teacher:
 
 
 class _StockModel(nn.Module):
-    """A stock sequence classifier, called like ours: a text's logits are the means of those of its windows."""
+    """A stock sequence classifier, called like ours: its logits are a window's vector, and their mean is the text's."""
 
     def __init__(self, model: PreTrainedModel, config: BertClsConfig):
         super().__init__()
@@ -63,12 +63,10 @@ class _StockModel(nn.Module):
         self, window_example: torch.Tensor, return_window_logits: bool = False, **inputs: torch.Tensor
     ) -> WindowClassifierOutput:
         inputs = {name: tensor for name, tensor in inputs.items() if name in self.names}
-        step, size = self.config.windows_per_forward, len(window_example)
-        parts = [{name: part[start : start + step] for name, part in inputs.items()} for start in range(0, size, step)]
-        windows = torch.cat([self.model(**part).logits.float() for part in parts])  # [num_windows, num_labels]
-        counts = torch.bincount(window_example).unsqueeze(-1)
-        sums = windows.new_zeros(len(counts), windows.shape[-1]).index_add(0, window_example, windows)
-        return WindowClassifierOutput(logits=sums / counts, window_logits=windows, vectors=windows)
+        return WindowClassifierOutput(vectors=self.model(**inputs).logits.float())  # [num_windows, num_labels]
+
+    def from_vectors(self, vectors: torch.Tensor, counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.stack([rows.mean(0) for rows in vectors.split(counts)]), vectors
 
 
 def load_teacher(
