@@ -347,8 +347,8 @@ class BertClsForSequenceClassification(PreTrainedModel):
         return self.pool_probabilities(self.head(vectors).float(), add_up)
 
     def from_vectors(self, vectors: torch.Tensor, counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits `[documents, num_labels]` and those of all windows, from vectors `[num_windows, hidden]`, of which each
-        document has so many."""
+        """Logits `[batch, num_labels]` of documents of so many windows each, and those of the windows, from their
+        vectors `[num_windows, hidden]`."""
         owners = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(vectors.device)
         return self._pool_windows(vectors, owners, len(counts)), self.head(vectors)
 

@@ -52,7 +52,7 @@ class Teacher:
 
 
 class _StockModel(nn.Module):
-    """A stock sequence classifier, called like ours: its logits are a window's vector, and their mean is the text's."""
+    """A stock sequence classifier, called like ours: a window's logits are its vector, their mean is the text's."""
 
     def __init__(self, model: PreTrainedModel, config: BertClsConfig):
         super().__init__()
