@@ -436,7 +436,9 @@ class WindowCollator:
             labels = [feature["label"] for feature in features]
             if self.num_labels is None:
                 labels = torch.tensor(labels)
-                batch["labels"] = labels if labels.dtype == torch.int64 and labels.dim() == 1 else labels.float()
+                if labels.dtype != torch.int64 or labels.dim() > 1:
+                    labels = labels.float().masked_fill(labels == -100, -99.9999)  # Trainer counts no label of -100
+                batch["labels"] = labels
             else:
                 batch["labels"] = torch.zeros(len(labels), self.num_labels)
                 for row, numbers in enumerate(labels):

@@ -273,6 +273,12 @@ def test_collator_label_types(tokenizer, labels, dtype):
     assert WindowCollator(tokenizer)(features)["labels"].dtype == dtype
 
 
+def test_numbers_of_minus_100_count_like_others(tokenizer):
+    features = [{"label": label, "input_ids": [[2, 3]], "attention_mask": [[1, 1]]} for label in (-100.0, 20.0)]
+    labels = WindowCollator(tokenizer)(features)["labels"]
+    assert (labels != -100).all() and labels.tolist() == pytest.approx([-100, 20], abs=1e-3)  # Trainer leaves -100 out
+
+
 def test_limits_of_encoders():
     small = {
         "hidden_size": 32,

@@ -89,8 +89,18 @@ def arrange_splits(
     parts = _without_few(parts, seed)
     rows = f"{len(parts['validation'])} rows for validation" if "validation" in parts else "no row to choose by"
     rows += f", {len(parts['test'])} for test" if reported == DRAWN else f"; {reported} is reported"
-    warn(f"Held out of train ({how}): {rows}.")
+    warn(f"Held out of train ({how}): {rows}.{_deviation(parts)}")
     return parts, reported
+
+
+def _deviation(parts: DatasetDict) -> str:
+    """How far shares of several labels are from those of all rows, which no draw keeps for each label."""
+    if problem_type_of(parts["train"]) != MULTI_LABEL:
+        return ""
+    labels = [label_array(rows) for rows in parts.values()]
+    off = np.abs(np.stack([part.mean(0) for part in labels]) - np.concatenate(labels).mean(0))
+    name = label_names_of(parts["train"])[int(off.max(0).argmax())]
+    return f" Label shares differ by {100 * off.max():.1f} points at most ({name})."
 
 
 def _without_few(parts: DatasetDict, seed: int) -> DatasetDict:

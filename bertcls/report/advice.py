@@ -21,7 +21,12 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
         del evaluations[-1]  # of the model that was chosen, once more
     shares = task["label_shares"]["train"]
     if losses and shares and task["problem_type"] == SINGLE_LABEL:
-        constant = -sum(share * math.log(share) for share in shares.values() if share)
+        weighted = [
+            share * weight for share, weight in zip(shares.values(), task["class_weights"] or [1] * len(shares))
+        ]
+        constant = -sum(share * math.log(share / sum(weighted)) for share in weighted if share)
+        if facts["arguments"].get("label_smoothing_factor"):  # whose losses never come near 0
+            constant = math.inf
         if min(losses) > 0.95 * constant:
             found.append(
                 f"The training loss never fell below that of a constant answer ({constant:.2f}): the learning rate "
@@ -30,7 +35,7 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
             )
     if worse := [row["name"] for row in facts["baselines"] if row["outcome"] == "worse"]:
         found.append(f"{worse[0]} is better than the encoder beyond noise: use it, or train longer.")
-    if 0 < (steps := facts["chosen"]["steps"]) < _FEW_STEPS:
+    if 0 < (steps := facts["chosen"]["made"]) < _FEW_STEPS:
         found.append(f"Only {steps} steps were made: raise --num_train_epochs, or lower the batch size.")
     if len(evaluations) > 1:
         last = evaluations[-1]

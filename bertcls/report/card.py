@@ -209,7 +209,7 @@ def _limits(facts: dict, data: str, from_scratch: bool) -> list[str]:
         values = (f"{format_score(row['score'], tested, error=error)} of {row['rows']:,}" for row in weak)
         groups = "; ".join(f"{row['slice']}, {row['group']}: {value}" for row, value in zip(weak, values))
         found.append(f"Its {facts['measure']} is worse on some groups of rows than on the others: {groups}.")
-    if facts.get("calibration"):
+    if (facts.get("calibration") or {}).get("temperature", 1.0) != 1.0:
         found.append(
             "Its probabilities are calibrated on held-out rows of this data alone; on other texts it may be surer "
             "than it is right."

@@ -40,7 +40,8 @@ class Arm:
 
     def interval(self) -> tuple[float, float]:
         """95 % interval of the mean: for other examples, and for other seeds where it has several runs."""
-        if len(self.values) > 1 or self.values.shape[1] < 2:
+        alike = (self.values == self.values[0]).all()  # seeds that answer alike tell no more than one
+        if not alike or self.values.shape[1] < 2:
             return mean_interval(self.values)
         found = score_with_interval(self.values[0] if self.regression else self.values[0] == 1)
         return found["low"], found["high"]

@@ -8,7 +8,7 @@ from datasets import Dataset
 from bertcls.data.labels import label_array
 from bertcls.data.splits import draw_rows
 from bertcls.inference import Text, TextClassifier, texts_of
-from bertcls.modeling import REGRESSION
+from bertcls.modeling import MULTI_LABEL, REGRESSION
 from bertcls.report.baseline import TfidfClassifier, cleaned_texts
 from bertcls.text import clean, word_spans
 from bertcls.words import tells_words
@@ -47,7 +47,8 @@ def deciding_words(
     """
     if not tells_words(classifier.model):
         return []
-    regression, names = classifier.model.config.problem_type == REGRESSION, classifier.label_names
+    kind, names = classifier.model.config.problem_type, classifier.label_names
+    regression = kind == REGRESSION
     drawn = draw_rows(test, max(min(rows, _ROWS), len(names), 2), seed=0)
     texts = [text for text in texts_of(drawn) if len("".join(text)) <= _LONGEST]
     read = cache(lambda word: clean(word, classifier.model.config.cleaning).strip().lower() or word.lower())
@@ -56,6 +57,7 @@ def deciding_words(
         for row, answer in enumerate(classifier.predict(texts, words=True))
         for word in answer.words
         for label, value in word.contributions.items()
+        if kind != MULTI_LABEL or label in answer.label  # where none is given, they speak for the likeliest one
     ]
     table = pd.DataFrame(found, columns=["row", "label", "word", "adds"])
     if regression:

@@ -82,7 +82,7 @@ def gather_findings(
         rows = np.sort(np.random.default_rng(0).permutation(len(values))[:most])
         name = f"the encoder as it came, with a linear head{_part(len(rows), len(values))}"
         some = test.select(rows)
-        plain = answer_table(some, as_it_came.probabilities(texts_of(some)))[0]
+        plain = answer_table(some, as_it_came.probabilities(texts_of(some)), as_it_came.thresholds)[0]
         baselines.append(beside_values(name, row_values(plain), values[rows]))
     texts = cleaned_texts(texts_of(test), config.cleaning)
     known = (text for batch in text_batches(train) for text in cleaned_texts(batch, config.cleaning))

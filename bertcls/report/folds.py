@@ -18,17 +18,20 @@ from bertcls.report.formats import as_cell
 _LEAST = 1e-12  # of a probability, whose logarithm is taken
 
 
-def chosen_epochs(folder: Path, folds: int) -> float:
-    """The median of the epochs that the finished folds in a folder chose, for the model trained on all rows."""
-    facts = [read_json(folder / f"fold-{number}" / RESULTS) for number in range(1, folds + 1)]
-    return float(np.median([fact["chosen"]["epoch"] for fact in facts]))
+def as_folds_chose(folder: Path, folds: int) -> list[str]:
+    """Options of the model trained on all rows: the medians of the epochs and the contrastive steps that the finished
+    folds in a folder chose."""
+    chosen = [read_json(folder / f"fold-{number}" / RESULTS)["chosen"] for number in range(1, folds + 1)]
+    epochs, steps = (float(np.median([one[name] for one in chosen])) for name in ("epoch", "contrastive_steps"))
+    return ["--num_train_epochs", f"{epochs:g}", *(["--contrastive_steps", f"{steps:.0f}"] if steps else [])]
 
 
 class FoldAnswers:
     """Answers for all rows, each by the model of the fold that held it out; they are scored like a classifier's.
 
-    A fold's probabilities are calibrated by the temperature that fits the rows of the other folds. `temperature` fits
-    the answers of all folds, for the model that is trained on all rows; `folder` holds theirs, `dataset` all rows.
+    A fold's logits are calibrated by the temperature that fits the rows of the other folds, in place of its own.
+    `temperature` fits the answers of all folds, for the model that is trained on all rows; `folder` holds theirs,
+    `dataset` all rows.
 
     Raises:
         FileNotFoundError: a fold is not finished.
@@ -57,7 +60,9 @@ class FoldAnswers:
         labels, columns = label_array(dataset), [f"probability_{name}" for name in label_names_of(dataset)]
         values = table[columns].to_numpy().clip(_LEAST, 1 - _LEAST)
         to_logits, back = (logit, expit) if problem_type == MULTI_LABEL else (np.log, partial(softmax, axis=-1))
-        raw, self.values = to_logits(values), np.empty_like(values)
+        facts = [read_json(folder / f"fold-{number}" / RESULTS) for number in range(1, folds + 1)]
+        own = np.array([fact["model"]["contract"]["temperature"] for fact in facts])  # by which they were divided
+        raw, self.values = to_logits(values) * own[self.fold_of, None], np.empty_like(values)
         for number in range(folds):
             held = self.fold_of == number
             self.values[held] = back(raw[held] / fit_temperature(raw[~held], labels[~held]))

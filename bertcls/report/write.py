@@ -96,6 +96,7 @@ def write_report(
             "label_column": label_column or "value",
             "reported_split": reported,
             "rows": {name: len(split) for name, split in splits.items()},
+            "class_weights": config.class_weights,
             "label_shares": {name: {} if kind == REGRESSION else label_shares(rows) for name, rows in splits.items()},
         },
         "name": "/".join(run.parts[-2:] if run.name.startswith("seed-") else run.parts[-1:]),

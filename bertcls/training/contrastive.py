@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
 
 from bertcls.data.labels import label_array
-from bertcls.modeling import REGRESSION, BertClsForSequenceClassification
+from bertcls.modeling import BertClsForSequenceClassification
 from bertcls.process import say
 from bertcls.tokenization import WindowCollator, tokenize_splits
 from bertcls.training.callbacks import training_callbacks
@@ -103,15 +103,7 @@ def contrastive_stage(
 
     Each text is encoded once a step; the embeddings of words stay, whose gradients and updates cost more time than
     they are worth. Gives the texts that were read in `steps` optimizer steps, with repetitions.
-
-    Raises:
-        ValueError: numbers as labels.
     """
-    if model.config.problem_type == REGRESSION:
-        raise ValueError(
-            f"Found --contrastive_steps {steps} with numbers as labels; expected classes, whose texts can be alike. "
-            "Give 0."
-        )
     args = copy.deepcopy(training_args)
     args.max_steps, args.learning_rate = steps, learning_rate
     batch = min(max(2 * model.config.num_labels, BATCH[0]), BATCH[1])

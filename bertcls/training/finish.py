@@ -119,7 +119,7 @@ def finish_run(
             started=started or time.time(),
             chosen=chosen,
             answers=answers,
-            as_it_came=None if from_scratch else encoder_as_it_came(trainer, classifier, model_name_or_path),
+            as_it_came=None if from_scratch else encoder_as_it_came(trainer, classifier, splits, model_name_or_path),
             encoder=model_name_or_path,
             from_scratch=from_scratch,
             source={"dataset": dataset_name, "config": dataset_config_name, "files": data_files or []},
@@ -143,7 +143,8 @@ def finish_run(
 
 
 def chosen_epoch(trainer: Trainer) -> dict:
-    """Which epoch a trained model is of: `epoch` of `of`, training `stopped_after`, its `steps`, and what `said` so.
+    """Which epoch a trained model is of: `epoch` of `of`, training `stopped_after`, its `steps` of those `made`, and
+    what `said` so.
 
     `by` is the metric that chose it, `None` for the last one; epoch 0 is the start. `texts` were read in
     training, with repetitions.
@@ -159,6 +160,7 @@ def chosen_epoch(trainer: Trainer) -> dict:
         "of": round(state.max_steps / an_epoch, 2),
         "stopped_after": round(state.epoch or 0.0, 2),
         "steps": steps,
+        "made": state.global_step,
         "by": args.metric_for_best_model if kept else None,
         "contrastive_steps": getattr(trainer.model, "contrastive_steps", 0),
     }
@@ -177,8 +179,11 @@ def chosen_epoch(trainer: Trainer) -> dict:
     return found | {"said": said}
 
 
-def encoder_as_it_came(trainer: Trainer, classifier: TextClassifier, name_or_path: str) -> TextClassifier | None:
-    """The untrained encoder with the linear model that was fitted on it; `None` where there was none."""
+def encoder_as_it_came(
+    trainer: Trainer, classifier: TextClassifier, splits: DatasetDict, name_or_path: str
+) -> TextClassifier | None:
+    """The untrained encoder with the linear model that was fitted on it, its thresholds tuned as those of the trained
+    one; `None` where there was none."""
     head = getattr(trainer.model, "linear_start", None)
     if head is None:
         return None
@@ -188,4 +193,7 @@ def encoder_as_it_came(trainer: Trainer, classifier: TextClassifier, name_or_pat
     options = {"num_labels": config.num_labels, "pooling": config.pooling}
     model.encoder = BertClsForSequenceClassification.from_encoder(name_or_path, **options).encoder
     head.copy_to(model)
-    return TextClassifier(model, classifier.tokenizer, device=classifier.device)
+    found = TextClassifier(model, classifier.tokenizer, device=classifier.device)
+    if config.problem_type == MULTI_LABEL and "validation" in splits:
+        calibrate(found, splits["validation"])
+    return found

@@ -1,6 +1,7 @@
 """A head that starts where a linear model on the vectors of the frozen encoder ends."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 
 from bertcls.data.columns import is_missing
 from bertcls.data.labels import label_array
+from bertcls.data.splits import draw_rows
 from bertcls.modeling import MULTI_LABEL, REGRESSION
 from bertcls.tokenization import WindowCollator, batches_of
 
@@ -68,6 +70,7 @@ def fit_linear_head(
     num_labels: int,
     class_weights: list | None = None,
     sharpness: list[float] | None = None,
+    texts: np.ndarray | None = None,
 ) -> LinearHead:
     """Logistic regression, one a label where a text has several, or ridge regression of numbers.
 
@@ -76,7 +79,7 @@ def fit_linear_head(
     no `sharpness` is given.
 
     From vectors `[rows, hidden]` and labels: class numbers `[rows]`, 0 and 1 `[rows, num_labels]`, or numbers in units
-    of the head `[rows]`.
+    of the head `[rows]`. Rows with one number of `texts` `[rows]` are windows of one text, and stay together.
 
     >>> head = fit_linear_head(np.array([[0.0], [1.0]] * 9), np.array([0, 1] * 9), problem_type="", num_labels=2)
     >>> head.weight.shape, bool(head.weight[1] > head.weight[0])
@@ -86,27 +89,30 @@ def fit_linear_head(
     centred = vectors - centre
     scale = max(float(np.sqrt(np.square(centred).sum(1).mean())), 1e-12)
     unit, weights = centred / scale, np.asarray(class_weights or [1.0] * num_labels)
+    texts = np.arange(len(unit)) if texts is None else texts
     if problem_type == REGRESSION:
         fitted = RidgeCV(np.logspace(-3, 3, 13)).fit(unit, labels)
         coefficients, bias, found = np.atleast_2d(fitted.coef_), np.atleast_1d(fitted.intercept_), []
     elif problem_type == MULTI_LABEL:
         columns = zip(labels.T, weights, sharpness or [None] * num_labels)
-        fits = [_logistic(unit, column, weight * column + 1 - column, sharp) for column, weight, sharp in columns]
+        fits = [
+            _logistic(unit, column, weight * column + 1 - column, texts, sharp) for column, weight, sharp in columns
+        ]
         rows, ends, found = zip(*fits)
         coefficients, bias = np.concatenate(rows), np.concatenate(ends)
     else:
-        coefficients, bias, *found = _classes(unit, labels, weights, sharpness and sharpness[0])
+        coefficients, bias, *found = _classes(unit, labels, weights, texts, sharpness and sharpness[0])
     weight = coefficients / scale
     return LinearHead(weight, bias - weight @ centre, [*found])
 
 
 def _classes(
-    unit: np.ndarray, labels: np.ndarray, weights: np.ndarray, sharpness: float | None
+    unit: np.ndarray, labels: np.ndarray, weights: np.ndarray, texts: np.ndarray, sharpness: float | None
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """A row a class; one that no row has is the least probable."""
     seen = np.unique(labels)
-    found, intercepts, sharpness = _logistic(unit, labels, weights[labels], sharpness)
-    if len(found) == 1:  # of two classes: logits that differ by it
+    found, intercepts, sharpness = _logistic(unit, labels, weights[labels], texts, sharpness)
+    if len(seen) == 2:  # of two classes: logits that differ by it
         found, intercepts = np.concatenate([-found, found]) / 2, np.concatenate([-intercepts, intercepts]) / 2
     lowest = (unit @ found.T + intercepts).min() - 3
     coefficients, bias = np.zeros((len(weights), unit.shape[1])), np.full(len(weights), lowest)
@@ -115,22 +121,27 @@ def _classes(
 
 
 def _logistic(
-    unit: np.ndarray, labels: np.ndarray, weights: np.ndarray, sharpness: float | None
+    unit: np.ndarray, labels: np.ndarray, weights: np.ndarray, texts: np.ndarray, sharpness: float | None
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Coefficients `[1 or classes, hidden]` and intercepts: as sharp as given or as held-out rows make likely."""
-    seen, counts = np.unique(labels, return_counts=True)
+    """Coefficients `[1 or classes, hidden]` and intercepts: as sharp as given or as held-out texts make likely."""
+    first = np.unique(texts, return_index=True)[1]  # a row of each text
+    seen, counts = np.unique(labels[first], return_counts=True)
     if len(seen) == 1:  # a label that all rows have, or none
-        return np.zeros((1, unit.shape[1])), logit([(labels.sum() + 1) / (len(labels) + 2)]), 1.0
+        share = (np.clip(labels, 0, 1).sum() + 1) / (len(labels) + 2)
+        return np.zeros((1, unit.shape[1])), logit([share]), 1.0
     model = LogisticRegression(max_iter=2000)
-    if sharpness is None and counts.min() > 1:
-        logits = np.empty((len(labels), len(seen)))  # of models that did not see the row
-        for train, held in StratifiedKFold(min(5, counts.min()), shuffle=True, random_state=0).split(unit, labels):
-            found = model.fit(unit[train], labels[train], weights[train]).decision_function(unit[held])
+    if sharpness is None and counts.max() > 1:
+        often = first[np.isin(labels[first], seen[counts > 1])]  # a class's only text is never held out
+        logits = np.full((len(labels), len(seen)), np.nan)  # of models that did not see the text
+        folds = StratifiedKFold(min(5, counts[counts > 1].min()), shuffle=True, random_state=0)
+        for _, held in folds.split(often, labels[often]):
+            held = np.isin(texts, texts[often[held]])
+            found = model.fit(unit[~held], labels[~held], weights[~held]).decision_function(unit[held])
             logits[held] = found if found.ndim == 2 else np.stack([-found, found], -1) / 2
+        known = ~np.isnan(logits[:, 0])
+        loss = partial(log_loss, labels[known], labels=seen, sample_weight=weights[known])
         sharpness = minimize_scalar(
-            lambda times: log_loss(labels, softmax(times * logits, -1), labels=seen, sample_weight=weights),
-            bounds=(1.0, _SHARPEST),
-            method="bounded",
+            lambda times: loss(softmax(times * logits[known], -1)), bounds=(1.0, _SHARPEST), method="bounded"
         ).x
     model.fit(unit, labels, weights)
     sharpness = 1.0 if sharpness is None else float(sharpness)
@@ -153,9 +164,7 @@ def start_head(
     `before` was, which is what measurement supports (benchmarks/README.md).
     """
     dataset = dataset.select(np.flatnonzero(~is_missing(dataset, "label")))  # a student has others, too
-    if len(dataset) > rows:
-        drawn = np.random.default_rng(seed).choice(len(dataset), rows, replace=False)
-        dataset = dataset.select(np.sort(drawn))
+    dataset = draw_rows(dataset, max(rows, model.config.num_labels), seed=seed)
     labels = label_array(dataset)
     vectors, row_of = vectors_of(model, dataset, collator)
     config = model.config
@@ -168,6 +177,9 @@ def start_head(
         num_labels=config.num_labels,
         class_weights=config.class_weights,
         sharpness=None if before is None else [value**0.5 for value in before.sharpness],
+        texts=(np.array(dataset["example_id"]) if "example_id" in dataset.column_names else np.arange(len(labels)))[
+            row_of
+        ],
     )
     head.copy_to(model)
     return head

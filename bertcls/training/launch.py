@@ -101,7 +101,7 @@ def parse_runs(
     if not (found.seeds or found.folds or found.train_sizes):
         yield parse(arguments_class, argv, **options)
         return
-    from bertcls.report.folds import chosen_epochs  # of one run nothing is read, and --help waits for no pandas
+    from bertcls.report.folds import as_folds_chose  # of one run nothing is read, and --help waits for no pandas
 
     resumes = found.resume_from_checkpoint.lower() not in ("false", "no", "0")
     if resumes and "--output_dir" not in given:
@@ -128,9 +128,8 @@ def parse_runs(
     for path, _ in [] if resumes or restarts() or "--overwrite_output" in given else plan:
         _refuse_filled(path)  # before the first of them trains
     for path, words in plan:
-        final = path.name == "final" and "--max_steps" not in given
-        if final and (epochs := chosen_epochs(path.parent, found.folds)) > 0:
-            words = [*words, "--num_train_epochs", f"{epochs:g}"]
+        if path.name == "final" and "--max_steps" not in given:
+            words = [*words, *as_folds_chose(path.parent, found.folds)]
         if resumes:
             begun = newest_complete(path / CHECKPOINTS)[0] is not None
             if not begun and _is_finished(path):

@@ -6,7 +6,7 @@ from datasets import DatasetDict
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from bertcls.metrics import BEST
-from bertcls.modeling import REGRESSION, SINGLE_LABEL
+from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.optim import freeze
 from bertcls.process import say
 from bertcls.together import meet
@@ -20,6 +20,7 @@ MOST_EPOCHS, FEWEST_EPOCHS = 25, 3
 CHOOSE_BY_SCORE = 200  # rows of validation, from which on an accuracy tells epochs apart; below it the loss does
 FEW_ROWS_A_CLASS = 160  # below it a contrastive stage and a linear head do better than training the classes
 CONTRASTIVE_STEPS = (20, 60)  # at least and at most; between them as many as rows
+_HEAD_ROWS = 10_000  # that the head is fitted on, where no epoch follows
 
 
 def prepare_training(
@@ -71,11 +72,16 @@ def prepare_training(
     trains_encoder = any(parameter.requires_grad for parameter in model.encoder.parameters())
     model.to(training_args.device)
     explicit = not getattr(training_args, "epochs_by_rows", False)
+    few = kind == SINGLE_LABEL and rows < FEW_ROWS_A_CLASS * model.config.num_labels
     if contrastive_steps is None:
-        few = kind == SINGLE_LABEL and rows < FEW_ROWS_A_CLASS * model.config.num_labels
         least, most = CONTRASTIVE_STEPS
         few = few and can_probe and trains_encoder and not explicit
         contrastive_steps = min(max(rows, least), most) if few else 0
+    elif contrastive_steps and kind == REGRESSION:
+        raise ValueError(
+            f"Found --contrastive_steps {contrastive_steps} with numbers as labels; expected classes, whose texts can "
+            "be alike. Give 0."
+        )
     elif contrastive_steps and not trains_encoder:
         raise ValueError(
             f"Found --contrastive_steps {contrastive_steps} with a frozen encoder; expected one that trains. Leave "
@@ -88,7 +94,8 @@ def prepare_training(
         ready = contrastive_steps > 0 and can_probe  # without an epoch
         training_args.num_train_epochs = 0.0 if ready else float(epochs)
         first = f"{contrastive_steps} contrastive steps, then " if contrastive_steps else ""
-        then = "a linear head (--num_train_epochs trains epochs instead)" if ready else f"{epochs} epochs"
+        why = f"fewer than {FEW_ROWS_A_CLASS} a class; " if few else ""
+        then = f"a linear head ({why}--num_train_epochs trains epochs instead)" if ready else f"{epochs} epochs"
         say(f"{rows:,} rows: {first}{then}{'' if ready else f', {epochs * steps_an_epoch:,} steps'}")
     _choose_by(training_args, len(tokenized.get("validation", ())), kind)
     model.contrastive_steps, model.contrastive_texts = contrastive_steps, 0
@@ -111,7 +118,8 @@ def prepare_training(
             **({} if lora_rank is None else {"learning_rate": CONTRASTIVE_RATE}),
         )
     if contrastive_steps and can_probe:
-        start_head(model, tokenized["train"], collator, before=model.linear_start, seed=training_args.seed)
+        rest = {"before": model.linear_start, "seed": training_args.seed}
+        start_head(model, tokenized["train"], collator, rows=_HEAD_ROWS, **rest)
     if can_probe:
         say(f"The head starts as a linear model on the encoder {'so trained' if contrastive_steps else 'as it came'}.")
 
@@ -121,7 +129,11 @@ def _choose_by(training_args: TrainingArguments, rows: int, kind: str) -> None:
     if rows == 0 and training_args.eval_strategy != "no":
         training_args.eval_strategy = training_args.eval_strategy.__class__("no")
         training_args.eval_on_start = training_args.load_best_model_at_end = False
-        say("No rows to choose an epoch by: the last one is taken.")
+        taken = "the last epoch is taken, " if training_args.num_train_epochs else ""
+        left = {REGRESSION: "", MULTI_LABEL: "the temperature stays 1, thresholds 0.5"}.get(
+            kind, "the temperature stays 1"
+        )
+        say(f"No rows to choose by: {taken}{left}".removesuffix(", ") + ".")
     elif training_args.metric_for_best_model == "auto":
         best = BEST[kind]
         if rows < CHOOSE_BY_SCORE and kind != REGRESSION:

@@ -14,10 +14,11 @@ def facts(**changes) -> dict:
     task = {
         "problem_type": "single_label_classification",
         "rows": {"train": 200},
+        "class_weights": None,
         "label_shares": {"train": {"a": 0.5, "b": 0.5}},
     }
     task |= changes.pop("task", {})
-    return {"task": task, "arguments": {"learning_rate": 5e-5}, "chosen": {"steps": 100}, "baselines": []} | changes
+    return {"task": task, "arguments": {"learning_rate": 5e-5}, "chosen": {"made": 100}, "baselines": []} | changes
 
 
 def log(*losses: float, evaluated: tuple = (0.5, 0.4, 0.41), key: str = "eval_loss") -> list[dict]:
@@ -28,7 +29,11 @@ def log(*losses: float, evaluated: tuple = (0.5, 0.4, 0.41), key: str = "eval_lo
 def test_nothing_is_said_where_nothing_stands_out():
     assert advise(facts(), log(0.6, 0.4, 0.3)) == []
     assert advise(facts(task={"label_shares": {"train": {}}, "problem_type": "regression"}), log(0.9)) == []
-    assert advise(facts(chosen={"steps": 0}), []) == []  # no epoch
+    rare = {"label_shares": {"train": {"a": 0.9, "b": 0.1}}}
+    assert advise(facts(task=rare | {"class_weights": [5 / 9, 5.0]}), log(0.4)) == []  # the constant's is 0.69
+    smoothed = {"learning_rate": 5e-5, "label_smoothing_factor": 0.1}
+    assert advise(facts(task=rare, arguments=smoothed), log(0.33)) == []
+    assert advise(facts(chosen={"made": 0}), []) == []  # no epoch
 
 
 @pytest.mark.parametrize(
@@ -44,7 +49,7 @@ def test_nothing_is_said_where_nothing_stands_out():
             log(0.5),
             "TF-IDF is better than the encoder beyond",
         ),
-        ({"chosen": {"steps": 12}}, log(0.5), "Only 12 steps were made"),
+        ({"chosen": {"made": 12, "steps": 5}}, log(0.5), "Only 12 steps were made"),
         ({}, log(0.5, evaluated=(0.5, 0.45, 0.4)), "The validation loss still fell in the last epoch"),
         ({}, log(0.5, evaluated=(0.5, 0.45, 0.4), key="eval_calibrated_loss"), "The validation loss still fell"),
         ({}, log(0.5, 0.1, evaluated=(0.4, 0.6, 0.8)), "Training rows are known by heart and others are not"),
@@ -63,7 +68,7 @@ def test_a_fact_that_stands_out_gets_its_line(changes, history, start):
 
 
 def test_the_three_most_urgent_lines_are_said():
-    every = facts(baselines=[{"name": "TF-IDF", "outcome": "worse"}], chosen={"steps": 3}, cut=0.5, suspects=9)
+    every = facts(baselines=[{"name": "TF-IDF", "outcome": "worse"}], chosen={"made": 3}, cut=0.5, suspects=9)
     said = advise(every, log(math.log(2)))
     assert [line.split()[0] for line in said] == ["The", "TF-IDF", "Only"]
 

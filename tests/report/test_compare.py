@@ -6,7 +6,7 @@ import pytest
 from conftest import load_recipe
 from scipy.stats import binomtest, ttest_1samp, ttest_ind
 
-from bertcls.report.compare import _most_frequent, compare_arms, describe_differences, load_arm, load_arms
+from bertcls.report.compare import Arm, _most_frequent, compare_arms, describe_differences, load_arm, load_arms
 from bertcls.report.statistics import mean_interval, paired_p_value
 
 
@@ -66,6 +66,12 @@ def test_five_points_on_a_thousand_rows_are_found():
     draw = np.random.default_rng(1)
     p_values = [mcnemar(*correlated(draw, 1000, 0.83, 0.88)) for _ in range(100)]
     assert np.mean(np.array(p_values) < 0.05) > 0.9
+
+
+def test_seeds_that_answer_alike_tell_no_more_than_one():
+    table = pd.DataFrame({"example_id": range(30), "text": "a", "label": ["x"] * 30, "prediction": ["x"] * 30})
+    one, three = (Arm("a", [], [], [], {}, table, np.ones((runs, 30))) for runs in (1, 3))
+    assert three.interval() == one.interval() and one.interval()[0] < 0.9
 
 
 def test_the_interval_holds_the_true_difference():

@@ -19,7 +19,7 @@ from bertcls.hub import check_answers
 from bertcls.inference import texts_of
 from bertcls.layout import PREDICTIONS, RESULTS
 from bertcls.report.compare import load_arm
-from bertcls.report.folds import FoldAnswers
+from bertcls.report.folds import FoldAnswers, as_folds_chose
 from bertcls.tokenization import tokenize_windows
 from bertcls.training.adapters import merge_adapters
 from bertcls.training.contrastive import balanced_order, contrastive_stage, supervised_contrastive_loss
@@ -104,6 +104,24 @@ def test_the_head_gives_the_answers_of_the_linear_model():
     assert ((vectors @ weighted.weight.T + weighted.bias).argmax(1) == 0).sum() >= (logits.argmax(1) == 0).sum()
 
 
+def test_windows_of_a_text_and_lone_texts_of_a_class_are_not_held_out_of_their_own_kind():
+    random = np.random.default_rng(0)
+    labels, texts = np.arange(40) % 2, np.repeat(np.arange(40), 5)
+    noise = random.normal(size=(40, 200))  # nothing to learn but the texts themselves
+    windows = noise[texts] + 0.01 * random.normal(size=(200, 200))
+    options = {"problem_type": SINGLE, "num_labels": 3}
+    apart = fit_linear_head(windows, labels[texts], **options)
+    together = fit_linear_head(windows, labels[texts], texts=texts, **options)
+    assert apart.sharpness[0] > 10 and together.sharpness[0] < 1.5
+
+    told = random.normal(size=(41, 5)) + 2 * np.eye(5)[[*labels, 2]]
+    lone = fit_linear_head(told, np.array([*labels, 2]), **options)  # the last is the only one of its class
+    assert lone.sharpness[0] == pytest.approx(fit_linear_head(told[:40], labels, **options).sharpness[0], rel=0.3)
+    for one in (0, 2):  # rows of one class alone
+        head = fit_linear_head(told, np.full(41, one), **options)
+        assert ((told @ head.weight.T + head.bias).argmax(1) == one).all()
+
+
 def test_several_labels_and_numbers():
     random = np.random.default_rng(0)
     vectors = random.normal(size=(80, 4))
@@ -182,9 +200,6 @@ def test_the_contrastive_stage_brings_texts_of_a_label_together(model, collator,
     contrastive_stage(made, rows, collator, training_args, steps=8, learning_rate=1e-3)
     assert apart() < before - 0.1 and torch.equal(made.classifier.weight, head)
     assert all(parameter.requires_grad for parameter in made.parameters())
-    made.config.problem_type = REGRESSION
-    with pytest.raises(ValueError, match="Found --contrastive_steps 8 with numbers as labels; expected classes"):
-        contrastive_stage(made, rows, collator, training_args, steps=8)
 
 
 def plan(model, collator, tmp_path, rows, validation=None, words=(), **options) -> RunArguments:
@@ -232,6 +247,9 @@ def test_a_head_that_no_linear_model_starts_is_trained(model, collator, tmp_path
     assert made.contrastive_steps == 0 and made.linear_start is not None
     with pytest.raises(ValueError, match="Found --contrastive_steps 2 with a frozen encoder"):
         plan(model(), collator, tmp_path, 30, freeze_encoder=True, contrastive_steps=2)
+    made.config.problem_type = REGRESSION
+    with pytest.raises(ValueError, match="Found --contrastive_steps 8 with numbers as labels; expected classes"):
+        plan(made, collator, tmp_path, 30, contrastive_steps=8)
 
 
 def test_a_schedule_that_follows_the_loss_knows_its_direction(model, collator, tmp_path):
@@ -243,7 +261,12 @@ def test_a_schedule_that_follows_the_loss_knows_its_direction(model, collator, t
 def test_what_an_epoch_is_chosen_by(model, collator, tmp_path, capsys):
     found = plan(model(), collator, tmp_path, 30, head_init="random")
     assert found.eval_strategy == "no" and not found.load_best_model_at_end and not found.eval_on_start
-    assert "No rows to choose an epoch by: the last one is taken." in capsys.readouterr().out
+    assert "No rows to choose by: the last epoch is taken, the temperature stays 1." in capsys.readouterr().out
+    assert plan(model(), collator, tmp_path, 12).num_train_epochs == 0
+    said = capsys.readouterr().out
+    assert (
+        "a linear head (fewer than 160 a class; " in said and "No rows to choose by: the temperature stays 1." in said
+    )
     assert plan(model(), collator, tmp_path, 30, 60, head_init="random").metric_for_best_model == "calibrated_loss"
     assert plan(model(), collator, tmp_path, 30, 240, head_init="random").metric_for_best_model == "accuracy"
     named = {"metric_for_best_model": "f1_macro"}
@@ -258,6 +281,48 @@ def write_rows(folder, rows: Dataset) -> str:
     lines = [json.dumps({"text": row["text"], "label": names[row["label"]]}) for row in rows]
     (folder / "train.jsonl").write_text("\n".join(lines))
     return str(folder)
+
+
+def fold_of(folder, number: int, logits: np.ndarray, first: int, temperature: float, **chosen) -> None:
+    """What a fold leaves that answers rows from `first` on by logits that it divides by a temperature."""
+    report = folder / f"fold-{number}" / "report"
+    report.mkdir(parents=True)
+    facts = {"model": {"contract": {"temperature": temperature}}, "chosen": chosen}
+    (report / "metrics.json").write_text(json.dumps(facts))
+    values = np.exp(logits / temperature) / np.exp(logits / temperature).sum(1, keepdims=True)
+    columns = {
+        f"probability_{name}": values[:, number] for number, name in enumerate(topics(3).features["label"].names)
+    }
+    ids = np.arange(first, first + len(logits))
+    pd.DataFrame({"example_id": ids, **columns}).to_parquet(report / "predictions.parquet")
+
+
+def test_folds_that_calibrated_themselves_leave_the_temperature_of_raw_logits(tmp_path):
+    rows, random = topics(300), np.random.default_rng(0)
+    logits = 3 * (random.normal(size=(300, 3)) + 1.5 * np.eye(3)[rows["label"][:]])  # surer than right
+    for name, temperatures in (("plain", (1.0, 1.0)), ("calibrated", (2.0, 4.0))):
+        for number, temperature in enumerate(temperatures):
+            part = logits[150 * number : 150 * (number + 1)]
+            fold_of(tmp_path / name, number + 1, part, 150 * number, temperature)
+    plain, found = (
+        FoldAnswers(tmp_path / name, rows, folds=2, problem_type=SINGLE) for name in ("plain", "calibrated")
+    )
+    assert plain.temperature > 1.5 and found.temperature == pytest.approx(plain.temperature, abs=1e-3)
+    np.testing.assert_allclose(found.values, plain.values, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "chosen, words",
+    [
+        (((2, 0), (3, 0), (4, 0)), "--num_train_epochs 3"),
+        (((0, 0), (0, 0), (1, 0)), "--num_train_epochs 0"),  # the untouched start was better
+        (((0, 40), (0, 60), (0, 60)), "--num_train_epochs 0 --contrastive_steps 60"),
+    ],
+)
+def test_the_final_model_is_trained_as_the_folds_were(tmp_path, chosen, words):
+    for number, (epoch, steps) in enumerate(chosen, start=1):
+        fold_of(tmp_path, number, np.zeros((1, 3)), 0, 1.0, epoch=epoch, contrastive_steps=steps)
+    assert as_folds_chose(tmp_path, 3) == words.split()
 
 
 QUICK = "--from_scratch --pooling mean --max_length 16 --learning_rate 3e-3 --num_train_epochs 3 --figures false"
