@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import compress, groupby, product
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,14 @@ _CONTRAST = re.compile(
 )
 
 
+class Baseline(Protocol):
+    """A simple model: answers for rows `[rows, num_labels]`, of folds `fold_of` `[rows]` by models of other folds."""
+
+    thresholds: list[float] | None
+
+    def probabilities(self, rows: Dataset, fold_of: np.ndarray | None = None) -> np.ndarray: ...
+
+
 def gather_findings(
     classifier: TextClassifier,
     splits: DatasetDict,
@@ -49,7 +58,7 @@ def gather_findings(
     windows: list[int],
     *,
     fold_of: np.ndarray | None = None,
-    as_it_came: TextClassifier | None = None,
+    as_it_came: Baseline | None = None,
     work: int = 40_000,
 ) -> dict:
     """Where the classifier stands beside simple models, and where it fails.
@@ -77,12 +86,13 @@ def gather_findings(
     else:
         name = f"TF-IDF with {'ridge' if kind == REGRESSION else 'logistic'} regression{_part(len(drawn), len(train))}"
         baselines.append(beside_values(name, row_values(answer_table(test, answers, tfidf.thresholds)[0]), values))
-    if as_it_came is not None and fold_of is None:
+    if as_it_came is not None:
         most = min(max(work // 20, _FEWEST_BESIDE), _MOST_BESIDE)
         rows = np.sort(np.random.default_rng(0).permutation(len(values))[:most])
         name = f"the encoder as it came, with a linear head{_part(len(rows), len(values))}"
         some = test.select(rows)
-        plain = answer_table(some, as_it_came.probabilities(texts_of(some)), as_it_came.thresholds)[0]
+        answers = as_it_came.probabilities(some, None if fold_of is None else fold_of[rows])
+        plain = answer_table(some, answers, as_it_came.thresholds)[0]
         baselines.append(beside_values(name, row_values(plain), values[rows]))
     texts = cleaned_texts(texts_of(test), config.cleaning)
     known = (text for batch in text_batches(train) for text in cleaned_texts(batch, config.cleaning))

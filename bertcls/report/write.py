@@ -22,7 +22,7 @@ from bertcls.process import warn, whole_file
 from bertcls.report import figures
 from bertcls.report.advice import advise
 from bertcls.report.card import data_name, write_card
-from bertcls.report.findings import gather_findings, headline, run_probes
+from bertcls.report.findings import Baseline, gather_findings, headline, run_probes
 from bertcls.report.folds import FoldAnswers, write_suspects
 from bertcls.report.formats import shown_splits
 from bertcls.report.page import PAGE, write_page
@@ -57,7 +57,7 @@ def write_report(
     source: dict,
     chosen: dict,
     answers: FoldAnswers | None = None,
-    as_it_came: TextClassifier | None = None,
+    as_it_came: Baseline | None = None,
     language: str | None = None,
     license: str | None = None,
     label_column: str | None = None,

@@ -5,6 +5,7 @@ import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datasets import Dataset, DatasetDict
 from transformers import Trainer
@@ -18,6 +19,8 @@ from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsForSequenceClassifi
 from bertcls.process import say
 from bertcls.together import finishing
 
+if TYPE_CHECKING:
+    from bertcls.training.head_start import FrozenEncoder
 _COMPARED = 64  # texts on which the saved model must answer as the trained one
 
 
@@ -181,9 +184,11 @@ def chosen_epoch(trainer: Trainer) -> dict:
 
 def encoder_as_it_came(
     trainer: Trainer, classifier: TextClassifier, splits: DatasetDict, name_or_path: str
-) -> TextClassifier | None:
+) -> "FrozenEncoder | None":
     """The untrained encoder with the linear model that was fitted on it, its thresholds tuned as those of the trained
     one; `None` where there was none."""
+    from bertcls.training.head_start import FrozenEncoder  # scikit-learn
+
     head = getattr(trainer.model, "linear_start", None)
     if head is None:
         return None
@@ -196,4 +201,4 @@ def encoder_as_it_came(
     found = TextClassifier(model, classifier.tokenizer, device=classifier.device)
     if config.problem_type == MULTI_LABEL and "validation" in splits:
         calibrate(found, splits["validation"])
-    return found
+    return FrozenEncoder(found)

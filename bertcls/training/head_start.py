@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from bertcls.data.columns import is_missing
 from bertcls.data.labels import label_array
 from bertcls.data.splits import draw_rows
+from bertcls.inference import TextClassifier, texts_of
 from bertcls.modeling import MULTI_LABEL, REGRESSION
 from bertcls.tokenization import WindowCollator, batches_of
 
@@ -37,6 +38,30 @@ class LinearHead:
         with torch.no_grad():
             model.classifier.weight.copy_(torch.from_numpy(self.weight))
             model.classifier.bias.copy_(torch.from_numpy(self.bias))
+
+
+class FrozenEncoder:
+    """The encoder as it came, with the linear model that was fitted on it: a baseline."""
+
+    def __init__(self, classifier: TextClassifier):
+        self.classifier, self.thresholds = classifier, classifier.thresholds
+
+    def probabilities(self, rows: Dataset, fold_of: np.ndarray | None = None) -> np.ndarray:
+        """Answers `[rows, num_labels]`; with `fold_of` `[rows]` each by a linear model of the rows of other folds."""
+        if fold_of is None:
+            return self.classifier.probabilities(texts_of(rows))
+        config, labels = self.classifier.model.config, label_array(rows)
+        mean, scale = (config.label_mean, config.label_scale) if config.problem_type == REGRESSION else (0, 1)
+        vectors, logits = (
+            self.classifier.logits_and_vectors(texts_of(rows))[1],
+            np.zeros((len(rows), config.num_labels)),
+        )
+        kind = {"problem_type": config.problem_type, "num_labels": config.num_labels}
+        for held in (fold_of == number for number in np.unique(fold_of)):
+            known = (labels[~held] - mean) / scale if config.problem_type == REGRESSION else labels[~held]
+            head = fit_linear_head(vectors[~held], known, class_weights=config.class_weights, **kind)
+            logits[held] = (vectors[held] @ head.weight.T + head.bias) * scale + mean
+        return self.classifier.to_probabilities(logits)
 
 
 @torch.inference_mode()

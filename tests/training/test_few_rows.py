@@ -16,14 +16,14 @@ from transformers import AutoTokenizer
 from bertcls import BertClsForSequenceClassification, RecipeArguments, RunArguments, WindowCollator
 from bertcls.data.splits import arrange_splits
 from bertcls.hub import check_answers
-from bertcls.inference import texts_of
+from bertcls.inference import TextClassifier, texts_of
 from bertcls.layout import PREDICTIONS, RESULTS
 from bertcls.report.compare import load_arm
 from bertcls.report.folds import FoldAnswers, as_folds_chose
 from bertcls.tokenization import tokenize_windows
 from bertcls.training.adapters import merge_adapters
 from bertcls.training.contrastive import balanced_order, contrastive_stage, supervised_contrastive_loss
-from bertcls.training.head_start import fit_linear_head, start_head, vectors_of
+from bertcls.training.head_start import FrozenEncoder, fit_linear_head, start_head, vectors_of
 from bertcls.training.launch import parse_runs
 from bertcls.training.plan import prepare_training
 
@@ -297,6 +297,26 @@ def fold_of(folder, number: int, logits: np.ndarray, first: int, temperature: fl
     pd.DataFrame({"example_id": ids, **columns}).to_parquet(report / "predictions.parquet")
 
 
+def test_the_frozen_encoder_answers_folds_by_the_rows_of_others(model):
+    rows, made = topics(60), model()
+    classifier = TextClassifier(made, AutoTokenizer.from_pretrained(TINY), device="cpu")
+    frozen, fold_of = FrozenEncoder(classifier), np.arange(60) // 30
+    found = frozen.probabilities(rows, fold_of)
+    vectors = classifier.logits_and_vectors(texts_of(rows))[1]
+    head = fit_linear_head(vectors[:30], np.array(rows["label"][:30]), problem_type=SINGLE, num_labels=3)
+    expected = classifier.to_probabilities(vectors[30:] @ head.weight.T + head.bias)
+    np.testing.assert_allclose(found[30:], expected, rtol=0, atol=1e-5)
+    assert np.abs(found - frozen.probabilities(rows)).max() > 0.01
+    made.config.problem_type, made.config.num_labels, made.config.label_mean, made.config.label_scale = (
+        REGRESSION,
+        1,
+        5,
+        2,
+    )
+    numbers = rows.select_columns("text").add_column("label", [5.0 + (row % 3) for row in range(60)])
+    assert 4 < frozen.probabilities(numbers, fold_of).mean() < 8
+
+
 def test_folds_that_calibrated_themselves_leave_the_temperature_of_raw_logits(tmp_path):
     rows, random = topics(300), np.random.default_rng(0)
     logits = 3 * (random.normal(size=(300, 3)) + 1.5 * np.eye(3)[rows["label"][:]])  # surer than right
@@ -354,6 +374,7 @@ def test_folds_answer_every_row_by_a_model_that_did_not_see_it_and_one_model_is_
     assert (table["label"] == table["prediction"]).tolist() == right.tolist()
     assert facts["scores"]["test_accuracy"] == right.mean()
     assert facts["model"]["contract"]["max_length"] == 16
+    assert not any("as it came" in row["name"] for row in facts["baselines"])  # from scratch
     saved = json.loads((final / "config.json").read_text())["temperature"]
     assert saved == pytest.approx(answers.temperature, abs=1e-6)
     suspects = pd.read_csv(final / "report" / "suspects.csv")
