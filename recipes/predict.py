@@ -11,11 +11,14 @@ The output has the rows of the data in their order: id, its columns, label, scor
 A run that was killed goes on where it was when the same command is started again.
 """
 
+import os
 import sys
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "50000")  # as in the other recipes
 
 from tqdm.auto import tqdm
 
