@@ -16,7 +16,8 @@ class TaskMetric(evaluate.Metric):
     """The scores of a problem type: nothing is downloaded, and nothing is written to disk.
 
     Of classes precision, recall and F1 stand by average and, in a table of their own, `per_class` (a class may be
-    called `macro`); what was never predicted has precision 0. `confusion_matrix[i][j]` counts the examples of class i
+    called `macro`); what was never predicted has precision 0. The averages are over the classes that occur among
+    references or predictions, as scikit-learn's. `confusion_matrix[i][j]` counts the examples of class i
     predicted as class j. Of several labels, 0 and 1 `[examples, num_labels]`, `accuracy` is the share of examples with
     exactly the right set (an empty set is a legal answer). Of numbers a correlation with a constant is 0 here, so that
     it can be compared. `label_names` are in the order of their numbers.
@@ -65,6 +66,8 @@ class TaskMetric(evaluate.Metric):
         found = precision_recall_fscore_support(references, predictions, average=None, **options)
         rows = [dict(zip(names, (value.item() for value in values))) for values in zip(*found)]
         scores: dict = {"per_class": dict(zip(self.label_names, rows))}
+        if self.kind == SINGLE_LABEL:
+            options["labels"] = np.union1d(references, predictions)
         for average in self.averages:
             values = precision_recall_fscore_support(references, predictions, average=average, **options)
             scores |= {f"{name}_{average}": float(value) for name, value in zip(names[:3], values)}

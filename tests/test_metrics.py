@@ -34,6 +34,12 @@ def test_scores_agree_with_scikit_learn():
             assert scores["per_class"][name][ours] == pytest.approx(report[name][theirs])
 
 
+def test_a_class_that_neither_occurs_nor_is_answered_is_no_part_of_an_average():
+    scores = TaskMetric(SINGLE_LABEL, ["a", "b", "c"]).compute(predictions=[0, 1, 1], references=[0, 0, 1])
+    assert scores["f1_macro"] == reference.f1_score([0, 0, 1], [0, 1, 1], average="macro")
+    assert scores["per_class"]["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+
+
 def test_confusion_counts_have_the_truth_in_rows():
     scores = TaskMetric(SINGLE_LABEL, ["a", "b", "c"]).compute(predictions=PREDICTIONS, references=LABELS)
     assert scores["confusion_matrix"] == [[2, 2, 0], [1, 1, 0], [0, 1, 0]]
