@@ -20,7 +20,8 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
     if len(evaluations) > 1 and evaluations[-1]["step"] == evaluations[-2]["step"]:
         del evaluations[-1]  # of the model that was chosen, once more
     shares = task["label_shares"]["train"]
-    if losses and shares and task["problem_type"] == SINGLE_LABEL:
+    steps = facts["chosen"]["made"]
+    if losses and shares and task["problem_type"] == SINGLE_LABEL and steps >= _FEW_STEPS:
         weighted = [
             share * weight for share, weight in zip(shares.values(), task["class_weights"] or [1] * len(shares))
         ]
@@ -35,7 +36,7 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
             )
     if worse := [row["name"] for row in facts["baselines"] if row["outcome"] == "worse"]:
         found.append(f"{worse[0]} is better than the encoder beyond noise: use it, or train longer.")
-    if 0 < (steps := facts["chosen"]["made"]) < _FEW_STEPS:
+    if 0 < steps < _FEW_STEPS:
         found.append(f"Only {steps} steps were made: raise --num_train_epochs, or lower the batch size.")
     if len(evaluations) > 1:
         last = evaluations[-1]

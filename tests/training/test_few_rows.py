@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from bertcls.report.compare import load_arm
 from bertcls.report.folds import FoldAnswers, as_folds_chose
 from bertcls.tokenization import tokenize_windows
 from bertcls.training.adapters import merge_adapters
-from bertcls.training.contrastive import balanced_order, contrastive_stage, supervised_contrastive_loss
+from bertcls.training.contrastive import balanced_order, contrastive_stage, gathered_loss, supervised_contrastive_loss
 from bertcls.training.head_start import FrozenEncoder, fit_linear_head, start_head, vectors_of
 from bertcls.training.launch import parse_runs
 from bertcls.training.plan import prepare_training
@@ -174,6 +175,30 @@ def test_the_contrastive_loss_is_that_of_its_formula():
     assert supervised_contrastive_loss(vectors[:2], torch.tensor([0, 1])).item() == 0
     sets = torch.nn.functional.one_hot(labels)
     assert supervised_contrastive_loss(vectors, sets).item() == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+def _loss_of_half(rank: int, folder: str) -> None:
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+    vectors, labels = torch.load(f"{folder}/batch.pt")
+    own = vectors[3 * rank : 3 * rank + 3].clone().requires_grad_()
+    loss = gathered_loss(SimpleNamespace(vectors=own), labels[3 * rank : 3 * rank + 3])
+    loss.backward()
+    torch.save((loss.detach(), own.grad), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_loss_of_one(tmp_path):
+    torch.manual_seed(0)
+    vectors, labels = torch.randn(6, 8, requires_grad=True), torch.tensor([0, 1, 1, 0, 2, 0])
+    expected = gathered_loss(SimpleNamespace(vectors=vectors), labels)
+    expected.backward()
+    torch.save((vectors.detach(), labels), tmp_path / "batch.pt")
+    torch.multiprocessing.spawn(_loss_of_half, (str(tmp_path),), nprocs=2)
+    losses, gradients = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)))
+    torch.testing.assert_close(torch.stack(losses), expected.detach().expand(2), rtol=0, atol=1e-5)
+    mean = torch.cat(gradients) / 2  # as DDP takes it over processes
+    torch.testing.assert_close(mean, vectors.grad, rtol=0, atol=1e-5)
 
 
 def test_every_batch_has_two_texts_of_each_label_in_it():
