@@ -67,10 +67,12 @@ def _sharded() -> bool:
 
 
 class ChooseEpoch(TrainerCallback):
-    """Makes a start by a linear model a candidate like every epoch, and lets the loss decide between equals.
+    """Makes a start by a linear model a candidate, and lets the loss decide between equals.
 
     Trainer compares scores alone, so that the first of several epochs with one score wins. What it logs stays as it
-    is. Not under FSDP and DeepSpeed, whose weights are shards.
+    is. By shares of right answers the start has to be better than an epoch by more than their standard error, since
+    with a few hundred rows it often is by chance (benchmarks/README.md). Not under FSDP and DeepSpeed, whose weights
+    are shards.
     """
 
     def __init__(self):
@@ -83,7 +85,7 @@ class ChooseEpoch(TrainerCallback):
         if told and not _sharded() and args.should_save:
             model.save_pretrained(Path(args.output_dir, START))
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+    def on_evaluate(self, args, state, control, metrics=None, eval_dataloader=None, **kwargs):
         key = args.metric_for_best_model
         if not self.in_training or key is None:
             return
@@ -91,8 +93,9 @@ class ChooseEpoch(TrainerCallback):
         if args.greater_is_better and key in metrics:
             loss = metrics.get("eval_calibrated_loss", metrics["eval_loss"])
             metrics[key] += 1e-6 / (1 + max(loss, 0.0))
-        if state.global_step == 0:
-            self.start = metrics.get(key)
+        if state.global_step == 0 and (score := metrics.get(key)) is not None:
+            share = args.greater_is_better and "eval_calibrated_loss" in metrics  # of classes or labels
+            self.start = score - share * math.sqrt(max(score * (1 - score), 0.0) / len(eval_dataloader.dataset))
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         if self.start is not None and Path(args.output_dir, START).is_dir():

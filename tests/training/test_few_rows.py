@@ -2,17 +2,20 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from conftest import TINY, load_recipe
 from datasets import ClassLabel, Dataset, DatasetDict, List
 from sklearn.linear_model import LogisticRegression
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, TrainerControl, TrainerState
 
 from bertcls import BertClsForSequenceClassification, RecipeArguments, RunArguments, WindowCollator
 from bertcls.data.splits import arrange_splits
@@ -23,6 +26,7 @@ from bertcls.report.compare import load_arm
 from bertcls.report.folds import FoldAnswers, as_folds_chose
 from bertcls.tokenization import tokenize_windows
 from bertcls.training.adapters import merge_adapters
+from bertcls.training.callbacks import ChooseEpoch
 from bertcls.training.contrastive import balanced_order, contrastive_stage, gathered_loss, supervised_contrastive_loss
 from bertcls.training.head_start import FrozenEncoder, fit_linear_head, start_head, vectors_of
 from bertcls.training.launch import parse_runs
@@ -298,6 +302,37 @@ def test_what_an_epoch_is_chosen_by(model, collator, tmp_path, capsys):
     assert (
         plan(model(), collator, tmp_path, 30, 60, words=named, head_init="random").metric_for_best_model == "f1_macro"
     )
+
+
+@pytest.mark.parametrize(
+    "start, epochs, chosen",  # accuracy and loss of 200 rows, whose standard error is some 2.6 points
+    [
+        ((0.84, 0.4), [(0.80, 0.5), (0.80, 0.5)], "start"),
+        ((0.84, 0.4), [(0.80, 0.5), (0.82, 0.5)], "checkpoint-2"),  # no worse beyond noise
+        ((0.84, 0.4), [(0.82, 0.5), (0.82, 0.4)], "checkpoint-2"),  # as right, and surer of it
+        ((0.84, 0.4), [(0.82, 0.4), (0.82, 0.5)], "checkpoint-1"),
+    ],
+)
+def test_the_start_is_chosen_beyond_noise_and_of_equal_epochs_the_one_of_least_loss(tmp_path, start, epochs, chosen):
+    args = RunArguments(str(tmp_path), metric_for_best_model="accuracy", eval_strategy="epoch", save_strategy="epoch")
+    args.load_best_model_at_end = args.eval_on_start = args.greater_is_better = True
+    AcceleratorState._reset_state()
+    Accelerator(cpu=True)
+    chooser, state, control = ChooseEpoch(), TrainerState(), TrainerControl()
+    model = SimpleNamespace(linear_start=1, save_pretrained=lambda folder: folder.mkdir())
+    chooser.on_train_begin(args, state, control, model=model)
+    for epoch, (score, loss) in enumerate([start, *epochs]):
+        metrics = {"eval_accuracy": score, "eval_loss": loss, "eval_calibrated_loss": loss}
+        rows = SimpleNamespace(dataset=range(200))
+        chooser.on_evaluate(args, state, control, metrics=metrics, eval_dataloader=rows)
+        if epoch == 0:
+            chooser.on_epoch_begin(args, state, control)
+        elif metrics["eval_accuracy"] > state.best_metric:  # as Trainer does
+            state.best_metric, state.best_model_checkpoint = metrics["eval_accuracy"], f"checkpoint-{epoch}"
+        chooser.on_save(args, state, control)
+        state.global_step += 1
+    assert Path(state.best_model_checkpoint).name == chosen
+    assert (tmp_path / "start").is_dir() == (chosen == "start")
 
 
 def write_rows(folder, rows: Dataset) -> str:
