@@ -17,7 +17,6 @@ from bertcls.modeling import (
     MULTI_LABEL,
     REGRESSION,
     BertClsForSequenceClassification,
-    WindowClassifierOutput,
     load_config,
     readable_weights,
 )
@@ -276,7 +275,7 @@ class TextClassifier:
         windows = [window for one in encoded for window in one.parts(1)]
         tokens = TOKENS_PER_BATCH_CPU if self.device.type == "cpu" else TOKENS_PER_BATCH
         batches = batches_of([window.size for window in windows], tokens)
-        parts = [self._forward([windows[row] for row in rows]).vectors for rows in batches]
+        parts = [self._vectors([windows[row] for row in rows]) for rows in batches]
         return torch.cat(parts)[np.argsort(np.concatenate(batches))]
 
     @torch.inference_mode()
@@ -358,10 +357,10 @@ class TextClassifier:
         _check_finite(logits)
         return logits, np.split(window_logits, np.cumsum(counts)[:-1]), vectors.split(counts)
 
-    def _forward(self, encoded: list[Encoded]) -> WindowClassifierOutput:
+    def _vectors(self, encoded: list[Encoded]) -> torch.Tensor:
         inputs = self.collator([one.columns for one in encoded])
         inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-        return self.model(**inputs, return_window_logits=True)
+        return self.model(**inputs, return_window_logits=True).vectors
 
     def _checked(self, texts: Texts) -> list[Text]:
         """A list of texts, or of pairs, of whole characters."""

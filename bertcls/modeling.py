@@ -53,7 +53,7 @@ class BertClsConfig(PreTrainedConfig):
         classifier_hidden_size: units of a hidden layer (GELU) in the head; `None`: there is none.
         class_weights: one factor a class on the loss, of multi-label on that of the texts that have the label.
         max_train_windows: windows of a document used in a training step, drawn at random; `None` uses all.
-        windows_per_forward: windows encoded at a time outside training, which bounds memory.
+        windows_per_forward: windows encoded at a time in a call outside training, which bounds memory.
         cleaning, overlap, truncation: as in `bertcls.tokenize_windows`.
         max_length: tokens per window, special tokens included; `None` means the encoder's limit.
         pair_truncation: the same of a model of pairs; `None` for a model of single texts.

@@ -65,15 +65,11 @@ class Arguments:
     abstain_below: float | None = field(default=None, metadata={"help": "Null where no label is so probable."})
     rows_per_part: int = field(default=4096, metadata={"help": "Rows written at once, and lost at most if killed."})
     shard: str | None = field(default=None, metadata={"help": "Label a share of the parts, such as 3/16; no joining."})
-    text: str | None = field(
-        default=None, metadata={"help": "One text to label; - labels standard input line by line, pairs with a tab."}
-    )
+    text: str | None = field(default=None, metadata={"help": "To label; -: lines of standard input, pairs by tab."})
     text_pair: str | None = field(default=None, metadata={"help": "With --text: the second text of a pair."})
     words: bool = field(default=False, metadata={"help": "Also say what each word adds to the answer, as JSON."})
     steps: str | None = field(default=None, metadata={"help": "Python file with cleaning steps of the model's own."})
-    cpu_threads: int | None = field(
-        default=None, metadata={"help": "Threads per process without an accelerator; none: cores by processes."}
-    )
+    cpu_threads: int | None = field(default=None, metadata={"help": "Per process on a CPU; none: cores by processes."})
 
     def __post_init__(self):
         if (self.text is None) == (self.dataset_name is None):

@@ -59,6 +59,7 @@ def test_windows_are_padded_to_others_of_their_length_not_to_those_of_their_text
 
     monkeypatch.setattr(classifier.model, "forward", watched)
     monkeypatch.setattr("bertcls.inference.TOKENS_PER_BATCH_CPU", 64)  # two windows of 32 tokens
+    monkeypatch.setattr(classifier.collator, "pad_to_multiple_of", 1)  # 8 where there is a GPU
     texts = ["good " * 35] * 8  # a window of 32 tokens, and one of 13
     found = classifier.probabilities(texts)
     assert [sum(numbers) for numbers in zip(*read)] == [8 * (32 + 13)] * 2

@@ -89,11 +89,12 @@ def arrange_splits(
     parts = _without_few(parts, seed)
     rows = f"{len(parts['validation'])} rows for validation" if "validation" in parts else "no row to choose by"
     rows += f", {len(parts['test'])} for test" if reported == DRAWN else f"; {reported} is reported"
-    warn(f"Held out of train ({how}): {rows}.{_deviation(parts)}")
+    drawn = parts if reported == DRAWN else {name: rows for name, rows in parts.items() if name != "test"}
+    warn(f"Held out of train ({how}): {rows}.{_deviation(drawn)}")
     return parts, reported
 
 
-def _deviation(parts: DatasetDict) -> str:
+def _deviation(parts: dict[str, Dataset]) -> str:
     """How far shares of several labels are from those of all rows, which no draw keeps for each label."""
     if problem_type_of(parts["train"]) != MULTI_LABEL:
         return ""

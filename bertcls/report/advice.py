@@ -21,13 +21,12 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
         del evaluations[-1]  # of the model that was chosen, once more
     shares = task["label_shares"]["train"]
     steps = facts["chosen"]["made"]
-    if losses and shares and task["problem_type"] == SINGLE_LABEL and steps >= _FEW_STEPS:
+    smoothed = facts["arguments"].get("label_smoothing_factor")  # with which no loss comes near 0
+    if losses and shares and task["problem_type"] == SINGLE_LABEL and steps >= _FEW_STEPS and not smoothed:
         weighted = [
             share * weight for share, weight in zip(shares.values(), task["class_weights"] or [1] * len(shares))
         ]
         constant = -sum(share * math.log(share / sum(weighted)) for share in weighted if share)
-        if facts["arguments"].get("label_smoothing_factor"):  # whose losses never come near 0
-            constant = math.inf
         if min(losses) > 0.95 * constant:
             found.append(
                 f"The training loss never fell below that of a constant answer ({constant:.2f}): the learning rate "

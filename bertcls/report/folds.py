@@ -19,10 +19,11 @@ _LEAST = 1e-12  # of a probability, whose logarithm is taken
 
 
 def as_folds_chose(folder: Path, folds: int) -> list[str]:
-    """Options of the model trained on all rows: the medians of the epochs and the contrastive steps that the finished
-    folds in a folder chose."""
+    """Options of the model trained on all rows: contrastive steps and epochs of the middle one of the folds in a
+    folder, which are finished, those without such steps last."""
     chosen = [read_json(folder / f"fold-{number}" / RESULTS)["chosen"] for number in range(1, folds + 1)]
-    epochs, steps = (float(np.median([one[name] for one in chosen])) for name in ("epoch", "contrastive_steps"))
+    ways = sorted((one["contrastive_steps"] == 0, one["epoch"], one["contrastive_steps"]) for one in chosen)
+    _, epochs, steps = ways[folds // 2]
     return ["--num_train_epochs", f"{epochs:g}", *(["--contrastive_steps", f"{steps:.0f}"] if steps else [])]
 
 

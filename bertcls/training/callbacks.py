@@ -66,13 +66,25 @@ def _sharded() -> bool:
     return AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
+def score_to_beat(start: float, metric: str, rows: int) -> float:
+    """The score that an epoch has to reach for the untouched start to be left.
+
+    By accuracy the start has to be better by more than the standard error of these rows: with a few hundred it often
+    is by chance, and up to three points worse on others (benchmarks/README.md).
+
+    >>> score_to_beat(0.84, "eval_accuracy", 200).__round__(3)
+    0.814
+    """
+    if metric.removeprefix("eval_") != "accuracy":
+        return start
+    return start - math.sqrt(max(start * (1 - start), 0.0) / rows)
+
+
 class ChooseEpoch(TrainerCallback):
     """Makes a start by a linear model a candidate, and lets the loss decide between equals.
 
     Trainer compares scores alone, so that the first of several epochs with one score wins. What it logs stays as it
-    is. By shares of right answers the start has to be better than an epoch by more than their standard error, since
-    with a few hundred rows it often is by chance (benchmarks/README.md). Not under FSDP and DeepSpeed, whose weights
-    are shards.
+    is. Not under FSDP and DeepSpeed, whose weights are shards.
     """
 
     def __init__(self):
@@ -94,8 +106,7 @@ class ChooseEpoch(TrainerCallback):
             loss = metrics.get("eval_calibrated_loss", metrics["eval_loss"])
             metrics[key] += 1e-6 / (1 + max(loss, 0.0))
         if state.global_step == 0 and (score := metrics.get(key)) is not None:
-            share = args.greater_is_better and "eval_calibrated_loss" in metrics  # of classes or labels
-            self.start = score - share * math.sqrt(max(score * (1 - score), 0.0) / len(eval_dataloader.dataset))
+            self.start = score_to_beat(score, key, len(eval_dataloader.dataset))
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         if self.start is not None and Path(args.output_dir, START).is_dir():

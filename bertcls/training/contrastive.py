@@ -99,7 +99,7 @@ def contrastive_stage(
     steps: int,
     learning_rate: float = 5e-5,
 ) -> int:
-    """Trains the encoder so that texts of one label have like vectors; the head is fitted on these afterwards.
+    """Trains an encoder of classes so that texts of one label have like vectors, on which the head is fitted later.
 
     Each text is encoded once a step; the embeddings of words stay, whose gradients and updates cost more time than
     they are worth. Gives the texts that were read in `steps` optimizer steps, with repetitions.

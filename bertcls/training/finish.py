@@ -108,6 +108,8 @@ def finish_run(
         rows, count = splits["test" if reported_split == FOLDS else "train"], int(fold.partition("/")[2])
         answers = FoldAnswers(Path(run_dir).parent, rows, folds=count, problem_type=kind)
         classifier.model.config.temperature = answers.temperature
+    elif kind != REGRESSION:
+        say(f"No rows to calibrate by: the temperature stays 1{', thresholds 0.5' * (kind == MULTI_LABEL)}.")
     classifier.save_pretrained(run_dir)
     some = splits["test" if report else "train"]
     texts = texts_of(some.select(range(min(len(some), _COMPARED))))
@@ -177,8 +179,11 @@ def chosen_epoch(trainer: Trainer) -> dict:
     elif not kept:
         said = f"{ended}; the last one is taken."
     else:
-        what = f"epoch {found['epoch']:g}" if steps else "the start"
-        said = f"{ended}; {what} is taken, by the {found['by'].removeprefix('eval_').replace('_', ' ')} of validation."
+        what, by = f"epoch {found['epoch']:g}" if steps else "the start", found["by"].removeprefix("eval_")
+        said = f"{ended}; {what} is taken, by the {by.replace('_', ' ')} of validation."
+        before = [entry[f"eval_{by}"] for entry in state.log_history if entry["step"] == 0 and f"eval_{by}" in entry]
+        if steps and by == "accuracy" and before and before[0] > state.best_metric:
+            said = f"{said[:-1]} (the start had {before[0]:.3f}, no better beyond noise)."
     return found | {"said": said}
 
 

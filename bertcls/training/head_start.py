@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 from transformers import PreTrainedModel
 
-from bertcls.data.columns import is_missing
+from bertcls.data.columns import is_missing, numbers_in
 from bertcls.data.labels import label_array
 from bertcls.data.splits import draw_rows
 from bertcls.inference import TextClassifier, texts_of
@@ -41,7 +41,10 @@ class LinearHead:
 
 
 class FrozenEncoder:
-    """The encoder as it came, with the linear model that was fitted on it: a baseline."""
+    """The encoder as it came, with the linear model that was fitted on it: a baseline.
+
+    Of folds it reads the mean of a text's windows, whatever the run does, and learns from the rows that it is asked.
+    """
 
     def __init__(self, classifier: TextClassifier):
         self.classifier, self.thresholds = classifier, classifier.thresholds
@@ -155,7 +158,7 @@ def _logistic(
         share = (np.clip(labels, 0, 1).sum() + 1) / (len(labels) + 2)
         return np.zeros((1, unit.shape[1])), logit([share]), 1.0
     model = LogisticRegression(max_iter=2000)
-    if sharpness is None and counts.max() > 1:
+    if sharpness is None and (counts > 1).sum() > 1:
         often = first[np.isin(labels[first], seen[counts > 1])]  # a class's only text is never held out
         logits = np.full((len(labels), len(seen)), np.nan)  # of models that did not see the text
         folds = StratifiedKFold(min(5, counts[counts > 1].min()), shuffle=True, random_state=0)
@@ -189,8 +192,11 @@ def start_head(
     `before` was, which is what measurement supports (benchmarks/README.md).
     """
     dataset = dataset.select(np.flatnonzero(~is_missing(dataset, "label")))  # a student has others, too
+    if len(dataset) > 10 * rows and model.config.problem_type == MULTI_LABEL:  # to stratify sets of labels takes long
+        dataset = dataset.select(np.random.default_rng(seed).choice(len(dataset), 10 * rows, replace=False))
     dataset = draw_rows(dataset, max(rows, model.config.num_labels), seed=seed)
-    labels = label_array(dataset)
+    labels, known = label_array(dataset), "example_id" in dataset.column_names
+    texts = numbers_in(dataset, "example_id") if known else np.arange(len(labels))
     vectors, row_of = vectors_of(model, dataset, collator)
     config = model.config
     if config.problem_type == REGRESSION:
@@ -202,9 +208,7 @@ def start_head(
         num_labels=config.num_labels,
         class_weights=config.class_weights,
         sharpness=None if before is None else [value**0.5 for value in before.sharpness],
-        texts=(np.array(dataset["example_id"]) if "example_id" in dataset.column_names else np.arange(len(labels)))[
-            row_of
-        ],
+        texts=texts[row_of],
     )
     head.copy_to(model)
     return head

@@ -6,7 +6,7 @@ from datasets import DatasetDict
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from bertcls.metrics import BEST
-from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from bertcls.modeling import REGRESSION, SINGLE_LABEL
 from bertcls.optim import freeze
 from bertcls.process import say
 from bertcls.together import meet
@@ -20,7 +20,7 @@ MOST_EPOCHS, FEWEST_EPOCHS = 25, 3
 CHOOSE_BY_SCORE = 200  # rows of validation, from which on an accuracy tells epochs apart; below it the loss does
 FEW_ROWS_A_CLASS = 160  # below it a contrastive stage and a linear head do better than training the classes
 CONTRASTIVE_STEPS = (20, 60)  # at least and at most; between them as many as rows
-_HEAD_ROWS = 10_000  # that the head is fitted on, where no epoch follows
+_HEAD_ROWS = 10_000  # that the head is fitted on after the stage
 
 
 def prepare_training(
@@ -104,7 +104,7 @@ def prepare_training(
         told |= {"content": {} if watch.metric else describe_rows(tokenized["train"])}  # once, before the trials
         if watch.on_plan(model, training_args, **told):
             return
-    if can_probe:  # then the start is a candidate like every epoch
+    if can_probe:  # then the start is a candidate, too
         model.linear_start = start_head(model, tokenized["train"], collator, seed=training_args.seed)
     if training_args.resume_from_checkpoint is not None:
         return  # the checkpoint has the weights
@@ -129,11 +129,8 @@ def _choose_by(training_args: TrainingArguments, rows: int, kind: str) -> None:
     if rows == 0 and training_args.eval_strategy != "no":
         training_args.eval_strategy = training_args.eval_strategy.__class__("no")
         training_args.eval_on_start = training_args.load_best_model_at_end = False
-        taken = "the last epoch is taken, " if training_args.num_train_epochs else ""
-        left = {REGRESSION: "", MULTI_LABEL: "the temperature stays 1, thresholds 0.5"}.get(
-            kind, "the temperature stays 1"
-        )
-        say(f"No rows to choose by: {taken}{left}".removesuffix(", ") + ".")
+        if training_args.num_train_epochs or training_args.max_steps > 0:
+            say("No rows to choose an epoch by: the last one is taken.")
     elif training_args.metric_for_best_model == "auto":
         best = BEST[kind]
         if rows < CHOOSE_BY_SCORE and kind != REGRESSION:

@@ -24,6 +24,7 @@ from bertcls.modeling import REGRESSION
 from bertcls.optim import encoder_parts
 from bertcls.process import LOCK, file_digest, lock_folder
 from bertcls.together import start_pulse, staying_together
+from bertcls.training.callbacks import score_to_beat
 from bertcls.training.launch import parse
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Watch(TrainerCallback):
         self.plan: dict = {}
         self.args: RecipeArguments | None = None
         self.scores: dict[str, float] = {}  # `eval_*` of the epoch that counts
+        self.to_beat = 0.0  # its score, or less where it is the start
         self.epochs, self.training, self.pruned = 0, False, False
 
     @property
@@ -95,16 +97,19 @@ class Watch(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         if state.global_step == 0 and self.scores and not self.last:  # early stopping begins with it, as elsewhere
-            state.best_metric = self.score
+            state.best_metric = self.to_beat
 
-    def on_evaluate(self, args, state, control, metrics=None, model=None, **kwargs):
+    def on_evaluate(self, args, state, control, metrics=None, model=None, eval_dataloader=None, **kwargs):
         if not self.training:
             self.scores = dict(metrics)
             raise TrialEnds
         if state.global_step == 0 and getattr(model, "linear_start", None) is None:
-            return  # else the start is a candidate like every epoch
-        better = not self.scores or self.sign * (metrics[f"eval_{self.metric}"] - self.score) > 0
-        self.scores = dict(metrics) if better and not self.last else self.scores
+            return  # else the start is a candidate, too
+        score = metrics[f"eval_{self.metric}"]
+        if not self.last and (not self.scores or self.sign * (score - self.to_beat) > 0):
+            self.scores, self.to_beat = dict(metrics), score
+        if state.global_step == 0 and not self.last:
+            self.to_beat = score_to_beat(score, self.metric, len(eval_dataloader.dataset))
         if state.global_step == 0 or self.last:
             return
         self.epochs += 1

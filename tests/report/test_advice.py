@@ -84,7 +84,8 @@ def test_a_fact_that_stands_out_gets_its_line(changes, history, start):
 )
 def test_runs_that_show_it(words, expected, tmp_path):
     recipe = load_recipe("csv_finetune")
-    argv = ["--sample", "--from_scratch", *words.split(), "--figures", "false", "--output_dir", str(tmp_path / "run")]
+    words = f"--sample --from_scratch --bf16 false --cpu_threads 1 --figures false {words}"
+    argv = [*words.split(), "--output_dir", str(tmp_path / "run")]
     ((args, training_args),) = parse_runs(RecipeArguments, argv, defaults=recipe.DEFAULTS, sample=recipe.SAMPLE)
     recipe.main(args, training_args)
     said = json.loads((tmp_path / "run" / RESULTS).read_text())["advice"]

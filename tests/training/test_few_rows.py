@@ -119,6 +119,9 @@ def test_windows_of_a_text_and_lone_texts_of_a_class_are_not_held_out_of_their_o
     together = fit_linear_head(windows, labels[texts], texts=texts, **options)
     assert apart.sharpness[0] > 10 and together.sharpness[0] < 1.5
 
+    once = fit_linear_head(noise, np.eye(40)[:, :1], problem_type=MULTI, num_labels=1)  # a label that one text has
+    assert once.sharpness == [1.0]
+
     told = random.normal(size=(41, 5)) + 2 * np.eye(5)[[*labels, 2]]
     lone = fit_linear_head(told, np.array([*labels, 2]), **options)  # the last is the only one of its class
     assert lone.sharpness[0] == pytest.approx(fit_linear_head(told[:40], labels, **options).sharpness[0], rel=0.3)
@@ -290,12 +293,10 @@ def test_a_schedule_that_follows_the_loss_knows_its_direction(model, collator, t
 def test_what_an_epoch_is_chosen_by(model, collator, tmp_path, capsys):
     found = plan(model(), collator, tmp_path, 30, head_init="random")
     assert found.eval_strategy == "no" and not found.load_best_model_at_end and not found.eval_on_start
-    assert "No rows to choose by: the last epoch is taken, the temperature stays 1." in capsys.readouterr().out
+    assert "No rows to choose an epoch by: the last one is taken." in capsys.readouterr().out
     assert plan(model(), collator, tmp_path, 12).num_train_epochs == 0
     said = capsys.readouterr().out
-    assert (
-        "a linear head (fewer than 160 a class; " in said and "No rows to choose by: the temperature stays 1." in said
-    )
+    assert "a linear head (fewer than 160 a class; " in said and "No rows to choose an epoch" not in said
     assert plan(model(), collator, tmp_path, 30, 60, head_init="random").metric_for_best_model == "calibrated_loss"
     assert plan(model(), collator, tmp_path, 30, 240, head_init="random").metric_for_best_model == "accuracy"
     named = {"metric_for_best_model": "f1_macro"}
@@ -343,7 +344,7 @@ def write_rows(folder, rows: Dataset) -> str:
     return str(folder)
 
 
-def fold_of(folder, number: int, logits: np.ndarray, first: int, temperature: float, **chosen) -> None:
+def write_fold(folder, number: int, logits: np.ndarray, first: int, temperature: float, **chosen) -> None:
     """What a fold leaves that answers rows from `first` on by logits that it divides by a temperature."""
     report = folder / f"fold-{number}" / "report"
     report.mkdir(parents=True)
@@ -383,7 +384,7 @@ def test_folds_that_calibrated_themselves_leave_the_temperature_of_raw_logits(tm
     for name, temperatures in (("plain", (1.0, 1.0)), ("calibrated", (2.0, 4.0))):
         for number, temperature in enumerate(temperatures):
             part = logits[150 * number : 150 * (number + 1)]
-            fold_of(tmp_path / name, number + 1, part, 150 * number, temperature)
+            write_fold(tmp_path / name, number + 1, part, 150 * number, temperature)
     plain, found = (
         FoldAnswers(tmp_path / name, rows, folds=2, problem_type=SINGLE) for name in ("plain", "calibrated")
     )
@@ -397,12 +398,13 @@ def test_folds_that_calibrated_themselves_leave_the_temperature_of_raw_logits(tm
         (((2, 0), (3, 0), (4, 0)), "--num_train_epochs 3"),
         (((0, 0), (0, 0), (1, 0)), "--num_train_epochs 0"),  # the untouched start was better
         (((0, 40), (0, 60), (0, 60)), "--num_train_epochs 0 --contrastive_steps 60"),
+        (((0, 60), (0, 60), (4, 0), (4, 0)), "--num_train_epochs 4"),  # as some fold, not half as each
     ],
 )
 def test_the_final_model_is_trained_as_the_folds_were(tmp_path, chosen, words):
     for number, (epoch, steps) in enumerate(chosen, start=1):
-        fold_of(tmp_path, number, np.zeros((1, 3)), 0, 1.0, epoch=epoch, contrastive_steps=steps)
-    assert as_folds_chose(tmp_path, 3) == words.split()
+        write_fold(tmp_path, number, np.zeros((1, 3)), 0, 1.0, epoch=epoch, contrastive_steps=steps)
+    assert as_folds_chose(tmp_path, len(chosen)) == words.split()
 
 
 QUICK = "--from_scratch --pooling mean --max_length 16 --learning_rate 3e-3 --num_train_epochs 3 --figures false"
