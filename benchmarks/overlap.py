@@ -23,7 +23,7 @@ from bertcls.data.labels import label_array
 from bertcls.inference import texts_of
 from bertcls.process import use_cores
 
-SHARES = (0.0, 0.05, 0.1, 0.2)  # of the tokens of a window; the last is the default of new runs
+SHARES = (0.0, 0.05, 0.1, 0.2)  # of the tokens of a window
 
 
 def answer(classifier: TextClassifier, texts: list, overlap: int) -> np.ndarray:

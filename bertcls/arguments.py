@@ -336,7 +336,7 @@ class RecipeArguments(TextArguments):
     on_leak: Literal["warn", "drop", "error"] = _option(
         "warn", "Where train texts stand in test: go on, drop them from train, or stop."
     )
-    overlap: int | None = _option(None, "Tokens that neighbouring windows share; none: 20 %% of max_length.")
+    overlap: int | None = _option(None, "Tokens that neighbouring windows share; none: 5 %% of max_length.")
     truncation: Literal["none", "head", "tail", "head_tail"] = _option(
         "none", "none: read long texts whole, in windows; else which part is read."
     )

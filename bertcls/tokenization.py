@@ -116,7 +116,7 @@ def encoder_max_length(config) -> int:
 def check_window(
     tokenizer: PreTrainedTokenizerBase, *, max_length: int, overlap: int | None, pair: bool = False
 ) -> int:
-    """The overlap to use, by default 20 % of `max_length`; refuses windows that do not fit or bring no new token."""
+    """The overlap to use, by default 5 % of `max_length`; refuses windows that do not fit or bring no new token."""
     others = tokenizer.num_special_tokens_to_add(pair=pair)
     others += max_length // 2 if pair else 0  # tokens of a pair's first text, at most
     if max_length > tokenizer.model_max_length:
@@ -135,7 +135,7 @@ def check_window(
             f"Found --overlap {overlap} with --max_length {max_length}; expected 0 to {most}, so that a window of "
             f"{most + 1} tokens (and {others} others) brings new tokens. Lower it."
         )
-    return min(max_length // 5, most) if overlap is None else overlap
+    return min(max_length // 20, most) if overlap is None else overlap
 
 
 def tokenize_windows(
@@ -157,7 +157,7 @@ def tokenize_windows(
 
     Args:
         max_length: tokens per window, special tokens included.
-        overlap: tokens that neighbouring windows share; `None` means 20 % of `max_length`.
+        overlap: tokens that neighbouring windows share; `None` means 5 % of `max_length`.
         truncation: `none`, or which tokens of a longer text make its only window: those at its `head`, at its `tail`,
             or a quarter from its head and three from its tail (`head_tail`).
         pair_truncation: of pairs: `none`, or which text is cut to one window: `longest_first` (token by token the

