@@ -54,16 +54,15 @@ class FrozenEncoder:
         if fold_of is None:
             return self.classifier.probabilities(texts_of(rows))
         config, labels = self.classifier.model.config, label_array(rows)
-        mean, scale = (config.label_mean, config.label_scale) if config.problem_type == REGRESSION else (0, 1)
-        vectors, logits = (
-            self.classifier.logits_and_vectors(texts_of(rows))[1],
-            np.zeros((len(rows), config.num_labels)),
-        )
-        kind = {"problem_type": config.problem_type, "num_labels": config.num_labels}
+        regression, mean, scale = config.problem_type == REGRESSION, config.label_mean, config.label_scale
+        vectors = self.classifier.logits_and_vectors(texts_of(rows))[1]
+        labels = (labels - mean) / scale if regression else labels
+        logits, options = np.zeros((len(rows), config.num_labels)), {"class_weights": config.class_weights}
+        options |= {"problem_type": config.problem_type, "num_labels": config.num_labels}
         for held in (fold_of == number for number in np.unique(fold_of)):
-            known = (labels[~held] - mean) / scale if config.problem_type == REGRESSION else labels[~held]
-            head = fit_linear_head(vectors[~held], known, class_weights=config.class_weights, **kind)
-            logits[held] = (vectors[held] @ head.weight.T + head.bias) * scale + mean
+            head = fit_linear_head(vectors[~held], labels[~held], **options)
+            logits[held] = vectors[held] @ head.weight.T + head.bias
+        logits = logits * scale + mean if regression else logits
         return self.classifier.to_probabilities(logits)
 
 
