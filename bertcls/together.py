@@ -1,6 +1,7 @@
 """Several processes of one run: waits without a limit, which end all the same where a process or a link is gone."""
 
 import contextlib
+import gc
 import os
 import re
 import socket
@@ -133,6 +134,7 @@ def staying_together() -> Iterator[None]:
         raise
     if _pulses:
         _pulses.pop().meet(_END)
+        gc.collect()  # a model of DDP that outlives its group ends it without letting others run, and waits for them
         torch.distributed.destroy_process_group()
 
 

@@ -1,5 +1,6 @@
 """Runs that must be equal, shared by `test_equality.py` and the process it launches."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -154,6 +155,8 @@ def main(folder: str) -> None:
     if dist.get_rank() == 0:
         torch.save(result, f"{folder}/result.pt")
     dist.barrier()
+    del trainer
+    gc.collect()  # as in `staying_together`: a model that is the last to hold the group may hang
     dist.destroy_process_group()
 
 
