@@ -72,7 +72,10 @@ def arrange_splits(
                 f"--split {split} reports rows drawn from train and validation: the {len(splits['test'])} labelled "
                 "rows of the test split are not used. Without it they are reported."
             )
-        return _without_few(split_dataset(joined, split, seed=seed), seed), DRAWN
+        parts = _without_few(split_dataset(joined, split, seed=seed), seed)
+        if off := _deviation(list(parts.values())):
+            warn(off)
+        return parts, DRAWN
     if "validation" in splits and "test" in splits:
         return splits, "test"
     how = f"seed {seed}, {'whole texts with their parts' if phrases else 'label shares kept, equal texts together'}"
@@ -89,19 +92,19 @@ def arrange_splits(
     parts = _without_few(parts, seed)
     rows = f"{len(parts['validation'])} rows for validation" if "validation" in parts else "no row to choose by"
     rows += f", {len(parts['test'])} for test" if reported == DRAWN else f"; {reported} is reported"
-    drawn = parts if reported == DRAWN else {name: rows for name, rows in parts.items() if name != "test"}
-    warn(f"Held out of train ({how}): {rows}.{_deviation(drawn)}")
+    drawn = [part for name, part in parts.items() if name != "test" or reported == DRAWN]
+    warn(f"Held out of train ({how}): {rows}. {_deviation(drawn)}".rstrip())
     return parts, reported
 
 
-def _deviation(parts: dict[str, Dataset]) -> str:
+def _deviation(parts: list[Dataset]) -> str:
     """How far shares of several labels are from those of all rows, which no draw keeps for each label."""
-    if problem_type_of(parts["train"]) != MULTI_LABEL:
+    if len(parts) == 1 or problem_type_of(parts[0]) != MULTI_LABEL:
         return ""
-    labels = [label_array(rows) for rows in parts.values()]
+    labels = list(map(label_array, parts))
     off = np.abs(np.stack([part.mean(0) for part in labels]) - np.concatenate(labels).mean(0))
-    name = label_names_of(parts["train"])[int(off.max(0).argmax())]
-    return f" Label shares differ by {100 * off.max():.1f} points at most ({name})."
+    name = label_names_of(parts[0])[int(off.max(0).argmax())]
+    return f"Label shares differ by {100 * off.max():.1f} points at most ({name})."
 
 
 def _without_few(parts: DatasetDict, seed: int) -> DatasetDict:

@@ -96,6 +96,8 @@ def test_the_three_most_urgent_lines_are_said():
     every = facts(baselines=[{"name": "TF-IDF", "outcome": "worse"}], chosen={"made": 3}, cut=0.5, suspects=9)
     said = advise(every, log(math.log(2)))
     assert [line.split()[0] for line in said] == ["TF-IDF", "Only", "50%"]  # so few steps say nothing of the rate
+    said = advise(every | {"chosen": {"made": 100}}, log(math.log(2)))
+    assert [line.split()[0] for line in said] == ["The", "TF-IDF", "50%"]
 
 
 def test_turned_labels_are_found_before_hard_ones():

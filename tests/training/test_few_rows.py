@@ -1,6 +1,7 @@
 """Few rows: a start by a linear model, a contrastive stage, how long to train, what to choose by, and folds."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -512,7 +513,9 @@ def test_shares_are_kept_within_a_row(counts, ratio):
     assert (abs(found["test"] - np.array(counts) * shares[2] / shares.sum()) <= 1.5).all()
 
 
-def test_sets_of_labels_keep_their_shares_better_than_a_random_draw():
+def test_sets_of_labels_keep_their_shares_better_than_a_random_draw(monkeypatch):
+    said = []
+    monkeypatch.setattr("bertcls.data.splits.warn", said.append)
     random = np.random.default_rng(0)
     worst = []
     for seed in range(20):
@@ -530,3 +533,10 @@ def test_sets_of_labels_keep_their_shares_better_than_a_random_draw():
         worst.append((abs(test - expected).max(), abs(drawn - expected).max()))
     ours, theirs = np.array(worst).T
     assert ours.mean() < 0.6 * theirs.mean() and ours.max() <= theirs.max()
+    share = {name: np.mean([0 in row for row in part["label"][:]]) for name, part in parts.items()}
+    off = max(abs(one - sets[:, 0].mean()) for one in share.values())
+    largest = float(re.search(r"^Label shares differ by (\d+\.\d) points at most", said[-1])[1])
+    assert len(said) == 20 and 100 * off - 0.05 <= largest < 10
+    arrange_splits(DatasetDict(train=rows), seed=seed)
+    arrange_splits(DatasetDict(train=rows.select(range(60)), test=rows), seed=seed)  # none is held out
+    assert "Held out of train" in said[-2] and "Label shares differ by" in said[-2] and "differ" not in said[-1]
