@@ -24,7 +24,7 @@ from bertcls.text import own_steps
 
 TOLERANCE = 1e-5  # of a logit, in fp32
 RECORDED_TOLERANCE = 1e-3  # of a probability that the run recorded, perhaps on another device
-FRESH_TEXTS = 16  # that go to a new process
+COMPARED = 16  # texts on which a saved model must answer as the trained one
 
 _FRESH = """
 import json, sys
@@ -44,12 +44,11 @@ def verify_saved(
     """
     Path(folder, "training_args.bin").unlink(missing_ok=True)
     loaded = TextClassifier.from_pretrained(folder, device=classifier.device)
-    compared = {"": (loaded.logits(texts), texts)}
+    expected, found = classifier.logits(texts), {"": loaded.logits(texts)}
     if new_process and not own_steps(classifier.model.config.cleaning):  # whose functions it would not have
-        few = texts[:FRESH_TEXTS]
-        compared[" in a new process"] = _fresh_logits(folder, str(classifier.device), few), few
-    for where, (found, asked) in compared.items():
-        difference = float(np.abs(found - classifier.logits(asked)).max()) / loaded.model.config.label_scale
+        found[" in a new process"] = _fresh_logits(folder, str(classifier.device), texts)
+    for where, logits in found.items():
+        difference = float(np.abs(logits - expected).max()) / loaded.model.config.label_scale
         if not difference <= TOLERANCE:
             raise ValueError(
                 f"The model saved in {folder} differs from the trained one by {difference:.2g} in a logit{where}, "
@@ -144,7 +143,7 @@ def check_answers(folder: str) -> None:
     config, path = classifier.model.config, Path(folder, PREDICTIONS)
     if not path.is_file() or read_json(Path(folder, RESULTS))["task"]["reported_split"] == FOLDS:
         return  # nothing to compare with: models of other rows gave the answers of --folds
-    rows = next(pq.ParquetFile(path).iter_batches(FRESH_TEXTS)).to_pydict()
+    rows = next(pq.ParquetFile(path).iter_batches(COMPARED)).to_pydict()
     texts = rows["text"] if config.pair_truncation is None else list(zip(rows["text"], rows["text_pair"]))
     names = [f"probability_{name}" for name in classifier.label_names]
     names = ["prediction"] if config.problem_type == REGRESSION else names

@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 from transformers import Trainer
 
 from bertcls.data.labels import label_array
-from bertcls.hub import push_folder, verify_saved
+from bertcls.hub import COMPARED, push_folder, verify_saved
 from bertcls.inference import TextClassifier, texts_of
 from bertcls.layout import FOLDS, START
 from bertcls.metrics import fit_temperature, tune_thresholds
@@ -21,7 +21,6 @@ from bertcls.together import finishing
 
 if TYPE_CHECKING:
     from bertcls.training.head_start import FrozenEncoder
-_COMPARED = 64  # texts on which the saved model must answer as the trained one
 
 
 def calibrate(classifier: TextClassifier, validation: Dataset) -> None:
@@ -112,7 +111,7 @@ def finish_run(
         say(f"No rows to calibrate by: the temperature stays 1{', thresholds 0.5' * (kind == MULTI_LABEL)}.")
     classifier.save_pretrained(run_dir)
     some = splits["test" if report else "train"]
-    texts = texts_of(some.select(range(min(len(some), _COMPARED))))
+    texts = texts_of(some.select(range(min(len(some), COMPARED))))
     loaded = verify_saved(run_dir, classifier, texts, new_process=hub is not None)
     if report:
         facts = write_report(

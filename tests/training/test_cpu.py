@@ -1,12 +1,16 @@
 import pytest
 import torch
+from conftest import SAMPLE
+from datasets import load_dataset
 from torch import nn
-from transformers import AutoModel, Trainer, TrainingArguments
+from transformers import AutoModel, AutoTokenizer, Trainer, TrainingArguments
 from transformers.integrations.sdpa_attention import sdpa_attention_forward as stock
 
 from bertcls import BertClsForSequenceClassification
 from bertcls.training import cpu
 from bertcls.training.cpu import CpuDropout, FastOnCpu, attention_with_dropout
+
+ENCODER = SAMPLE.parent / "encoder"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -150,3 +154,26 @@ def test_a_model_is_fast_while_it_trains_and_as_it_was_afterwards(
     assert kinds.seen == ({CpuDropout}, attention)
     assert {type(module) for module in model.modules() if isinstance(module, nn.Dropout)} == {nn.Dropout}
     assert model.config.encoder._attn_implementation == "sdpa"
+
+
+def test_the_gradient_of_a_whole_model_in_bf16_is_as_near_to_that_in_fp32_as_with_the_stock_attention(monkeypatch):
+    monkeypatch.setattr(cpu, "has_bf16", lambda: True)
+    model = BertClsForSequenceClassification.from_encoder(ENCODER, pooling="mean", num_labels=2).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    config = model.config.encoder
+    config.attention_probs_dropout_prob = config.hidden_dropout_prob = 0.0
+    rows = load_dataset(str(SAMPLE), split="train")[:32]
+    inputs = AutoTokenizer.from_pretrained(ENCODER)(rows["sentence"], padding=True, return_tensors="pt")
+    labels = torch.tensor(rows["label"])
+    found = []
+    for attention, bf16 in (("sdpa", False), ("sdpa", True), ("attention_with_dropout", True)):
+        model.zero_grad()
+        model.set_attn_implementation(attention)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            model(**{name: part[:, :96] for name, part in inputs.items()}, labels=labels).loss.backward()
+        found.append(torch.cat([part.grad.flatten() for part in model.parameters() if part.grad is not None]))
+    exact, stock_error, own_error = found[0], *(float((part - found[0]).norm()) for part in found[1:])
+    assert own_error < 1.3 * stock_error + 1e-3 * float(exact.norm())
+    assert own_error < 4 * 2**-8 * float(exact.norm())  # of the rounding of a bf16
