@@ -206,7 +206,7 @@ class RunArguments(TrainingArguments):
         schedule, optimizer = self.lr_scheduler_type, torch.optim.SGD([torch.zeros(1)], lr=self.learning_rate)
         for option, try_it in (
             ("report_to", lambda: [one() for one in get_reporting_integration_callbacks(self.report_to)]),
-            ("optim", lambda: Trainer.get_optimizer_cls_and_kwargs(self)),
+            ("optim", lambda: _check_optimizer(self)),
             ("lr_scheduler_kwargs", lambda: get_scheduler(schedule, optimizer, 1, 10, self.lr_scheduler_kwargs)),
             ("torch_compile_backend", lambda: _check_backend(self.torch_compile_backend)),
         ):
@@ -223,6 +223,16 @@ class RunArguments(TrainingArguments):
 
 def _shown(value) -> str:
     return " ".join(value) if isinstance(value, list) else str(getattr(value, "value", value))
+
+
+def _check_optimizer(args: RunArguments) -> None:
+    made, options = Trainer.get_optimizer_cls_and_kwargs(args)
+    if args.optim not in ("sgd", "adagrad", "rmsprop"):  # the others take the arguments that there are
+        return
+    told = {word.partition("=")[0].strip() for word in (args.optim_args or "").split(",")} - {""}
+    if unknown := sorted(told - {*options}):
+        raise ValueError(f"none that it takes is called {unknown[0]}")
+    made([torch.zeros(1)], **options)
 
 
 def _check_backend(name: str | None) -> None:

@@ -26,8 +26,8 @@ def make_compute_metrics(
     `log_loss` does not. Predictions are logits `[examples, num_labels]`, label_ids `(labels, example_ids)`. A
     multi-label task is scored at 0.5 here; its thresholds are tuned after training.
 
-    The `metric_for_best_model` of `training_args` is checked here, so that it is not after the first epoch; `auto`
-    becomes that of `BEST`. `own` are further metrics by name, functions of labels and predictions as scikit-learn's.
+    The `metric_for_best_model` of `training_args` is checked here, so that it is not after the first epoch. `own` are
+    further metrics by name, functions of labels and predictions as scikit-learn's.
 
     Raises:
         ValueError: `metric_for_best_model` is none of the metrics, label smoothing of other than classes, or a metric
@@ -44,10 +44,8 @@ def make_compute_metrics(
         )
     known += own
     if training_args is not None:
-        asked = training_args.metric_for_best_model
-        if asked == "auto":
-            training_args.metric_for_best_model = BEST[kind]
-        elif asked is not None and asked.removeprefix("eval_") not in known:
+        asked = training_args.metric_for_best_model  # `auto` is for `prepare_training` to replace
+        if asked not in (None, "auto") and asked.removeprefix("eval_") not in known:
             raise ValueError(f"Found --metric_for_best_model {asked}; expected one of {', '.join(known)}.")
         if training_args.label_smoothing_factor and kind != SINGLE_LABEL:
             raise ValueError(f"Found --label_smoothing_factor with {kind}; expected one class a text. Leave it out.")

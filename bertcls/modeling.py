@@ -194,9 +194,9 @@ class BertClsForSequenceClassification(PreTrainedModel):
         Args:
             name_or_path: Hub id or local folder of an encoder, or a folder saved by this class (its encoder is taken).
             num_labels: classes; may be left out when `id2label` is given.
-            pooling: as in `BertClsConfig`, or `auto`: what a sentence-embedding checkpoint says of itself,
-                else `pooler` where the checkpoint holds pooler weights, else `cls`. Vectors are normalized where such
-                a checkpoint says so.
+            pooling: as in `BertClsConfig`, or `auto`: what a sentence-embedding checkpoint, or a model of this class,
+                says of itself, else `pooler` where the checkpoint holds pooler weights, else `cls`. Vectors are
+                normalized where it says so.
             window_pooling, max_train_windows, classifier_dropout, classifier_hidden_size: as in `BertClsConfig`.
             from_scratch: build the encoder from its configuration with random weights.
             attention_dropout: dropout of the encoder's attention weights in training; `None` keeps the checkpoint's.
@@ -388,7 +388,10 @@ class BertClsForSequenceClassification(PreTrainedModel):
 
 def declared_pooling(name_or_path: str, *, revision: str | None = None) -> tuple[str | None, bool]:
     """How a sentence-embedding checkpoint pools tokens, as sentence-transformers writes it: `cls`, `mean` or `max`;
-    `None` where it says nothing of these. And whether it normalizes its vectors."""
+    `None` where it says nothing of these. And whether it normalizes its vectors. A model of `bertcls` says both."""
+    config = load_config(name_or_path, revision=revision)
+    if isinstance(config, BertClsConfig):
+        return config.pooling, config.normalize
     quiet = ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors")
     options = {"revision": revision} | dict.fromkeys(quiet, False)
     path = cached_file(name_or_path, "modules.json", **options)

@@ -210,7 +210,7 @@ STEPS = {name: step for name, step in vars().items() if getattr(step, "__module_
 
 def check_steps(steps: list[str] | None) -> None:
     """Refuses a name that is no cleaning step."""
-    if unknown := [name for name in steps or () if name not in STEPS]:
+    if unknown := [name for name in steps or () if not isinstance(name, str) or name not in STEPS]:
         raise ValueError(
             f"Found the cleaning step {unknown[0]!r}; expected one of {', '.join(STEPS)}. Correct it, or give its "
             "function: --steps FILE.py, or steps={...} where a model is loaded."

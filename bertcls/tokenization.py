@@ -99,13 +99,14 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str) -> None:
 
 
 def encoder_max_length(config) -> int:
-    """Tokens that an encoder can take, special ones included, by its position embeddings without those for padding.
-
-    With relative positions alone there is no limit, but for memory.
-    """
+    """Tokens that an encoder can take, special ones included, by its position embeddings without those for padding;
+    with relative positions alone there is no limit, but for memory."""
     config = getattr(config, "encoder", config)
-    with torch.device("meta"):
-        encoder = AutoModel.from_config(config, trust_remote_code=False)
+    try:
+        with torch.device("meta"):
+            encoder = AutoModel.from_config(config, trust_remote_code=False)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"Found a configuration of no encoder ({str(error):.99}); get it anew.") from error
     for name, module in encoder.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)

@@ -143,7 +143,7 @@ def _gradients(model: PreTrainedModel, vectors: torch.Tensor, targets: list[int]
     """The targets that are taken, and the gradients of each one's score by the window vectors of a text: `[targets,
     windows, hidden]`, on the CPU."""
     vectors = vectors.clone().requires_grad_()
-    logits = model.from_vectors(vectors, [len(vectors)])[0][0]
+    logits = model.from_vectors(vectors, [len(vectors)])[0][0] / model.config.temperature
     found, taken = [], sorted(targets, key=logits.tolist().__getitem__, reverse=True)[:MOST_LABELS]
     for target in taken:
         score = logits[target]

@@ -81,6 +81,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         **contract,
     )
     collator = WindowCollator(tokenizer, model.config)
+    compute_metrics = make_compute_metrics(model.config, training_args)
     prepare_training(model, tokenized, collator, training_args, **args.of(prepare_training))
 
     # 4. The Trainer; the best model by validation is loaded at the end
@@ -91,7 +92,7 @@ def main(args: RecipeArguments, training_args: TrainingArguments) -> dict:
         eval_dataset=tokenized.get("validation"),
         processing_class=tokenizer,
         data_collator=collator,
-        compute_metrics=make_compute_metrics(model.config, training_args),
+        compute_metrics=compute_metrics,
         callbacks=training_callbacks(training_args, **args.of(training_callbacks)),
         optimizer_cls_and_kwargs=layerwise_optimizer(training_args, **args.of(layerwise_optimizer)),
     )

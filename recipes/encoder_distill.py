@@ -108,7 +108,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
     if "validation" not in splits:
         rows = min(args.validation_samples, max(len(splits["train"]) // 10, 1))
         splits["train"], splits["validation"] = hold_out(splits["train"], rows=rows)
-    splits["train"] = draw_rows(splits["train"], args.max_train_samples)
+    splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
     splits = passages_of(DatasetDict({name: splits[name] for name in ("train", "validation")}), args.cleaning)
 
     # 2. The small vocabulary, and an encoder of it that begins with the teacher's embeddings

@@ -112,7 +112,7 @@ def main(args: Arguments, training_args: TrainingArguments) -> dict:
     if "validation" not in splits:
         rows = min(args.validation_samples, max(len(splits["train"]) // 10, 1))
         splits["train"], splits["validation"] = hold_out(splits["train"], rows=rows)
-    splits["train"] = draw_rows(splits["train"], args.max_train_samples)
+    splits["train"] = draw_rows(splits["train"], args.max_train_samples, seed=training_args.seed)
 
     # Or contrast of sentences, in place of steps 2 to 6
     if args.objective == "contrast":

@@ -42,6 +42,8 @@ class Arguments(NewsgroupsArguments):
 
     def check(self) -> None:
         super().check()
+        if not 0 < self.C < float("inf"):
+            raise ValueError(f"Found --C {self.C:g}; expected a number above 0. Correct it.")
         if self.fold is not None:
             raise ValueError("Found --folds; expected it left out: there is no epoch to choose. Give --seeds.")
 

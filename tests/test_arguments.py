@@ -132,7 +132,7 @@ def test_precision_follows_the_machine_unless_told(parsed, tmp_path, monkeypatch
         ([""], "Found the unknown option ''; expected one that --help lists"),
         (
             ["--early_stopping_patience", "2", "--eval_strategy", "no"],
-            "Found --early_stopping_patience without eval",
+            "Found --early_stopping_patience without --eval",
         ),
         (["--pair_truncation", "only_first"], "Found --pair_truncation without --text_pair_column"),
         (["--layer_decay", "1.5"], "Found --layer_decay 1.5; expected"),
@@ -288,6 +288,10 @@ def test_a_folder_that_is_not_empty_is_kept(parsed, tmp_path):
         parsed()
     (run / "model.safetensors").write_text("old")
     (run / "mine.json").write_text("mine")
+    with pytest.raises(ValueError, match="model.safetensors, which no run wrote .* expected the folder of a run"):
+        parsed("--overwrite_output")
+    assert not (run / ".lock").exists()
+    (run / "run.json").write_text("{}")
     (run / "onnx").mkdir()
     for name in ("model.onnx", "model.onnx.data", "pooling.onnx", "config.json"):
         (run / "onnx" / name).write_text("old")
@@ -431,3 +435,16 @@ def test_runs_that_are_refused_leave_no_empty_folder(tmp_path, monkeypatch):
     with pytest.raises(SystemExit):
         run_recipe(refuse, RecipeArguments, ["--seeds", "1", "2"], defaults={})
     assert not (tmp_path / "runs").exists()
+
+
+def test_several_runs_go_where_the_recipe_says_and_only_what_all_rows_trained_is_pushed(tmp_path, monkeypatch):
+    named = {"output_dir": str(tmp_path / "named")}
+    (one,) = parse_runs(RecipeArguments, ["--seeds", "4"], defaults=named)
+    assert one[0].run_dir == str(tmp_path / "named" / "seed-4")
+    for option in ("--seeds", "--train_sizes"):
+        with pytest.raises(ValueError, match="Found --push_to_hub with several models; push one"):
+            list(parse_runs(RecipeArguments, ["--push_to_hub", option, "1"], defaults={}))
+    monkeypatch.setattr("bertcls.report.folds.as_folds_chose", lambda folder, folds: [])
+    words = ["--push_to_hub", "--folds", "2", "--output_dir", str(tmp_path / "mine")]
+    pushed = [args.hub and args.hub["repo_id"] for args, _ in parse_runs(RecipeArguments, words, defaults={})]
+    assert pushed == [None, None, "mine"]

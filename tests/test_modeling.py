@@ -298,7 +298,7 @@ def test_a_saved_classifier_can_start_another_one(tmp_path):
     assert torch.equal(
         model.encoder.embeddings.word_embeddings.weight, trained.encoder.embeddings.word_embeddings.weight
     )
-    assert model.num_labels == 5 and model.config.pooling == "cls"
+    assert model.num_labels == 5 and model.config.pooling == "mean"
 
 
 FRESH = """
@@ -357,3 +357,13 @@ def test_an_encoder_without_attention_dropout_is_refused(tmp_path):
         BertClsForSequenceClassification.from_encoder(
             str(tmp_path), num_labels=2, from_scratch=True, attention_dropout=0.1
         )
+
+
+def test_a_model_that_is_gone_on_with_pools_as_it_did(tmp_path):
+    build(pooling="max", normalize=True).save_pretrained(tmp_path)
+    again = BertClsForSequenceClassification.from_encoder(str(tmp_path), num_labels=2)
+    assert (again.config.pooling, again.config.normalize) == ("max", True)
+    other = BertClsForSequenceClassification.from_encoder(str(tmp_path), num_labels=2, pooling="cls")
+    assert (other.config.pooling, other.config.normalize) == ("cls", False)
+    scratch = BertClsForSequenceClassification.from_encoder(str(tmp_path), num_labels=2, from_scratch=True)
+    assert (scratch.config.pooling, scratch.config.normalize) == ("cls", False)

@@ -330,7 +330,7 @@ class LabelColumn:
                 found = None if hidden else [name_of(label)]
             else:
                 found = [float(numbers[label]) if declared and 0 <= label < len(declared) else self._number(label)]
-                if found[0] is None or np.isinf(found[0]):
+                if found[0] is None or abs(found[0]) > np.finfo(np.float32).max:
                     place = self._places[split_name](row)
                     raise ValueError(
                         f"Found the label {label!r:.40} of {split_name} in {place}; expected a number, since column "

@@ -92,6 +92,9 @@ def load_splits(
         if isinstance(split, Files):
             splits[name], rows = split.read(encoding=encoding, delimiter=delimiter)
             places[name], commas = rows.place, commas or rows.decimal_commas
+        elif encoding or delimiter:
+            found = "encoding" if encoding else "delimiter"
+            raise ValueError(f"Found --{found} with {where}; expected files, else it does nothing. Leave it out.")
         elif len(split) == 0:
             raise ValueError(f"The {name} split of {where} has 0 rows; expected at least 1. Check the file.")
 
@@ -136,7 +139,11 @@ def load_splits(
             found = labels.read(split, name)
             numbers = labels.problem_type == REGRESSION
             if name == "test" and (found.sizes.max() < 1 or numbers and {*found.values} == {-1}):
-                continue  # hidden labels, as in GLUE
+                hidden = f"The labels of the test split of {where} are missing or -1"  # as in GLUE
+                if test_file:
+                    raise ValueError(f"{hidden}; expected some to report by. Fill them in, or leave --test_file out.")
+                warn(f"{hidden}; it is left out.")
+                continue
             unlabelled = found.sizes < 0
             alone = ~missing & unlabelled & (keep_unlabelled and name == "train")
             missing |= unlabelled & ~alone

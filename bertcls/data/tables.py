@@ -104,6 +104,9 @@ def stream_table(
         if (kind := file_format(path)) is None:
             advice = "Save it as CSV (UTF-8)." if path.suffix.lower() in _SHEETS else "Rename it."
             raise ValueError(f"{path} is of an unknown kind; expected the ending {', '.join(SUFFIXES)}. {advice}")
+        if encoding and kind == ".parquet" or delimiter and kind not in (".csv", ".tsv"):
+            found = "encoding" if encoding and kind == ".parquet" else "delimiter"
+            raise ValueError(f"Found --{found} with {path}, which has none; expected a csv. Leave it out.")
         if kind == ".parquet":
             continue
         is_list = "json" in kind and next(blocks_of(path)).lstrip()[:1] == b"["
@@ -335,7 +338,9 @@ def _of_pandas(table: dict, path: Path) -> list[dict]:
             return parts
         return [dict(zip(table, cells)) for cells in zip(*(part.values() for part in parts))]
     if table.keys() == {"columns", "index", "data"}:
-        return [dict(zip(table["columns"], cells)) for cells in table["data"]]
+        names, *rows = [table["columns"], *table["data"]] if isinstance(table["data"], list) else [None]
+        if all(isinstance(cells, list) for cells in (names, *rows)):
+            return [dict(zip(map(str, names), cells)) for cells in rows]
     if len(parts) > 1 and all(isinstance(part, list) and len(part) == len(parts[0]) for part in parts):
         return [dict(zip(table, cells)) for cells in zip(*parts)]
     return [table]

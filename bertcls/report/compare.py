@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_float_dtype
+from scipy.stats import mode
 
 from bertcls.layout import CHECKPOINTS, PREDICTIONS, RECORD, RESULTS
 from bertcls.modeling import REGRESSION, SINGLE_LABEL
@@ -82,10 +83,12 @@ def load_arm(folder: str, name: str | None = None, seeds: list[int] | None = Non
     answers = pd.concat(answers, axis=1)
     table["prediction"] = answers.mean(axis=1) if is_float_dtype(table["label"]) else _most_frequent(answers)
     facts = [read_json(run / RESULTS) for run in runs]
-    encoders = {str((one.get("model") or {}).get("encoder")) for one in facts}
-    if len(encoders) > 1 and not all(run.name.startswith(("seed-", "fold-")) for run in runs):
-        found = f"Found runs of {' and '.join(sorted(encoders))} in {folder}"
-        raise ValueError(f"{found}; expected those of one, by several seeds or folds. Name each run by itself.")
+    if not all(run.name.startswith(("seed-", "fold-")) for run in runs):
+        encoders = sorted({str((one.get("model") or {}).get("encoder")) for one in facts})
+        used = [(one.get("scores") or {}).get("seed") for one in facts]
+        if len(encoders) > 1 or any(used.count(seed) > 1 for seed in used if seed is not None):
+            found = f"Found runs of {' and '.join(encoders) if len(encoders) > 1 else 'one seed'} in {folder}"
+            raise ValueError(f"{found}; expected those of one way, by several seeds. Name each run by itself.")
     records = [read_json(path) if (path := run / RECORD).is_file() else {} for run in runs]
     options = [_options(*both) for both in zip(facts, records)]
     states = [max(run.glob(_STATES), key=lambda path: path.stat().st_mtime, default=None) for run in runs]
@@ -103,9 +106,7 @@ def load_arm(folder: str, name: str | None = None, seeds: list[int] | None = Non
 def _most_frequent(answers: pd.DataFrame) -> np.ndarray:
     """Of the answers of each row, `[rows]`; of several the first in their order."""
     codes, names = pd.factorize(answers.to_numpy().ravel(), sort=True)
-    codes = np.sort(codes.reshape(answers.shape), axis=1)
-    counts = (codes[:, :, None] == codes[:, None, :]).sum(2)
-    return np.asarray(names)[np.take_along_axis(codes, counts.argmax(1)[:, None], 1)[:, 0]]
+    return np.asarray(names)[mode(codes.reshape(answers.shape), axis=1).mode]
 
 
 def _written(answer: str | float | np.ndarray) -> str | float:

@@ -1,6 +1,5 @@
 """A contrastive stage before the head: texts of a class come close, texts of other classes apart."""
 
-import copy
 from functools import partial
 
 import numpy as np
@@ -16,6 +15,7 @@ from bertcls.process import say
 from bertcls.tokenization import WindowCollator, tokenize_splits
 from bertcls.training.callbacks import training_callbacks
 from bertcls.training.cpu import FastOnCpu
+from bertcls.training.stage import stage
 from bertcls.words import tells_words
 
 BATCH = (16, 64)  # texts, over all processes: two of each class, so many at least and at most
@@ -104,41 +104,29 @@ def contrastive_stage(
     Each text is encoded once a step; the embeddings of words stay, whose gradients and updates cost more time than
     they are worth. Gives the texts that were read in `steps` optimizer steps, with repetitions.
     """
-    args = copy.deepcopy(training_args)
-    args.max_steps, args.learning_rate = steps, learning_rate
-    batch = min(max(2 * model.config.num_labels, BATCH[0]), BATCH[1])
-    args.per_device_train_batch_size = max(batch // args.world_size, 2)
-    args.gradient_accumulation_steps = 1  # the loss of a batch is no sum over parts of it
-    args.average_tokens_across_devices = False  # nor over processes
-    args.train_sampling_strategy = "sequential"
-    args.eval_strategy = args.save_strategy = "no"
-    args.eval_on_start = args.load_best_model_at_end = False
-    args.report_to = []  # no steps of another kind among those of the run
-    args.logging_strategy, args.disable_tqdm = "no", True
-    size = steps * args.per_device_train_batch_size * args.world_size
-    order = balanced_order(label_array(dataset), size, seed=args.seed)
     embeddings = model.encoder.get_input_embeddings().parameters() if tells_words(model) else ()
-    words = {id(parameter) for parameter in embeddings}
-    still = [
-        parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and (id(parameter) in words or not name.startswith("encoder."))
-    ]
-    for parameter in still:
-        parameter.requires_grad_(False)  # several processes would wait for the gradient of the head
-    say(f"Contrastive stage: {steps} steps of {size // steps} texts.")
-    trainer = Trainer(
-        model,
-        args,
-        data_collator=collator,
-        train_dataset=dataset.select(order),
-        compute_loss_func=gathered_loss,
-        callbacks=[FastOnCpu()],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    for parameter in still:
-        parameter.requires_grad_(True)
+    head = [parameter for name, parameter in model.named_parameters() if not name.startswith("encoder.")]
+    still = [*embeddings, *head]  # several processes would wait for the gradient of the head
+    with stage(training_args, still, steps=steps, learning_rate=learning_rate) as args:
+        batch = min(max(2 * model.config.num_labels, BATCH[0]), BATCH[1])
+        args.per_device_train_batch_size = max(batch // args.world_size, 2)
+        args.gradient_accumulation_steps = 1  # the loss of a batch is no sum over parts of it
+        args.average_tokens_across_devices = False  # nor over processes
+        args.train_sampling_strategy = "sequential"
+        args.logging_strategy, args.disable_tqdm = "no", True
+        size = steps * args.per_device_train_batch_size * args.world_size
+        order = balanced_order(label_array(dataset), size, seed=args.seed)
+        say(f"Contrastive stage: {steps} steps of {size // steps} texts.")
+        trainer = Trainer(
+            model,
+            args,
+            data_collator=collator,
+            train_dataset=dataset.select(order),
+            compute_loss_func=gathered_loss,
+            callbacks=[FastOnCpu()],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
     return size
 
 

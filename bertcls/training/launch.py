@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ import torch
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from bertcls.arguments import RunArguments, TextArguments
-from bertcls.layout import CHECKPOINTS, LAUNCH, NEWEST, RESULTS
+from bertcls.layout import CHECKPOINTS, LAUNCH, NEWEST, RECORD, RESULTS
 from bertcls.process import LOCK, lock_folder, one_line_errors, read_json, refuse_inside, use_cores, whole_file
 from bertcls.together import check_shared, from_rank_0, launchers, restarts, start_pulse, staying_together
 from bertcls.training.adapters import check_adapters
@@ -79,7 +80,10 @@ def parse_runs(
     finder.add_argument("--seeds", nargs="+", type=int, default=[])
     finder.add_argument("--folds", type=int, default=0)
     finder.add_argument("--train_sizes", nargs="+", type=float, default=[])
-    finder.add_argument("--output_dir", default=str(_unnamed_run()))
+    defaults = options.get("defaults") or {}
+    named = defaults.get("output_dir")
+    finder.add_argument("--push_to_hub", nargs="?", const="true", default=str(defaults.get("push_to_hub", "false")))
+    finder.add_argument("--output_dir", default=named or str(_unnamed_run()))
     finder.add_argument("--resume_from_checkpoint", nargs="?", const=NEWEST, default="no")
     found, rest = finder.parse_known_args(argv)
     given = {word.split("=")[0] for word in argv}
@@ -94,6 +98,9 @@ def parse_runs(
     for name, values in (("seeds", found.seeds), ("train_sizes", found.train_sizes)):
         if len({*values}) < len(values):
             raise ValueError(f"Found --{name} with a number twice; expected different ones. Leave one out.")
+    pushes = found.push_to_hub.lower() in ("true", "t", "yes", "y", "1")
+    if pushes and (found.seeds or found.train_sizes):
+        raise ValueError("Found --push_to_hub with several models; push one later: python -m bertcls.hub push FOLDER")
     if "--folds" in given and found.folds < 2:
         raise ValueError(f"Found --folds {found.folds}; expected at least 2. Raise it.")
     if wrong := [size for size in found.train_sizes if not 0 < size <= 1 and (size < 1 or size % 1)]:
@@ -104,7 +111,7 @@ def parse_runs(
     from bertcls.report.folds import as_folds_chose  # of one run nothing is read, and --help waits for no pandas
 
     resumes = found.resume_from_checkpoint.lower() not in ("false", "no", "0")
-    if resumes and "--output_dir" not in given:
+    if resumes and named is None and "--output_dir" not in given:
         raise ValueError(
             "Found --resume_from_checkpoint without a folder; expected the one of the runs. Give --output_dir."
         )
@@ -129,14 +136,18 @@ def parse_runs(
         _refuse_filled(path)  # before the first of them trains
     for path, words in plan:
         if path.name == "final" and "--max_steps" not in given:
-            words = [*words, *as_folds_chose(path.parent, found.folds)]
+            words = [*words, *from_rank_0(partial(as_folds_chose, path.parent, found.folds))]  # which wrote them
         if resumes:
             begun = newest_complete(path / CHECKPOINTS)[0] is not None
             if not begun and _is_finished(path):
                 continue  # few rows: it had nothing to save on its way
             how = "--resume_from_checkpoint" if begun else "--overwrite_output"
             words = [*words, *([how] if begun or path.exists() and not restarts() else [])]
-        yield parse(arguments_class, [*rest, *words, "--output_dir", str(path)], **options)
+        words = [*words, "--output_dir", str(path), "--push_to_hub", str(pushes)]
+        args, training_args = parse(arguments_class, [*rest, *words], **options)
+        if args.hub is not None:
+            args.hub = args.hub | {"repo_id": args.hub["repo_id"] or output.name} if path.name == "final" else None
+        yield args, training_args
 
 
 def _is_finished(run: Path) -> bool:
@@ -186,12 +197,7 @@ def parse(
             f"The options of Trainer cannot be used here: {error}. Correct them, or install what is missing."
         ) from error
     parser.refuse_unknown(extra)
-    if "early_stopping_patience" in given and args.early_stopping_patience and training_args.eval_strategy == "no":
-        raise ValueError(
-            "Found --early_stopping_patience without evaluations; expected --eval_strategy epoch. Add it."
-        )
-    if "pair_truncation" in given and args.pair_truncation != "none" and args.text_pair_column is None:
-        raise ValueError("Found --pair_truncation without --text_pair_column; expected both. Add it, or leave it out.")
+    _refuse_idle(args, training_args, given)
     for one, other in (("dataset_name", "train_file"), ("max_steps", "num_train_epochs")):
         if {one, other} <= given:
             raise ValueError(f"Found --{one} with --{other}; expected one of them. Leave one out.")
@@ -224,6 +230,26 @@ def parse(
     if training_args.device.type not in ("cpu", "mps"):
         torch.accelerator.reset_peak_memory_stats()  # of an earlier one of --seeds
     return args, training_args
+
+
+def _refuse_idle(args: TextArguments, training_args: RunArguments, given: set[str]) -> None:
+    """Refuses options of the command line that would do nothing beside the others."""
+    has = partial(getattr, args)
+    for options, idle, needed in (
+        ("early_stopping_patience", training_args.eval_strategy == "no", "--eval_strategy epoch"),
+        ("pair_truncation", has("text_pair_column", None) is None, "--text_pair_column"),
+        (
+            "overlap window_pooling max_train_windows train_on",
+            has("truncation", "none") != "none",
+            "--truncation none",
+        ),
+        ("layer_decay freeze_layers", has("freeze_encoder", False), "--freeze_encoder false"),
+        ("dataset_config_name", has("dataset_name", None) is None, "--dataset_name"),
+        ("categories remove", has("dataset_name", None) != "20newsgroups", "--dataset_name 20newsgroups"),
+    ):
+        for option in options.split():
+            if idle and option in given and has(option, None) not in (None, "none", 0, False):
+                raise ValueError(f"Found --{option} without {needed}; expected both. Add it, or leave it out.")
 
 
 def _unnamed_run() -> Path:
@@ -341,6 +367,12 @@ def _refuse_harm(args: TextArguments, output_dir: Path) -> None:
     """Refuses an output folder in the data, and to overwrite what the run reads."""
     data = [args.dataset_name, *args.data_files]
     refuse_inside(output_dir, data, "--output_dir")
+    theirs = [path for path in removed_by_overwriting(str(output_dir)) if path.exists()]
+    if args.overwrite_output and theirs and not any((output_dir / name).exists() for name in (LOCK, RECORD, RESULTS)):
+        raise ValueError(
+            f"Found --overwrite_output with {theirs[0]}, which no run wrote and which would be removed; expected the "
+            "folder of a run. Name another --output_dir, or remove it yourself."
+        )
     others = [getattr(args, name, None) for name in ("probes", "teacher", "plain_run")]
     read = [*data, args.model_name_or_path, *others] if args.overwrite_output else []
     for source in [Path(value).expanduser().resolve() for value in read if value]:

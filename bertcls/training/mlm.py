@@ -1,6 +1,5 @@
 """Masked language models: masked positions alone, a random head trained first, and the encoder kept."""
 
-import copy
 import math
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from bertcls.report.write import write_metrics
 from bertcls.together import finishing
 from bertcls.training.adapters import add_adapters
 from bertcls.training.masking import IGNORED, MaskedBatches, MaskingCheck
+from bertcls.training.stage import stage
 
 _LOADING = {"dtype": torch.float32, "output_loading_info": True}
 
@@ -198,18 +198,9 @@ def warm_up_head(
 ) -> None:
     """Trains a head alone that starts at random, else it would spoil the encoder, for some optimizer `steps`."""
     say(f"the head starts at random: {steps} steps on it alone")
-    encoder = [parameter for parameter in model.base_model.parameters() if parameter.requires_grad]
-    for parameter in encoder:
-        parameter.requires_grad_(False)
-    args = copy.deepcopy(training_args)
-    args.max_steps, args.learning_rate = steps, learning_rate
-    args.eval_strategy = args.save_strategy = "no"
-    args.report_to = []  # no steps of another kind among those of the run
-    args.eval_on_start = args.load_best_model_at_end = False
     check = MaskingCheck(batches.collator.mlm_probability)
-    Trainer(model, args, data_collator=batches, train_dataset=blocks, callbacks=[check]).train()
-    for parameter in encoder:
-        parameter.requires_grad_(True)
+    with stage(training_args, model.base_model.parameters(), steps=steps, learning_rate=learning_rate) as args:
+        Trainer(model, args, data_collator=batches, train_dataset=blocks, callbacks=[check]).train()
 
 
 @finishing()

@@ -166,17 +166,19 @@ def search_folder(folder: Path) -> Iterator[Path]:
         return
     folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder, "--output_dir")
-    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
     try:
         if not (folder / STUDY).exists() and any(path.name != LOCK for path in folder.iterdir()):
             raise FileExistsError(
                 f"The folder {folder} is not empty, and holds no search; expected a new one, or one to go on with. "
                 "Name another --output_dir."
             )
-        with staying_together():
-            yield scratch
+        shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+        try:
+            with staying_together():
+                yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
         lock.release()
         if not any(path.name != LOCK for path in folder.iterdir()):
             shutil.rmtree(folder)

@@ -92,6 +92,22 @@ def test_cached_maps_are_found_again_and_see_an_edit(module, tmp_path, monkeypat
     assert [Path(file["filename"]).stat().st_mtime_ns for file in first.cache_files] == stamps
 
 
+def test_options_of_a_csv_are_refused_with_other_files(tmp_path):
+    frame = pd.DataFrame(ROWS)
+    frame.to_parquet(tmp_path / "train.parquet")
+    for options in ({"delimiter": ";"}, {"encoding": "latin-1"}):
+        with pytest.raises(ValueError, match=f"Found --{[*options][0]} with .*parquet, which has none; expec"):
+            load_splits(train_file=str(tmp_path / "train.parquet"), **options)
+        with pytest.raises(ValueError, match=f"Found --{[*options][0]} with the data set; expected files"):
+            load_splits(DatasetDict(train=Dataset.from_pandas(frame)), **options)
+    hidden = frame.assign(label="")
+    frame.to_csv(tmp_path / "train.csv", index=False)
+    hidden.to_csv(tmp_path / "test.csv", index=False)
+    files = {f"{name}_file": str(tmp_path / f"{name}.csv") for name in ("train", "test")}
+    with pytest.raises(ValueError, match="labels of the test split .* are missing or -1; expected some to report by"):
+        load_splits(**files)
+
+
 def test_hidden_test_labels_leave_the_split_out(tmp_path):
     hidden = [{"text": "x", "label": "-1"}] * 3
     assert list(load_splits(write(tmp_path, train=ROWS, validation=ROWS, test=hidden))) == ["train", "validation"]

@@ -315,8 +315,15 @@ def test_a_folder_of_other_encoders_is_no_arm(tmp_path):
         write_run(tmp_path / name, [True, False] * 30)
         path = tmp_path / name / "report" / "metrics.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"model": {"encoder": name}}))
-    with pytest.raises(ValueError, match="Found runs of one and two in .*; expected those of one"):
+    with pytest.raises(ValueError, match="Found runs of one and two in .*; expected those of one way"):
         load_arm(str(tmp_path))
     path.write_text("{")
     with pytest.raises(ValueError, match="two/report/metrics.json cannot be read"):
         load_arm(str(tmp_path / "two"))
+
+
+def test_runs_of_one_seed_are_not_taken_for_seeds(tmp_path):
+    for size in (100, 200):
+        write_run(tmp_path / f"size-{size}", [True, False] * 30, scores={"seed": 42})
+    with pytest.raises(ValueError, match="Found runs of one seed in .*; expected those of one way, by several seeds"):
+        load_arm(str(tmp_path))

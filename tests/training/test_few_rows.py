@@ -223,7 +223,7 @@ def test_every_batch_has_two_texts_of_each_label_in_it():
 def test_the_contrastive_stage_brings_texts_of_a_label_together(model, collator, tmp_path):
     rows, made = tokenized(topics(30)), model()
     made.config.class_weights = None
-    training_args = RunArguments(str(tmp_path), bf16=False, disable_tqdm=True)
+    training_args = RunArguments(str(tmp_path), bf16=False, disable_tqdm=True, warmup_steps=500)  # of the run's epochs
 
     def apart() -> float:
         vectors, _ = vectors_of(made, rows, collator)

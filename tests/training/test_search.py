@@ -242,9 +242,11 @@ def test_without_rows_to_choose_by_and_without_folds_nothing_is_searched(tmp_pat
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / CARD).write_text("a model")
+    (tmp_path / "trial").mkdir()
+    (tmp_path / "trial" / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="is not empty, and holds no search; expected a new one"):
         search(SST2, "--sample", "--output_dir", tmp_path)
-    assert (tmp_path / CARD).read_text() == "a model"
+    assert (tmp_path / CARD).read_text() == "a model" and (tmp_path / "trial" / "notes.txt").read_text() == "mine"
 
 
 def test_without_optuna_one_line_says_how_to_install_it(tmp_path, monkeypatch):
