@@ -110,7 +110,12 @@ def servers(name_or_path: str, threads: int, dtypes: list[str]) -> dict[str, lis
     common = ["--model_name_or_path", str(Path(name_or_path).resolve())]
     service = [sys.executable, "recipes/serve.py", *common, "--port", "0", "--cpu_threads", str(threads)]
     plain = [sys.executable, __file__, "--plain", *common, "--threads", str(threads)]
-    return {"plain": plain} | {f"service, {dtype}": [*service, "--dtype", dtype] for dtype in dtypes}
+    arms = {"plain": plain}
+    for dtype in dtypes:
+        backend, _, other = dtype.rpartition(" ")
+        engine = ["--model_name_or_path", f"{common[1]}/onnx", "--backend", backend] if backend else []
+        arms[f"service, {dtype}"] = [*service, *engine, "--dtype", other]
+    return arms
 
 
 def main() -> None:
@@ -121,7 +126,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="of each turn")
     parser.add_argument("--turns", type=int, default=1, help="of each arm")
     parser.add_argument("--threads", type=int, default=2, help="of torch, in each server")
-    parser.add_argument("--dtypes", nargs="+", default=["float32"], help="of the service, each an arm")
+    parser.add_argument("--dtypes", nargs="+", default=["float32"], help='each an arm; "onnx float32": the export')
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.plain:
