@@ -82,6 +82,7 @@ FACTS = {  # as write_report gives them
         "peak_memory_gib": {"process": 1.25, "accelerator": 3.5},
     },
     "arguments": {"learning_rate": "5e-05", "num_train_epochs": "3"},
+    "chosen": {"by": "accuracy", "made": 24, "linear": True, "said": "Training stopped after epoch 3 of 3."},
     "model": {
         "encoder": "google-bert/bert-base-uncased",
         "parameters": 109483778,

@@ -29,12 +29,13 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
         constant = -sum(share * math.log(share / sum(weighted)) for share in weighted if share)
         if min(losses) > 0.95 * constant:
             found.append(
-                f"The training loss never fell below that of a constant answer ({constant:.2f}): the learning rate "
+                f"The training loss hardly fell below that of a constant answer ({constant:.2f}): the learning rate "
                 f"{facts['arguments']['learning_rate']:g} does not fit this encoder. Try one a tenth or ten times as "
                 "large."
             )
     if worse := [row["name"] for row in facts["baselines"] if row["outcome"] == "worse"]:
-        found.append(f"{worse[0]} is better than the encoder beyond noise: use it, or train longer.")
+        use = "look at the scores of each label" if worse[0].startswith("always answering") else "use it"
+        found.append(f"{worse[0]} is better than the encoder beyond noise: {use}, or train longer.")
     if 0 < steps < _FEW_STEPS:
         found.append(f"Only {steps} steps were made: raise --num_train_epochs, or lower the batch size.")
     if len(evaluations) > 1:
@@ -42,7 +43,7 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
         key = "eval_calibrated_loss" if "eval_calibrated_loss" in last else "eval_loss"
         if last[key] == min(entry[key] for entry in evaluations):
             found.append(
-                "The validation loss still fell in the last epoch: more epochs (--num_train_epochs) may help."
+                "The loss of the selection rows still fell at the end: more epochs (--num_train_epochs) may help."
             )
         if losses and losses[-1] < _OVER_FITTED * last["eval_loss"]:
             found.append(
@@ -54,7 +55,10 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
     if starved and max(counts.values()) >= 5 * _STARVED:
         found.append(f"{starved[0]} has {counts[starved[0]]} training rows: label more of it first.")
     if facts.get("cut", 0) > _CUT_SHARE:
-        found.append(f"{facts['cut']:.0%} of the tokens are not read: raise --max_length, or use --truncation none.")
+        contract = (facts.get("model") or {}).get("contract") or {}
+        option = "truncation" if contract.get("pair_truncation") is None else "pair_truncation"
+        windows = "" if contract.get(option) == "none" else f", or use --{option} none"
+        found.append(f"{facts['cut']:.0%} of the tokens are not read: raise --max_length{windows}.")
     if facts.get("suspects"):
         found.append(
             f"{facts['suspects']} labels are answered otherwise by models that did not see them: look at "

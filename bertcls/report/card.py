@@ -63,7 +63,7 @@ def write_card(facts: dict, run_dir: str, *, language: str | None = None, licens
             dataset_type=hub_dataset or data,
             dataset_name=data,
             dataset_config=source.get("config"),
-            dataset_split=None if facts["drawn"] else task["reported_split"],
+            dataset_split=None if facts["drawn"] or facts["folded"] else task["reported_split"],
             dataset_revision=source.get("revision"),
             metric_type=SCORES.get(score, (score, score))[1],
             metric_name=called,
@@ -187,8 +187,9 @@ def _limits(facts: dict, data: str, from_scratch: bool) -> list[str]:
     main, error = "pearson" if facts["kind"] == REGRESSION else "accuracy", facts["kind"] == REGRESSION
     tested, trained = scores.get("test_samples"), scores.get("train_samples")
     if tested and trained:
+        tests = "models of other folds, trained alike, were tested on the same" if facts["folded"] else "tested on"
         found.append(
-            f"It was trained on {trained:,} rows and tested on {tested:,} rows of {data}. Texts of another kind, time "
+            f"It was trained on {trained:,} rows and {tests} {tested:,} rows of {data}. Texts of another kind, time "
             "or language were not tried."
         )
     if tested and scores.get(f"test_{main}_low") is not None:
@@ -234,18 +235,9 @@ def _reading_limits(contract: dict) -> list[str]:
     what, how = ("text", contract.get("truncation", "none")) if pair_cut is None else ("pair", pair_cut)
     if not length:
         return []
-    parts = {
-        "head": "only the first ones are read",
-        "tail": "only the last ones are read",
-        "head_tail": "only the first and last ones are read",
-        "only_first": "the end of the first text is not read",
-        "only_second": "the end of the second text is not read",
-        "longest_first": "the end of the longer text is not read",
-    }
     if how != "none":
-        return [f"Of a {what} longer than {length} tokens {parts[how]}."]
-    pooled = f"what they say is pooled ({contract.get('window_pooling')})"
-    read = f"of {length} that share {contract.get('overlap')}; {pooled}, so no part that spans two is seen as a whole"
-    if pair_cut is not None:
-        read = f"of its second text, each behind the first one, which is cut to half a window; {pooled}"
-    return [f"A {what} longer than {length} tokens is read in windows {read}."]
+        return [f"A {what} longer than {length} tokens is cut ({how}): the rest is not read."]
+    cut = "" if pair_cut is None else ", each behind its first text, which is cut to half of one"
+    return [
+        f"A {what} longer than {length} tokens is read in windows{cut}; no part that spans two is seen as a whole."
+    ]

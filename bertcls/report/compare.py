@@ -116,7 +116,8 @@ def _written(answer: str | float | np.ndarray) -> str | float:
 def _options(facts: dict, record: dict) -> dict[str, str]:
     """What a run was told, and how it read that, apart from what training found."""
     said = " ".join(record.get("command", [])).split(" --")[1:]
-    found = {flag: value for flag, _, value in (part.replace("=", " ", 1).partition(" ") for part in said)}
+    parts = (part.replace("=", " ", 1).partition(" ") for part in said)
+    found = {flag.replace("-", "_"): value or "true" for flag, _, value in parts}
     model = facts.get("model") or {}
     found |= (model.get("contract") or {}) | (facts.get("arguments") or {})
     found |= {key: model[key] for key in ("encoder", "pooling") if key in model} | (facts.get("source") or {})
@@ -258,6 +259,8 @@ def describe_growth(sizes: list[dict]) -> str:
     'From 9 to 18 training rows the accuracy rose by 1 (1 to 1): more labels are likely to help.'
     """
     before, last = sizes[-2:]
+    if before["rows"] == last["rows"]:
+        raise ValueError(f"Found two sizes of {last['rows']:,} rows, as many as there are; expected different ones.")
     low, high = mean_interval(last["values"], minus=before["values"])
     change = float(last["values"].mean() - before["values"].mean())
     how = "these rows cannot tell whether more labels help"

@@ -82,5 +82,5 @@ def deciding_words(
             word |= {"adds": word["adds"] / count, "train_texts": len(having), "tfidf": weights.get(word["word"])}
             word["train_share"] = None if regression or not len(having) else float(right.mean())
         ranked = sorted(weights, key=weights.get, reverse=True)[:_WORDS]
-        facts.append({"label": label, "texts": int(count), "words": words, "tfidf": ranked})
+        facts.append({"label": label, "texts": int(count), "words": words, "tfidf": ranked, "train_rows": len(looked)})
     return facts

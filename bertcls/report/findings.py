@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import compress, groupby, product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Protocol
 
@@ -73,13 +73,14 @@ def gather_findings(
     answer, simple = _constant(label_array(train), labels, names, kind)
     baselines = [beside_values(f"always answering {answer}", simple, values)]
     fits = len(names) if kind == MULTI_LABEL else 1
-    drawn = draw_rows(train, max(_TFIDF_ROWS // fits, _TFIDF_FEWEST_ROWS), seed=0)
+    limit = max(_TFIDF_ROWS // fits, _TFIDF_FEWEST_ROWS)
+    drawn = draw_rows(train, limit, seed=0)
     tfidf = TfidfClassifier(len(names), problem_type=kind, cleaning=config.cleaning)
     try:
         tfidf.fit(texts_of(drawn), label_array(drawn))
         if "validation" in splits:  # as the encoder is
             tfidf.tune(texts_of(splits["validation"]), label_array(splits["validation"]))
-        answers = tfidf.probabilities(texts_of(test)) if fold_of is None else _out_of_fold(tfidf, test, fold_of)
+        answers = tfidf.probabilities(texts_of(test)) if fold_of is None else _out_of_fold(tfidf, test, fold_of, limit)
     except ValueError as error:
         warn(f"No TF-IDF beside the encoder: {error}")
         tfidf = None
@@ -87,7 +88,7 @@ def gather_findings(
         name = f"TF-IDF with {'ridge' if kind == REGRESSION else 'logistic'} regression{_part(len(drawn), len(train))}"
         baselines.append(beside_values(name, row_values(answer_table(test, answers, tfidf.thresholds)[0]), values))
     if as_it_came is not None:
-        most = min(max(work // 20, _FEWEST_BESIDE), _MOST_BESIDE)
+        most = min(max(work // 20, _FEWEST_BESIDE), _MOST_BESIDE) if fold_of is None else _MOST_BESIDE  # it learns of
         rows = np.sort(np.random.default_rng(0).permutation(len(values))[:most])
         name = f"the encoder as it came, with a linear head{_part(len(rows), len(values))}"
         some = test.select(rows)
@@ -100,7 +101,7 @@ def gather_findings(
         "measure": MEASURES[kind],
         "baselines": baselines,
         "slices": slice_scores(values, slices_of(texts, tokens, windows, known)),
-        "errors": confident_errors(table, classifier, tfidf, drawn),
+        "errors": confident_errors(table, classifier, tfidf, drawn, words=fold_of is None),
         "deciding": deciding_words(classifier, test, train, tfidf, rows=work // PASSES // 5),
     }
     if kind != REGRESSION:
@@ -113,14 +114,14 @@ def _part(some: int, rows: int) -> str:
     return f" ({some:,} of {rows:,} rows)" if some < rows else ""
 
 
-def _out_of_fold(tfidf: TfidfClassifier, rows: Dataset, fold_of: np.ndarray) -> np.ndarray:
-    """Probabilities of a simple model for rows, each by a copy that was fitted on the rows of the other folds."""
-    texts, labels = texts_of(rows), label_array(rows)
-    found = np.zeros((len(texts), tfidf.num_labels))
+def _out_of_fold(tfidf: TfidfClassifier, rows: Dataset, fold_of: np.ndarray, limit: int) -> np.ndarray:
+    """Probabilities of a simple model for rows, each by a copy that was fitted on at most `limit` of other folds."""
+    found = np.zeros((len(rows), tfidf.num_labels))
     for number in np.unique(fold_of):
-        held = fold_of == number
-        fitted = replace(tfidf).fit([*compress(texts, ~held)], labels[~held])
-        found[held] = fitted.probabilities([*compress(texts, held)])
+        learned = draw_rows(rows.select(np.flatnonzero(fold_of != number)), limit, seed=0)
+        held = np.flatnonzero(fold_of == number)
+        fitted = replace(tfidf).fit(texts_of(learned), label_array(learned))
+        found[held] = fitted.probabilities(texts_of(rows.select(held)))
     return found
 
 
@@ -293,11 +294,17 @@ def _class_names(table: pd.DataFrame) -> list[str]:
 
 
 def confident_errors(
-    table: pd.DataFrame, classifier: TextClassifier, baseline: TfidfClassifier | None, train: Dataset
+    table: pd.DataFrame,
+    classifier: TextClassifier,
+    baseline: TfidfClassifier | None,
+    train: Dataset,
+    *,
+    words: bool = True,
 ) -> list[dict]:
     """The errors that the model is surest of, which is where wrong labels are found, with what may explain them.
 
-    Each has columns of `sure_errors` (the text of a pair with the second behind a line), `why` (of `words_of_texts`),
+    Each has columns of `sure_errors` (the text of a pair with the second behind a line), `why` (of `words_of_texts`;
+    without `words` nothing, where other models gave the answers),
     `pieces` (the first 80 tokens), the 5 highest `probabilities`, and the `similar` rows of `train`, which the
     baseline learned from.
     """
@@ -305,8 +312,9 @@ def confident_errors(
     texts = list(zip(*(wrong[name] for name in ("text", "text_pair") if name in wrong)))
     joined = ["\n".join(parts) for parts in texts]
     neighbours = baseline.similar(joined) if baseline is not None and texts else [[]] * len(texts)
-    words = words_of_texts(classifier, [parts if len(parts) == 2 else parts[0] for parts in texts])
-    for row, parts, text, similar, told in zip(wrong.to_dict("records"), texts, joined, neighbours, words):
+    asked = [parts if len(parts) == 2 else parts[0] for parts in texts]
+    reasons = words_of_texts(classifier, asked) if words else [{} for _ in asked]
+    for row, parts, text, similar, told in zip(wrong.to_dict("records"), texts, joined, neighbours, reasons):
         known = [key for key in ("example_id", "id", "label", "prediction", "probability", "decision") if key in row]
         known = [key for key in known if key != "id" or not pd.isna(row["id"])]
         error = {key: row[key].tolist() if isinstance(row[key], np.ndarray) else row[key] for key in known}

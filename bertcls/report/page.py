@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader, StrictUndefined, Template
 
-from bertcls.layout import DRAWN
+from bertcls.layout import DRAWN, FOLDS
 from bertcls.modeling import MULTI_LABEL, REGRESSION
 from bertcls.report.formats import (
     ERRORS,
@@ -84,7 +84,9 @@ def shown_facts(facts: dict) -> dict:
     """The facts, and what templates need besides: rows and shares by the report's names of splits, names of scores."""
     task = {"rows": {}, "label_shares": {}, "labels": [], "reported_split": None} | facts["task"]
     kind, reported = task["problem_type"], task["reported_split"]
-    found = {"task": task, "kind": kind, "drawn": reported == DRAWN, "names": score_names(facts["scores"], kind)}
+    drawn = reported == DRAWN or str(reported).startswith("fold ")
+    found = {"task": task, "kind": kind, "drawn": drawn, "names": score_names(facts["scores"], kind)}
+    found["folded"] = reported == FOLDS  # whose rows the model was trained on, and was not asked
     found |= {"splits": shown_splits(task["rows"], reported), "shares": shown_splits(task["label_shares"], reported)}
     return {"measure": "accuracy", "short": "error" if kind == REGRESSION else "accuracy"} | facts | found
 
@@ -113,7 +115,7 @@ def _context(facts: dict, figures: dict) -> dict:
         "before_after": [
             {"name": name, "error": key in ERRORS} | {when: scores[f"{when}_{key}"] for when in ("before", "eval")}
             for key, name in names.items()
-            if f"before_{key}" in scores and f"eval_{key}" in scores
+            if f"before_{key}" in scores and f"eval_{key}" in scores and (facts.get("chosen") or {}).get("made", 1)
         ],
         "figures": figures,
         "encoder": encoder,

@@ -54,13 +54,13 @@ def _training_record(trainer: Trainer) -> dict:
     args, state, dataset = trainer.args, trainer.state, trainer.train_dataset
     logged = {key: value for entry in state.log_history for key, value in entry.items()}  # the last of each
     seconds = logged.get("train_runtime")
-    per_second = state.epoch / seconds if seconds and not args.resume_from_checkpoint else None
+    per_second = state.epoch / seconds if seconds and state.epoch and not args.resume_from_checkpoint else None
     return {
         "device": torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type,
         "processes": args.world_size,
         "cpu_threads": torch.get_num_threads(),
         "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
-        "train_seconds": seconds,
+        "train_seconds": seconds and seconds + getattr(trainer.model, "stage_seconds", 0.0),
         "train_examples_per_second": per_second and round(len(dataset) * per_second, 2),
         "train_tokens_per_second": per_second and round(numbers_in(dataset, "length").sum() * per_second, 1),
     }

@@ -31,6 +31,7 @@ from bertcls.report.scores import answer_table, describe_scores, score_reported
 
 _STOCK_TEXTS = 16  # of the reported rows, on which the stock export is compared, in fp64
 _COUNTED_TEXTS = 1_000  # whose encodings are in memory together
+_PARTS = ("seed-", "fold-", "size-", "final", "plain")  # runs that are one of several
 _EXAMPLE = 60  # characters of the text in the last line
 _ARGUMENTS = """learning_rate num_train_epochs per_device_train_batch_size gradient_accumulation_steps
     lr_scheduler_type warmup_steps weight_decay max_grad_norm label_smoothing_factor optim metric_for_best_model
@@ -99,7 +100,7 @@ def write_report(
             "class_weights": config.class_weights,
             "label_shares": {name: {} if kind == REGRESSION else label_shares(rows) for name, rows in splits.items()},
         },
-        "name": "/".join(run.parts[-2:] if run.name.startswith("seed-") else run.parts[-1:]),
+        "name": "/".join(run.parts[-2:] if run.name.startswith(_PARTS) else run.parts[-1:]),
         "data": data_name(source, run_dir),
         "source": source | {"revision": revision_of(splits["train"])},
         "model": {
@@ -140,6 +141,7 @@ def write_report(
     except (OSError, ValueError) as error:  # the run is whole without it
         warn(f"No stock export: {error}")
         facts["stock"] = {"exported": False, "reason": "It could not be written."}
+    facts["run"] = write_record(trainer, run_dir=run_dir, started=started)  # with the time of all this
     write_metrics(facts, run_dir=run_dir)
     write_card(facts, run_dir, language=language, license=license)
     if draw:

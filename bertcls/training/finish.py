@@ -167,6 +167,7 @@ def chosen_epoch(trainer: Trainer) -> dict:
         "made": state.global_step,
         "by": args.metric_for_best_model if kept else None,
         "contrastive_steps": getattr(trainer.model, "contrastive_steps", 0),
+        "linear": hasattr(trainer.model, "linear_start"),  # the head that it started with
     }
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     found["texts"] = getattr(trainer.model, "contrastive_texts", 0) + state.global_step * batch
@@ -179,7 +180,7 @@ def chosen_epoch(trainer: Trainer) -> dict:
         said = f"{ended}; the last one is taken."
     else:
         what, by = f"epoch {found['epoch']:g}" if steps else "the start", found["by"].removeprefix("eval_")
-        said = f"{ended}; {what} is taken, by the {by.replace('_', ' ')} of validation."
+        said = f"{ended}; {what} is taken, by the {by.replace('_', ' ')} of the selection rows."
         before = [entry[f"eval_{by}"] for entry in state.log_history if entry["step"] == 0 and f"eval_{by}" in entry]
         if steps and by == "accuracy" and before and before[0] > state.best_metric:
             said = f"{said[:-1]} (the start had {before[0]:.3f}, no better beyond noise)."

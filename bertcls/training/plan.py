@@ -1,6 +1,7 @@
 """How long to train, what to choose an epoch by, and where the head starts: by the number of rows."""
 
 import math
+import time
 
 from datasets import DatasetDict
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
@@ -109,6 +110,7 @@ def prepare_training(
     if training_args.resume_from_checkpoint is not None:
         return  # the checkpoint has the weights
     if contrastive_steps:
+        began = time.time()
         model.contrastive_texts = contrastive_stage(
             model,
             tokenized["train"],
@@ -117,6 +119,7 @@ def prepare_training(
             steps=contrastive_steps,
             **({} if lora_rank is None else {"learning_rate": CONTRASTIVE_RATE}),
         )
+        model.stage_seconds = time.time() - began
     if contrastive_steps and can_probe:
         rest = {"before": model.linear_start, "seed": training_args.seed}
         start_head(model, tokenized["train"], collator, rows=_HEAD_ROWS, **rest)
@@ -138,5 +141,6 @@ def _choose_by(training_args: TrainingArguments, rows: int, kind: str) -> None:
             training_args.greater_is_better = False
             if training_args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
                 training_args.lr_scheduler_kwargs = {**(training_args.lr_scheduler_kwargs or {}), "mode": "min"}
-            say(f"{rows} rows of validation: the epoch is chosen by their loss after calibration.")
+            if training_args.num_train_epochs or training_args.max_steps > 0:
+                say(f"{rows} rows of validation: the epoch is chosen by their loss after calibration.")
         training_args.metric_for_best_model = best

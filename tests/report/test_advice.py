@@ -47,7 +47,7 @@ def test_nothing_is_said_where_nothing_stands_out():
         (
             {},
             log(0.71, 0.69, 0.7),
-            "The training loss never fell below that of a constant answer (0.69): the learning",
+            "The training loss hardly fell below that of a constant answer (0.69): the learning",
         ),
         (
             {"baselines": [{"name": "TF-IDF", "outcome": "worse"}]},
@@ -55,15 +55,33 @@ def test_nothing_is_said_where_nothing_stands_out():
             "TF-IDF is better than the encoder beyond",
         ),
         ({"chosen": {"made": 12, "steps": 5}}, log(0.5), "Only 12 steps were made"),
-        ({}, log(0.5, evaluated=(0.5, 0.45, 0.4)), "The validation loss still fell in the last epoch"),
-        ({}, log(0.5, evaluated=(0.5, 0.45, 0.4), key="eval_calibrated_loss"), "The validation loss still fell"),
+        ({}, log(0.5, evaluated=(0.5, 0.45, 0.4)), "The loss of the selection rows still fell at the end"),
+        (
+            {},
+            log(0.5, evaluated=(0.5, 0.45, 0.4), key="eval_calibrated_loss"),
+            "The loss of the selection rows still fell",
+        ),
         ({}, log(0.5, 0.1, evaluated=(0.4, 0.6, 0.8)), "Training rows are known by heart and others are not"),
         (
             {"task": {"label_shares": {"train": {"a": 0.98, "b": 0.02}}}},
             log(0.07, evaluated=(0.1, 0.08, 0.09)),
             "b has 4 training rows",
         ),
-        ({"cut": 0.25}, log(0.5), "25% of the tokens are not read"),
+        (
+            {"cut": 0.25, "model": {"contract": {"truncation": "head", "pair_truncation": None}}},
+            log(0.5),
+            "25% of the tokens are not read: raise --max_length, or use --truncation none.",
+        ),
+        (
+            {"cut": 0.25, "model": {"contract": {"pair_truncation": "none"}}},
+            log(0.5),
+            "25% of the tokens are not read: raise --max_length.",
+        ),
+        (
+            {"baselines": [{"name": "always answering a", "outcome": "worse"}]},
+            log(0.5),
+            "always answering a is better than the encoder beyond noise: look at the scores of each label",
+        ),
         ({"suspects": 7}, log(0.5), "7 labels are answered otherwise by models that did not see them"),
     ],
 )
@@ -76,10 +94,10 @@ def test_a_fact_that_stands_out_gets_its_line(changes, history, start):
 @pytest.mark.parametrize(
     "words, expected",
     [
-        ("--learning_rate 0.3 --num_train_epochs 3", ["The training loss never fell", "TF-IDF with logistic"]),
+        ("--learning_rate 0.3 --num_train_epochs 3", ["The training loss hardly fell", "TF-IDF with logistic"]),
         ("--max_steps 6 --max_length 8 --truncation head", ["Only 6 steps were made", "of the tokens are not read"]),
         ("--learning_rate 1e-3 --num_train_epochs 12", ["Training rows are known by heart"]),
-        ("--learning_rate 1e-4 --num_train_epochs 3", ["The validation loss still fell in the last epoch"]),
+        ("--learning_rate 1e-4 --num_train_epochs 3", ["The loss of the selection rows still fell at the end"]),
     ],
 )
 def test_runs_that_show_it(words, expected, tmp_path):
@@ -123,6 +141,8 @@ def test_suspects_are_a_file_with_the_ids_of_the_user(tmp_path):
             "probability_yes": [0.9, 0.98, 0.1, 0.6],
         }
     )
+    assert write_suspects(table.assign(id="=1+1"), ["no", "yes"], tmp_path) == 2
+    assert pd.read_csv(tmp_path / "suspects.csv")["id"].tolist() == ["'=1+1"] * 2  # no formula
     assert write_suspects(table, ["no", "yes"], tmp_path) == 2
     found = pd.read_csv(tmp_path / "suspects.csv")
     assert found["example_id"].tolist() == ["x2", "x4"]

@@ -100,18 +100,21 @@ LIMITS = {
         "baselines": [row | {"outcome": "cannot tell"} for row in FACTS["baselines"]]
     },
     "It was not compared with a simple model.": {"baselines": []},
+    "It was trained on 8,000 rows and models of other folds, trained alike, were tested on the same 872 rows": {
+        "task__reported_split": "folds"
+    },
     "Labels with few tested rows, whose own scores say little: positive (10).": {
         "task__label_shares": {"test": {"negative": 0.9885, "positive": 0.0115}}
     },
     "Its accuracy is worse on some groups of rows than on the others: negation, with negation: 0.731 of 212.": {},
-    "A text longer than 32 tokens is read in windows of 32 that share 6; what they say is pooled (mean)": {},
-    "Of a text longer than 64 tokens only the last ones are read.": {
+    "A text longer than 32 tokens is read in windows; no part that spans two is seen as a whole.": {},
+    "A text longer than 64 tokens is cut (tail): the rest is not read.": {
         "model__contract": {"max_length": 64, "truncation": "tail"}
     },
-    "Of a pair longer than 64 tokens the end of the second text is not read.": {
+    "A pair longer than 64 tokens is cut (only_second): the rest is not read.": {
         "model__contract": {"max_length": 64, "pair_truncation": "only_second"}
     },
-    "A pair longer than 64 tokens is read in windows of its second text": {
+    "A pair longer than 64 tokens is read in windows, each behind its first text, which is cut to half of one": {
         "model__contract": {"max_length": 64, "pair_truncation": "none", "window_pooling": "max"}
     },
     "The audit found texts of one split in another (see Data)": {},

@@ -6,7 +6,15 @@ import pytest
 from conftest import load_recipe
 from scipy.stats import binomtest, ttest_1samp, ttest_ind
 
-from bertcls.report.compare import Arm, _most_frequent, compare_arms, describe_differences, load_arm, load_arms
+from bertcls.report.compare import (
+    Arm,
+    _most_frequent,
+    compare_arms,
+    describe_differences,
+    describe_growth,
+    load_arm,
+    load_arms,
+)
 from bertcls.report.statistics import mean_interval, paired_p_value
 
 
@@ -327,3 +335,14 @@ def test_runs_of_one_seed_are_not_taken_for_seeds(tmp_path):
         write_run(tmp_path / f"size-{size}", [True, False] * 30, scores={"seed": 42})
     with pytest.raises(ValueError, match="Found runs of one seed in .*; expected those of one way, by several seeds"):
         load_arm(str(tmp_path))
+
+
+def test_an_option_without_a_value_is_on_and_a_curve_needs_different_sizes(tmp_path):
+    one, other = (
+        write_run(tmp_path / name, [True, False] * 30, command=words)
+        for name, words in (("one", ["--freeze-encoder"]), ("other", ["--freeze_encoder=true"]))
+    )
+    assert load_arm(one).options["freeze_encoder"] == load_arm(other).options["freeze_encoder"] == "true"
+    rows = [{"rows": 9, "measure": "accuracy", "values": np.zeros((1, 9))}] * 2
+    with pytest.raises(ValueError, match="Found two sizes of 9 rows, as many as there are"):
+        describe_growth(rows)

@@ -89,6 +89,7 @@ def task_facts(kind: str) -> dict:
     return {
         "headline": f"The encoder is better than TF-IDF. {HOSTILE[0]}",
         "name": f"my run {HOSTILE[0]}",
+        "chosen": {"by": "accuracy", "made": 90, "linear": False},
         "data": f"reviews {HOSTILE[3]}",
         "scores": scores,
         "task": {
@@ -658,3 +659,17 @@ def test_a_reliability_shows_the_whole_axis_and_long_tails_a_logarithmic_one(tmp
     for values, scale in (([20] * 50 + [161], "log"), ([20] * 50 + [159], "linear")):
         figures.draw_lengths({"train": values}, 128, tmp_path / "x.png")
         assert saved[-1].axes[0].get_xscale() == scale
+
+
+def test_a_page_says_who_answered_the_rows_and_what_was_before(tmp_path):
+    facts = task_facts("binary")
+    write_page(facts, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "the encoder with an untrained head" in page and "is chosen by the selection rows" in page
+    chosen = {"chosen": {"by": None, "made": 90, "linear": True}}
+    write_page(facts | chosen | {"task": facts["task"] | {"reported_split": "folds"}}, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "a linear model as its head" in page and "is chosen by the selection rows" not in page
+    assert "that of models of other folds, each for the rows that it did not see" in page
+    write_page(facts | {"chosen": chosen["chosen"] | {"made": 0}}, tmp_path)
+    assert "Before: " not in (tmp_path / "report.html").read_text()
