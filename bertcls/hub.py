@@ -20,7 +20,7 @@ from bertcls.inference import Text, TextClassifier
 from bertcls.layout import CARD, FOLDS, MODEL_FILES, PREDICTIONS, PUBLIC_FILES, RESULTS
 from bertcls.modeling import REGRESSION
 from bertcls.process import OptionParser, one_line_errors, read_json
-from bertcls.text import own_steps
+from bertcls.text import load_steps, own_steps
 
 TOLERANCE = 1e-5  # of a logit, in fp32
 RECORDED_TOLERANCE = 1e-3  # of a probability that the run recorded, perhaps on another device
@@ -166,7 +166,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--repo_id", help="owner/name; the folder's name in your account where it is left out")
     parser.add_argument("--public", action="store_true", help="of a repository that is made: everyone may read it")
     parser.add_argument("--revision", help="branch, made where it does not exist")
+    parser.add_argument("--steps", help="Python file with cleaning steps of your own, which the model names")
     args = parser.parse_args(argv)
+    load_steps(args.steps)
     check_finished(args.folder)
     check_answers(args.folder)
     print(push_folder(args.folder, args.repo_id, private=not args.public, revision=args.revision))

@@ -45,10 +45,10 @@ _MANY_MARKS = re.compile(r"(?:[^\w\x00-\x7f]|[\uff9e\uff9f]){31,}")  # UAX 15: n
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _PUNCTUATION = regex.compile(rf"[{re.escape(string.punctuation)}\p{{P}}]")  # in Unicode's sense, and ASCII's symbols
 _NO_WORD = re.compile(r"[^\w\s]|_")
-_NO_BLANKS = rf"{_CJK}\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Chinese, Japanese, Thai, Lao, Burmese and Khmer
-_LETTER = rf"[\w\p{{No}}--[{_NO_BLANKS}]]"  # \w of the package regex holds accents, and not ², ½ or ①
+NO_BLANKS = rf"{_CJK}\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Chinese, Japanese, Thai, Lao, Burmese and Khmer
+_LETTER = rf"[\w\p{{No}}--[{NO_BLANKS}]]"  # \w of the package regex holds accents, and not ², ½ or ①
 _JOINED = r"\p{M}\u200c\u200d"  # accents and joiners, which lead no word
-_WORD = rf"(?V1)[{_NO_BLANKS}]\p{{M}}*|(?![{_JOINED}]){_LETTER}+(?:['’]{_LETTER}+)*"  # or a character without blanks
+_WORD = rf"(?V1)[{NO_BLANKS}]\p{{M}}*|(?![{_JOINED}]){_LETTER}+(?:['’]{_LETTER}+)*"  # or a character without blanks
 _WORDS, _UNITS = regex.compile(_WORD), regex.compile(_WORD + rf"|[^\w\p{{No}}\s\x1c-\x1f][{_JOINED}]*")
 _WITHIN_WORDS = "'’-‐‑"  # apostrophes and hyphens
 

@@ -1,6 +1,5 @@
 """The words of a text, where they stand in it as it came, and what each adds to the answer."""
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from functools import partial
 from itertools import accumulate
 
 import numpy as np
+import regex
 import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
@@ -18,13 +18,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from bertcls.modeling import MULTI_LABEL, REGRESSION
-from bertcls.text import clean, unescape_entities, word_spans
+from bertcls.text import NO_BLANKS, clean, unescape_entities, word_spans
 from bertcls.tokenization import Encoded, WindowCollator, batches_of
 
 _ESCAPED_MARK = r"&(?:amp|lt|gt|quot|apos|nbsp|#0*3[249]);"
-_PLAIN_PIECE = re.compile(r"\w+|[^\w\s]")
-_PIECE = re.compile(  # a tag, which is no word; an escaped mark; a word, perhaps with escaped letters; a mark
-    rf"</?[a-zA-Z][^<>]*>|{_ESCAPED_MARK}|(?:\w|(?!{_ESCAPED_MARK})&#?\w+;)+|[^\w\s]"
+_ALONE, _LETTER = rf"[{NO_BLANKS}]\p{{M}}*", rf"[\w--[{NO_BLANKS}]]"  # as words are parted
+_PLAIN_PIECE = regex.compile(rf"(?V1){_ALONE}|{_LETTER}+|[^\w\s]")
+_PIECE = regex.compile(  # a tag, which is no word; an escaped mark; a word, perhaps with escaped letters; a mark
+    rf"(?V1)</?[a-zA-Z][^<>]*>|{_ESCAPED_MARK}|{_ALONE}|(?:{_LETTER}|(?!{_ESCAPED_MARK})&\#?\w+;)+|[^\w\s]"
 )
 _MOST_WORK = 5e7  # of an alignment, some seconds at worst
 _MOST_PIECES = 200_000  # of both texts, a second at worst

@@ -210,3 +210,19 @@ def test_a_token_that_spans_several_characters_is_shared(encoder_folder, monkeyp
     assert (first.text, second.text) == ("\u5f88", "\u597d") and first.contributions == second.contributions
     (whole,) = classifier.predict("very", words=True)[0].words
     assert 2 * first.contributions["LABEL_0"] == pytest.approx(whole.contributions["LABEL_0"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "raw, cleaned, word, place",
+    [
+        ("这部电影 很好看 ", "这部电影 很好看", "看", (7, 8)),
+        ("film <b>很好</b>", "film 很好", "好", (9, 10)),
+        ("价格１００元", "价格100元", "100", (2, 5)),
+        ("ดี <i>มาก</i>", "ดี มาก", "มา", None),
+    ],
+)
+def test_words_of_scripts_without_blanks_are_placed_where_cleaning_changed_others(raw, cleaned, word, place):
+    spans = word_spans(cleaned)
+    found = spans_before_cleaning(raw, cleaned, spans)
+    assert found is not None
+    assert place is None or found[[cleaned[a:b] for a, b in spans].index(word)] == place

@@ -68,7 +68,7 @@ class Files:
             why = str(error).splitlines()[0]
             expected = "expected columns of one type in all files, as README.md declares them if it does"
             raise ValueError(f"{self.paths[0].parent} cannot be read ({why}); {expected}.") from error
-        inside = [file for path in self.paths for file in path.glob("*/*.txt")]
+        inside = [file for path in self.paths for file in path.glob("*/*.[tT][xX][tT]")]
         file = _cached([options, vars(self)], [*self.paths, *sorted(inside)]) / "data.arrow"
         if not file.exists():
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,8 @@ def _cached(options, files: list[Path]) -> Path:
 def _class_folders(folder: Path) -> dict[str, list[Path]]:
     """txt files per class of a folder of folders; without `unsup`, the unlabelled texts of IMDB's archive."""
     inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = {path.name: sorted(path.glob("*.txt"), key=lambda file: natural_key(file.name)) for path in inside}
+    texts = {path.name: [file for file in path.iterdir() if file.suffix.lower() == ".txt"] for path in inside}
+    files = {name: sorted(found, key=lambda file: natural_key(file.name)) for name, found in texts.items()}
     files.pop("unsup", None)
     return files if files and all(files.values()) else {}
 

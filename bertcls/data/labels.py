@@ -175,7 +175,7 @@ class RowLabels:
 
     def by_row(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How many different `numbers`, one for each of the names, a row has, and these, ascending, row by row."""
-        rows, most = np.repeat(np.arange(len(self.sizes)), np.maximum(self.sizes, 0)), max(len(numbers), 1)
+        rows, most = np.repeat(np.arange(len(self.sizes)), np.maximum(self.sizes, 0)), int(numbers.max(initial=0)) + 1
         pairs = np.unique(rows * most + numbers[self.values])
         return np.bincount(pairs // most, minlength=len(self.sizes)), pairs % most
 
@@ -309,6 +309,7 @@ class LabelColumn:
         def name_of(label) -> str:
             if declared:
                 return declared[label] if 0 <= label < len(declared) else str(label)
+            label = label.decode() if isinstance(label, bytes) else label
             return str(int(label) if isinstance(label, float) and label.is_integer() else label).strip()
 
         for row, label in enumerate(self._cells(split)):

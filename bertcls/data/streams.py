@@ -95,10 +95,12 @@ def _in_form(
             )
         arrays[role] = table[name].cast(id_type if role == "id" else pa.string())
     for name, column in zip(table.column_names, table.columns) if keep else ():
-        kinds = [column.type]
+        kinds, deep = [column.type], None
         for _ in range(_DEEPEST):
+            if any(pa.types.is_struct(kind) and not kind.num_fields for kind in kinds):
+                deep = f"Column {name} of {here} holds records without a field, which parquet cannot; expected some."
             kinds = [kind.field(place).type for kind in kinds for place in range(kind.num_fields)]
-        deep = f"Column {name} of {here} nests lists over {_DEEPEST} deep; expected fewer." if kinds else None
+        deep = f"Column {name} of {here} nests lists over {_DEEPEST} deep; expected fewer." if kinds else deep
         if why := refusal(table.schema, name) or deep:
             raise ValueError(f"{why} Or give --keep_columns false.")
         while f"{KEPT}{name}" in arrays:  # a parquet file may have a name twice

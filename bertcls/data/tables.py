@@ -177,8 +177,10 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 def _check_repeated(path: Path, file: pq.ParquetFile, columns: list[str] | None) -> None:
     """Refuses what long texts take in many rows that a file holds once, before it is unpacked."""
+    every = file.schema_arrow.names
     names = [field.name for field in file.schema_arrow if field.type in (pa.string(), pa.large_string())]
-    names = [name for name in names if names.count(name) == 1 and (columns is None or name in columns)]
+    names = [name for name in names if every.count(name) == 1 and (columns is None or name in columns)]
+    names = [name for name in names if not any(name.startswith(f"{other}.") for other in every)]  # fields of records
     if not names or path.suffix.lower() in UNPACK:  # a packed one is in memory as a whole
         return
     with pq.ParquetFile(path, pre_buffer=False, read_dictionary=names) as once:
@@ -349,7 +351,8 @@ def _of_pandas(table: dict, path: Path) -> list[dict]:
 def _parsed(text: str, path: Path | None = None, line: int = 1):
     """JSON that starts in a line of a file; without a file `None` for what is none."""
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        missing = {"NaN": None}  # as pandas writes it
+        return json.loads(text, object_pairs_hook=_object, parse_constant=lambda name: missing.get(name, float(name)))
     except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         if path is None:
             return None

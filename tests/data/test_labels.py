@@ -1,6 +1,7 @@
 """What labels say, in every way that people write them down."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -339,3 +340,25 @@ def test_numbers_that_are_names_of_classes_are_those_numbers():
     assert load_splits(stars, problem_type=REGRESSION)["train"]["label"][:] == [0.0, 4.0, 2.0]
     rows = rows.cast_column("label", ClassLabel(names=["-1", "0", "1", "2", "3"]))
     assert label_names_of(load_splits(rows)["train"]) == ["-1", "0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("missing", ["a", "b", "c", "d"])
+def test_several_labels_of_a_split_that_lacks_a_class_stay_on_their_rows(tmp_path, missing):
+    train = ["a;b", "b;c", "c;d", "d;a", "a", "b", "c", "d"]
+    test = [";".join(name for name in cell.split(";") if name != missing) for cell in train]
+    files = {}
+    for name, cells in (("train", train), ("test", test), ("validation", test[::-1])):
+        files[f"{name}_file"] = str(tmp_path / f"{name}.csv")
+        rows = [f"{name} {row} of it,{cell}" for row, cell in enumerate(cells)]
+        Path(files[f"{name}_file"]).write_text("\n".join(["text,label", *rows]) + "\n")
+    splits = load_splits(**files, label_delimiter=";")
+    for name, cells in (("train", train), ("test", test), ("validation", test[::-1])):
+        found = [";".join("abcd"[number] for number in labels) for labels in splits[name]["label"]]
+        assert found == [";".join(sorted(filter(None, cell.split(";")))) for cell in cells], name
+
+
+def test_names_in_bytes_are_names(tmp_path):
+    pd.DataFrame({"text": [f"text {n}" for n in range(8)], "label": [b"no", b"yes"] * 4}).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    assert load_splits(train_file=str(tmp_path / "a.parquet"))["train"].features["label"].names == ["no", "yes"]
