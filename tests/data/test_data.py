@@ -459,3 +459,19 @@ def test_columns_come_in_the_order_of_the_rows_that_were_selected(taken_from, mo
         assert found.num_chunks <= -(-len(rows) // 7) + 1  # a batch that spans both parts has two
         read = [row for batch in columns.row_batches(selected, "text", "labels") for row in zip(*batch.values())]
         assert read == [(row["text"], row["labels"]) for row in selected]
+
+
+def test_texts_of_a_class_in_capital_endings_and_missing_cells_of_pandas(tmp_path):
+    for label in ("pos", "neg"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        for number in range(4):
+            (tmp_path / "train" / label / f"{number}.{'TXT' if number % 2 else 'txt'}").write_text(f"{label} {number}")
+    assert len(load_splits(str(tmp_path))["train"]) == 8
+    frame = pd.DataFrame({"text": ["a b", None, "c d", "e f"], "label": ["x", "y", "y", "x"]})
+    (tmp_path / "rows.json").write_text(json.dumps(frame.replace({None: float("nan")}).to_dict("records")))
+    assert "NaN" in (tmp_path / "rows.json").read_text()
+    assert load_splits(train_file=str(tmp_path / "rows.json"), drop_empty=True)["train"]["text"][:] == [
+        "a b",
+        "c d",
+        "e f",
+    ]

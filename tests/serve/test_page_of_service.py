@@ -137,6 +137,17 @@ def test_blank_lines_of_one_column_come_back(browser, served, tmp_path):
     assert len(lines) == 4 and lines[2] == ",,"
 
 
+def test_a_file_of_texts_has_one_a_line(browser, served, tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_bytes("Good, but slow\nbad\n".encode("utf-16"))
+    open_page(browser, served)
+    content = label_file(browser, path)
+    lines = content.splitlines()
+    assert lines[0] == "text,predicted_label,predicted_score" and len(lines) == 3
+    assert browser.run("table.mark") == "\ufeff"  # which reading takes away
+    assert lines[1].startswith('"Good, but slow",') and lines[2].startswith("bad,")
+
+
 @pytest.mark.parametrize("delimiter,line_end,mark", [(",", "\r\n", ""), (";", "\n", "\ufeff"), ("\t", "\n", "")])
 def test_a_file_comes_back_labelled(browser, served, classifier, tmp_path, delimiter, line_end, mark):  # noqa: F811
     buffer = io.StringIO(newline="")
@@ -169,6 +180,7 @@ def test_files_that_cannot_be_read_are_told_why(browser, served, tmp_path):
         "open.csv": (b'text\n"never closed\nmore\n', "quotation mark in line 2 is never closed"),
         "latin.csv": ("text\ncaf\u00e9\n".encode("latin-1"), "not UTF-8. Choose its encoding"),
         "binary.csv": (b"text\na\0b\n", "null bytes"),
+        "commas.csv": (b"text\nfine\nGood, but slow\n", "Row 2 has 2 cells, and the header 1. Put texts that hold ,"),
         "sheet.xlsx": (b"PK\x03\x04\0\xff", "is a spreadsheet. Save it as CSV (UTF-8)."),
     }
     for name, (content, message) in cases.items():

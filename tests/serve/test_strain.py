@@ -462,3 +462,21 @@ def test_answers_of_many_labels_have_a_limit(classifier):  # noqa: F811
         assert ask(its_port, "/predict", {"texts": ["good"]}).status == 200
         assert ask(its_port, "/predict", {"texts": ["good"] * 9}).error() == (413, "answer_too_large", None)
         assert ask(its_port, "/query", {"sentences": ["good"] * 9}).status == 200
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_body_behind_an_offer_to_upgrade_is_a_body(port, apart):
+    body = json.dumps({"texts": ["a film"]}).encode()
+    head = (
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer key\r\nContent-Type: application/json\r\n"
+    )
+    head += b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    head += b"Content-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        client.sendall(head if apart else head + body)
+        if apart:
+            time.sleep(0.3)
+            client.sendall(body)
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        assert response.status == 200 and len(json.loads(response.read())["predictions"]) == 1
