@@ -44,8 +44,10 @@ def make_compute_metrics(
         )
     known += own
     if training_args is not None:
-        asked = training_args.metric_for_best_model  # `auto` is for `prepare_training` to replace
-        if asked not in (None, "auto") and asked.removeprefix("eval_") not in known:
+        asked = training_args.metric_for_best_model
+        if asked == "auto":  # for `prepare_training` to replace, where there is one
+            training_args.metric_for_best_model, training_args.chosen_by_rows = BEST[kind], True
+        elif asked is not None and asked.removeprefix("eval_") not in known:
             raise ValueError(f"Found --metric_for_best_model {asked}; expected one of {', '.join(known)}.")
         if training_args.label_smoothing_factor and kind != SINGLE_LABEL:
             raise ValueError(f"Found --label_smoothing_factor with {kind}; expected one class a text. Leave it out.")

@@ -43,10 +43,9 @@ def stream_rows(
         raise ValueError(f"Found {names} in {source}{asked}; expected one split. Name one with --split.")
     data, where = found[wanted], source if len(found) == 1 else f"{wanted} of {source}"
     is_files = isinstance(data, Files)
-    for option, idle in (("streaming", is_files and streaming), *dict(encoding=encoding, delimiter=delimiter).items()):
-        if idle and is_files == (option == "streaming"):
-            wanted = "a data set of the Hub" if is_files else "a file"
-            raise ValueError(f"Found --{option} with {where}; expected {wanted}, else it does nothing. Leave it out.")
+    for option in [name for name, value in {"encoding": encoding, "delimiter": delimiter}.items() if value]:
+        if not is_files:
+            raise ValueError(f"Found --{option} with {where}; expected a file, else it does nothing. Leave it out.")
     tables = data.rows(encoding=encoding, delimiter=delimiter) if is_files else partial(_dataset_tables, data)
     first = next(tables(), pa.table({}))
     if first.num_rows == 0:

@@ -134,7 +134,7 @@ def _choose_by(training_args: TrainingArguments, rows: int, kind: str) -> None:
         training_args.eval_on_start = training_args.load_best_model_at_end = False
         if training_args.num_train_epochs or training_args.max_steps > 0:
             say("No rows to choose an epoch by: the last one is taken.")
-    elif training_args.metric_for_best_model == "auto":
+    elif training_args.metric_for_best_model == "auto" or getattr(training_args, "chosen_by_rows", False):
         best = BEST[kind]
         if rows < CHOOSE_BY_SCORE and kind != REGRESSION:
             best = "calibrated_loss"  # the plain one rises with confidence while the answers still get better
