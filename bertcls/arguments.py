@@ -357,7 +357,7 @@ class RecipeArguments(TextArguments):
         "documents", "windows: each window of train is an example. Scores are per document."
     )
     pooling: Literal["auto", "pooler", "cls", "mean", "max"] = _option(
-        "auto", "Tokens to a vector; auto: as the checkpoint says, else pooler where it has one, else cls."
+        "auto", "Tokens to a vector; auto: as checkpoint or run say, else pooler if there is one, else cls."
     )
     window_pooling: Literal["mean", "max", "mean_probs", "vote"] = _option("mean", "Windows to a document.")
     max_train_windows: int = _option(8, "Windows of a document used in a training step.")

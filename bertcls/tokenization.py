@@ -106,7 +106,7 @@ def encoder_max_length(config) -> int:
         with torch.device("meta"):
             encoder = AutoModel.from_config(config, trust_remote_code=False)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"Found a configuration of no encoder ({str(error):.99}); get it anew.") from error
+        raise ValueError(f"Found a configuration that makes no encoder here: {str(error):.300}") from error
     for name, module in encoder.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)

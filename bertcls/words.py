@@ -40,8 +40,8 @@ class Word:
     """A word or punctuation mark of a text, and what it adds to the answer.
 
     `contributions` are by the names of the labels that were given (the 10 most probable ones; of none, the most
-    probable one): to the label's logit, of single-label models to its logit against the rest, of a regression to the
-    value.
+    probable one): to the label's logit, of single-label models to its logit against the rest, each after the
+    temperature; of a regression to the value.
     """
 
     text: str  # as it stands from `start` to `end` in the text as it came

@@ -288,10 +288,16 @@ def test_a_folder_that_is_not_empty_is_kept(parsed, tmp_path):
         parsed()
     (run / "model.safetensors").write_text("old")
     (run / "mine.json").write_text("mine")
-    with pytest.raises(ValueError, match="model.safetensors, which no run wrote .* expected the folder of a run"):
-        parsed("--overwrite_output")
-    assert not (run / ".lock").exists()
-    (run / "run.json").write_text("{}")
+    other = tmp_path / "other"  # no run's
+    other.mkdir()
+    (other / "model.safetensors").write_text("mine")
+    with pytest.raises(ValueError, match="model.safetensors, which would be removed, in a folder without a sign"):
+        parsed("--overwrite_output", "--output_dir", str(other))
+    assert [path.name for path in other.iterdir()] == ["model.safetensors"]
+    for sign in ("run.json", "report/metrics.json", ".lock"):
+        (tmp_path / sign[-4:] / sign).parent.mkdir(parents=True)
+        (tmp_path / sign[-4:] / sign).write_text("{}")
+        parsed("--overwrite_output", "--output_dir", str(tmp_path / sign[-4:]))
     (run / "onnx").mkdir()
     for name in ("model.onnx", "model.onnx.data", "pooling.onnx", "config.json"):
         (run / "onnx" / name).write_text("old")

@@ -309,7 +309,7 @@ class LabelColumn:
         def name_of(label) -> str:
             if declared:
                 return declared[label] if 0 <= label < len(declared) else str(label)
-            label = label.decode() if isinstance(label, bytes) else label
+            label = label.decode(errors="backslashreplace") if isinstance(label, bytes) else label
             return str(int(label) if isinstance(label, float) and label.is_integer() else label).strip()
 
         for row, label in enumerate(self._cells(split)):

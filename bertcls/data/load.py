@@ -11,7 +11,7 @@ from datasets.fingerprint import Hasher
 from bertcls.data.columns import is_missing, row_batches
 from bertcls.data.folders import SPLITS, Files, find_splits
 from bertcls.data.labels import NUMBER, LabelColumn, join_columns, read_lists
-from bertcls.data.tables import USUAL, refusal
+from bertcls.data.tables import USUAL, file_format, refusal
 from bertcls.modeling import REGRESSION
 from bertcls.process import code_digest, warn
 
@@ -88,13 +88,19 @@ def load_splits(
     splits["train"] = splits.pop(train_split)
     splits = {name: splits[name] for name in SPLITS if name in splits}
     places, commas = dict.fromkeys(splits, "row {}".format), False
+    if labelled:  # else they may be of other files beside these
+        paths = [path for split in splits.values() if isinstance(split, Files) for path in split.paths]
+        kinds = {file_format(path) for path in paths if path.exists()}
+        for option, value, idle in (
+            ("encoding", encoding, kinds <= {".parquet"}),
+            ("delimiter", delimiter, not kinds & {".csv", ".tsv"}),
+        ):
+            if value and idle:
+                raise ValueError(f"Found --{option} with {where}; expected a csv, else it does nothing. Leave it out.")
     for name, split in splits.items():
         if isinstance(split, Files):
             splits[name], rows = split.read(encoding=encoding, delimiter=delimiter)
             places[name], commas = rows.place, commas or rows.decimal_commas
-        elif encoding or delimiter:
-            found = "encoding" if encoding else "delimiter"
-            raise ValueError(f"Found --{found} with {where}; expected files, else it does nothing. Leave it out.")
         elif len(split) == 0:
             raise ValueError(f"The {name} split of {where} has 0 rows; expected at least 1. Check the file.")
 

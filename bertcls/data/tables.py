@@ -104,9 +104,6 @@ def stream_table(
         if (kind := file_format(path)) is None:
             advice = "Save it as CSV (UTF-8)." if path.suffix.lower() in _SHEETS else "Rename it."
             raise ValueError(f"{path} is of an unknown kind; expected the ending {', '.join(SUFFIXES)}. {advice}")
-        if encoding and kind == ".parquet" or delimiter and kind not in (".csv", ".tsv"):
-            found = "encoding" if encoding and kind == ".parquet" else "delimiter"
-            raise ValueError(f"Found --{found} with {path}, which has none; expected a csv. Leave it out.")
         if kind == ".parquet":
             continue
         is_list = "json" in kind and next(blocks_of(path)).lstrip()[:1] == b"["

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from transformers.hf_argparser import string_to_bool
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from bertcls.arguments import RunArguments, TextArguments
@@ -82,7 +83,8 @@ def parse_runs(
     finder.add_argument("--train_sizes", nargs="+", type=float, default=[])
     defaults = options.get("defaults") or {}
     named = defaults.get("output_dir")
-    finder.add_argument("--push_to_hub", nargs="?", const="true", default=str(defaults.get("push_to_hub", "false")))
+    pushes = {"type": string_to_bool, "nargs": "?", "const": True, "default": defaults.get("push_to_hub", False)}
+    finder.add_argument("--push_to_hub", **pushes)
     finder.add_argument("--output_dir", default=named or str(_unnamed_run()))
     finder.add_argument("--resume_from_checkpoint", nargs="?", const=NEWEST, default="no")
     found, rest = finder.parse_known_args(argv)
@@ -98,8 +100,7 @@ def parse_runs(
     for name, values in (("seeds", found.seeds), ("train_sizes", found.train_sizes)):
         if len({*values}) < len(values):
             raise ValueError(f"Found --{name} with a number twice; expected different ones. Leave one out.")
-    pushes = found.push_to_hub.lower() in ("true", "t", "yes", "y", "1")
-    if pushes and (found.seeds or found.train_sizes):
+    if found.push_to_hub and (found.seeds or found.train_sizes):
         raise ValueError("Found --push_to_hub with several models; push one later: python -m bertcls.hub push FOLDER")
     if "--folds" in given and found.folds < 2:
         raise ValueError(f"Found --folds {found.folds}; expected at least 2. Raise it.")
@@ -143,10 +144,12 @@ def parse_runs(
                 continue  # few rows: it had nothing to save on its way
             how = "--resume_from_checkpoint" if begun else "--overwrite_output"
             words = [*words, *([how] if begun or path.exists() and not restarts() else [])]
-        words = [*words, "--output_dir", str(path), "--push_to_hub", str(pushes)]
+        words = [*words, "--output_dir", str(path), "--push_to_hub", str(found.push_to_hub)]
         args, training_args = parse(arguments_class, [*rest, *words], **options)
         if args.hub is not None:
-            args.hub = args.hub | {"repo_id": args.hub["repo_id"] or output.name} if path.name == "final" else None
+            args.hub = (
+                args.hub | {"repo_id": args.hub["repo_id"] or output.resolve().name} if path.name == "final" else None
+            )
         yield args, training_args
 
 
@@ -235,20 +238,17 @@ def parse(
 def _refuse_idle(args: TextArguments, training_args: RunArguments, given: set[str]) -> None:
     """Refuses options of the command line that would do nothing beside the others."""
     has = partial(getattr, args)
+    cut = "truncation" if has("text_pair_column", None) is None else "pair_truncation"
     for options, idle, needed in (
         ("early_stopping_patience", training_args.eval_strategy == "no", "--eval_strategy epoch"),
         ("pair_truncation", has("text_pair_column", None) is None, "--text_pair_column"),
-        (
-            "overlap window_pooling max_train_windows train_on",
-            has("truncation", "none") != "none",
-            "--truncation none",
-        ),
+        ("overlap window_pooling max_train_windows train_on", has(cut, "none") != "none", f"--{cut} none"),
         ("layer_decay freeze_layers", has("freeze_encoder", False), "--freeze_encoder false"),
         ("dataset_config_name", has("dataset_name", None) is None, "--dataset_name"),
         ("categories remove", has("dataset_name", None) != "20newsgroups", "--dataset_name 20newsgroups"),
     ):
         for option in options.split():
-            if idle and option in given and has(option, None) not in (None, "none", 0, False):
+            if idle and option in given and has(option, None) not in (None, "none", 0, 1.0, False):
                 raise ValueError(f"Found --{option} without {needed}; expected both. Add it, or leave it out.")
 
 
@@ -368,10 +368,11 @@ def _refuse_harm(args: TextArguments, output_dir: Path) -> None:
     data = [args.dataset_name, *args.data_files]
     refuse_inside(output_dir, data, "--output_dir")
     theirs = [path for path in removed_by_overwriting(str(output_dir)) if path.exists()]
-    if args.overwrite_output and theirs and not any((output_dir / name).exists() for name in (LOCK, RECORD, RESULTS)):
+    signs = [*(output_dir / name for name in (LOCK, RECORD, RESULTS)), *output_dir.glob(f"{CHECKPOINTS}/checkpoint-*")]
+    if args.overwrite_output and theirs and not any(sign.exists() for sign in signs):
         raise ValueError(
-            f"Found --overwrite_output with {theirs[0]}, which no run wrote and which would be removed; expected the "
-            "folder of a run. Name another --output_dir, or remove it yourself."
+            f"Found --overwrite_output with {theirs[0]}, which would be removed, in a folder without a sign of a "
+            "run; expected the folder of one. Name another --output_dir, or remove it yourself."
         )
     others = [getattr(args, name, None) for name in ("probes", "teacher", "plain_run")]
     read = [*data, args.model_name_or_path, *others] if args.overwrite_output else []

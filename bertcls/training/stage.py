@@ -26,6 +26,8 @@ def stage(
     still = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in still:
         parameter.requires_grad_(False)
-    yield args
-    for parameter in still:
-        parameter.requires_grad_(True)
+    try:
+        yield args
+    finally:
+        for parameter in still:
+            parameter.requires_grad_(True)

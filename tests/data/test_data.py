@@ -96,9 +96,9 @@ def test_options_of_a_csv_are_refused_with_other_files(tmp_path):
     frame = pd.DataFrame(ROWS)
     frame.to_parquet(tmp_path / "train.parquet")
     for options in ({"delimiter": ";"}, {"encoding": "latin-1"}):
-        with pytest.raises(ValueError, match=f"Found --{[*options][0]} with .*parquet, which has none; expec"):
+        with pytest.raises(ValueError, match=f"Found --{[*options][0]} with .*train.parquet; expected a csv"):
             load_splits(train_file=str(tmp_path / "train.parquet"), **options)
-        with pytest.raises(ValueError, match=f"Found --{[*options][0]} with the data set; expected files"):
+        with pytest.raises(ValueError, match=f"Found --{[*options][0]} with the data set; expected a csv"):
             load_splits(DatasetDict(train=Dataset.from_pandas(frame)), **options)
     hidden = frame.assign(label="")
     frame.to_csv(tmp_path / "train.csv", index=False)

@@ -11,9 +11,9 @@ from bertcls.report.compare import (
     _most_frequent,
     compare_arms,
     describe_differences,
-    describe_growth,
     load_arm,
     load_arms,
+    read_growth,
 )
 from bertcls.report.statistics import mean_interval, paired_p_value
 
@@ -343,6 +343,7 @@ def test_an_option_without_a_value_is_on_and_a_curve_needs_different_sizes(tmp_p
         for name, words in (("one", ["--freeze-encoder"]), ("other", ["--freeze_encoder=true"]))
     )
     assert load_arm(one).options["freeze_encoder"] == load_arm(other).options["freeze_encoder"] == "true"
-    rows = [{"rows": 9, "measure": "accuracy", "values": np.zeros((1, 9))}] * 2
-    with pytest.raises(ValueError, match="Found two sizes of 9 rows, as many as there are"):
-        describe_growth(rows)
+    for size in (100, 200):  # of 90 rows
+        write_run(tmp_path / "sizes" / f"size-{size}", [True] * 30, scores={"train_samples": 90})
+    with pytest.raises(FileNotFoundError, match="expected two or more"):
+        read_growth(str(tmp_path / "sizes"))
