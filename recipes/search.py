@@ -55,7 +55,8 @@ def read(argv: list[str]) -> tuple[Namespace, list[str]]:
     ):
         if (value := getattr(options, name)) is not None and not fits(value):
             raise ValueError(f"Found --{name} {value:g}; expected {wanted}. Raise it.")
-    if len({*options.seeds} & {*range(2**32)}) < len(options.seeds) or options.seed not in range(2**32):
+    wrong = [seed for seed in (options.seed, *options.seeds) if seed not in range(2**32)]
+    if wrong or len({*options.seeds}) < len(options.seeds):
         raise ValueError("Found --seed or --seeds out of range, or one twice; expected numbers from 0 below 2**32.")
     if other := [name for name in OWN if name in options.given]:
         raise ValueError(f"Found --{other[0]} with a search; expected it left out, since each trial is a run anew.")

@@ -171,7 +171,8 @@ def _last_part(path: str) -> str:
 def _score_rows(facts: dict) -> list[tuple[str, str, str, str]]:
     """Which rows, which score, its value, and its 95 % interval where there is one."""
     rows, scores, selection = [], facts["scores"], facts["task"]["rows"].get("validation")
-    for prefix, which in (("test", "reported"), ("eval", "selection"), ("before", "selection, before training")):
+    before = [("before", "selection, before training")] if (facts.get("chosen") or {}).get("made", 1) else []
+    for prefix, which in (("test", "reported"), ("eval", "selection"), *before):
         counted = scores.get("test_samples") if prefix == "test" else selection
         for score, name in facts["names"].items():
             found = [scores.get(f"{prefix}_{score}{end}") for end in ("", "_low", "_high")]

@@ -370,3 +370,9 @@ def test_knobs_are_written_with_the_digits_that_are_tried():
     assert as_words({"learning_rate": 1.23456e-5, "num_train_epochs": 3, "pooling": "cls"}) == (
         "--learning_rate 1.23e-05 --num_train_epochs 3 --pooling cls".split()
     )
+
+
+@pytest.mark.parametrize("words", [["--seeds", "1", "-1"], ["--seeds", "3", "3"], ["--seed", str(2**32)]])
+def test_seeds_that_no_run_takes_are_refused_before_a_trial(tmp_path, words):
+    with pytest.raises(ValueError, match="Found --seed or --seeds out of range, or one twice"):
+        search(SST2, "--sample", "--output_dir", tmp_path, *words)
