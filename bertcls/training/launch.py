@@ -367,13 +367,6 @@ def _refuse_harm(args: TextArguments, output_dir: Path) -> None:
     """Refuses an output folder in the data, and to overwrite what the run reads."""
     data = [args.dataset_name, *args.data_files]
     refuse_inside(output_dir, data, "--output_dir")
-    theirs = [path for path in removed_by_overwriting(str(output_dir)) if path.exists()]
-    signs = [*(output_dir / name for name in (LOCK, RECORD, RESULTS)), *output_dir.glob(f"{CHECKPOINTS}/checkpoint-*")]
-    if args.overwrite_output and theirs and not any(sign.exists() for sign in signs):
-        raise ValueError(
-            f"Found --overwrite_output with {theirs[0]}, which would be removed, in a folder without a sign of a "
-            "run; expected the folder of one. Name another --output_dir, or remove it yourself."
-        )
     others = [getattr(args, name, None) for name in ("probes", "teacher", "plain_run")]
     read = [*data, args.model_name_or_path, *others] if args.overwrite_output else []
     for source in [Path(value).expanduser().resolve() for value in read if value]:
@@ -384,3 +377,10 @@ def _refuse_harm(args: TextArguments, output_dir: Path) -> None:
                 f"Found --overwrite_output with {source}, which is read, in the output folder {output_dir}; expected "
                 "it elsewhere, since it would be removed. Name another --output_dir."
             )
+    theirs = [path for path in removed_by_overwriting(str(output_dir)) if path.exists()]
+    signs = [*(output_dir / name for name in (LOCK, RECORD, RESULTS)), *output_dir.glob(f"{CHECKPOINTS}/checkpoint-*")]
+    if args.overwrite_output and theirs and not any(sign.exists() for sign in signs):
+        raise ValueError(
+            f"Found --overwrite_output with {theirs[0]}, which would be removed, in a folder without a sign of a "
+            "run; expected the folder of one. Name another --output_dir, or remove it yourself."
+        )
