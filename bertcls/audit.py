@@ -84,7 +84,7 @@ def audit_splits(
         "missing_labels": {name: labels for name, split in splits.items() if (labels := _missing(split))},
         "texts": {name: _text_summary(part) for name, part in parts.items()},
         "duplicates": {
-            name: {"exact": _repeated(part.exact[~part.bare]), "normalised": _repeated(part.keys[~part.bare])}
+            name: {"exact": _repeated(part.exact[~part.empty]), "normalised": _repeated(part.keys[~part.empty])}
             for name, part in parts.items()
         },
         "contradictions": _contradictions(splits, parts),
@@ -244,7 +244,7 @@ def _contradictions(splits: DatasetDict, parts: dict[str, _Part]) -> dict[str, i
     tables = {}
     for name, split in splits.items():
         labels = np.concatenate([digests(map(str, batch["label"])) for batch in row_batches(split, "label")])
-        tables[name] = pd.DataFrame({"key": parts[name].keys, "label": labels})[~parts[name].bare]
+        tables[name] = pd.DataFrame({"key": parts[name].keys, "label": labels})[~parts[name].empty]
     tables["all"] = pd.concat([*tables.values()])
     return {name: int((table.groupby("key")["label"].nunique() > 1).sum()) for name, table in tables.items()}
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import SAMPLE, TINY, real_path
-from datasets import concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets
 
 from bertcls import RecipeArguments, audit_run, load_splits
 from bertcls.audit import LEAK_EXIT_CODE, audit_splits, drop_leaked, format_audit, main
@@ -235,3 +235,11 @@ def test_the_command_does_not_overwrite_its_data(tmp_path, monkeypatch):
     (tmp_path / "audit.json").write_text('[{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]')
     with pytest.raises(ValueError, match="Found --output_dir .*audit.json in audit.json, which is read"):
         main(["audit.json"])
+
+
+def test_texts_that_are_empty_are_neither_equal_nor_contradictory():
+    rows = {"text": ["a film", "", " ", "", "A film!"], "label": [0, 1, 0, 1, 0], "example_id": [*range(5)]}
+    features = Features(text=Value("string"), label=ClassLabel(names=["no", "yes"]), example_id=Value("int64"))
+    found = audit_splits(DatasetDict(train=Dataset.from_dict(rows, features=features)))
+    assert found["duplicates"]["train"] == {"exact": 0, "normalised": 1}
+    assert found["contradictions"] == {"train": 0, "all": 0}
