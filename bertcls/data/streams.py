@@ -43,8 +43,8 @@ def stream_rows(
         raise ValueError(f"Found {names} in {source}{asked}; expected one split. Name one with --split.")
     data, where = found[wanted], source if len(found) == 1 else f"{wanted} of {source}"
     is_files = isinstance(data, Files)
-    for option in [name for name, value in {"encoding": encoding, "delimiter": delimiter}.items() if value]:
-        if not is_files:
+    for option, value in (("encoding", encoding), ("delimiter", delimiter)):
+        if value and not is_files:
             raise ValueError(f"Found --{option} with {where}; expected a file, else it does nothing. Leave it out.")
     tables = data.rows(encoding=encoding, delimiter=delimiter) if is_files else partial(_dataset_tables, data)
     first = next(tables(), pa.table({}))

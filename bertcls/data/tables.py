@@ -348,8 +348,8 @@ def _of_pandas(table: dict, path: Path) -> list[dict]:
 def _parsed(text: str, path: Path | None = None, line: int = 1):
     """JSON that starts in a line of a file; without a file `None` for what is none."""
     try:
-        missing = {"NaN": None}  # as pandas writes it
-        return json.loads(text, object_pairs_hook=_object, parse_constant=lambda name: missing.get(name, float(name)))
+        missing = lambda name: None if name == "NaN" else float(name)  # noqa: E731
+        return json.loads(text, object_pairs_hook=_object, parse_constant=missing)  # as pandas writes it
     except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
         if path is None:
             return None

@@ -88,7 +88,7 @@ def gather_findings(
         name = f"TF-IDF with {'ridge' if kind == REGRESSION else 'logistic'} regression{_part(len(drawn), len(train))}"
         baselines.append(beside_values(name, row_values(answer_table(test, answers, tfidf.thresholds)[0]), values))
     if as_it_came is not None:
-        most = min(max(work // 20, _FEWEST_BESIDE), _MOST_BESIDE) if fold_of is None else _MOST_BESIDE  # it learns of
+        most = min(max(work // 20, _FEWEST_BESIDE), _MOST_BESIDE) if fold_of is None else _MOST_BESIDE  # to learn of
         rows = np.sort(np.random.default_rng(0).permutation(len(values))[:most])
         name = f"the encoder as it came, with a linear head{_part(len(rows), len(values))}"
         some = test.select(rows)
