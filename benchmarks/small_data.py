@@ -119,7 +119,7 @@ def write_rows(folder: Path, name: str, size: int, draw: int, data: str) -> None
 
 def run(method: str, data: Path, draw: int, size: int, options: argparse.Namespace) -> dict:
     """Accuracy, macro F1, log loss of those that give probabilities, which rows are right, and the seconds of the
-    whole command."""
+    whole command, by the clock and of the processor."""
     out = data.parent / f"{data.name}-{method}-{time.time_ns()}"
     common = ["--dataset_name", str(data), "--output_dir", str(out), "--seed", str(draw), "--cleaning", "none"]
     cut = ["--max_length", TOKENS, "--truncation", "head"]
@@ -134,9 +134,9 @@ def run(method: str, data: Path, draw: int, size: int, options: argparse.Namespa
     command = commands.get(method) or [
         *[options.others or sys.executable, "-c", OTHERS, method, str(data), options.model, str(out), str(draw), pairs]
     ]
-    started = time.perf_counter()
+    started, before = time.perf_counter(), os.times()
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"TQDM_DISABLE": "1"})
-    seconds = time.perf_counter() - started
+    seconds, after = time.perf_counter() - started, os.times()
     if done.returncode:
         raise RuntimeError(f"{' '.join(command[:3])}: {done.stderr[-2000:]}")
     labels = [json.loads(line)["label"] for line in (data / "test.jsonl").read_text().splitlines()]
@@ -159,6 +159,10 @@ def run(method: str, data: Path, draw: int, size: int, options: argparse.Namespa
             min(np.mean([r for r, label in zip(right, labels) if label == name]) for name in {*labels})
         ),
         "seconds": seconds,
+        "processor_seconds": after.children_user
+        + after.children_system
+        - before.children_user
+        - before.children_system,
         "right": "".join("01"[one] for one in right),
         "said": said,
     }
@@ -191,6 +195,7 @@ def table(rows: list[dict]) -> tuple[list[str], list[list]]:
                     "log loss": f"{losses.mean():.3f}" if len(losses) else "",
                     "least recall": f"{runs['least_recall'].min():.2f}",
                     "seconds": f"{runs['seconds'].mean():.0f}",
+                    "of a processor": f"{runs['processor_seconds'].mean():.0f}" if "processor_seconds" in runs else "",
                     "recipe beside it, points": beside,
                 }
             )

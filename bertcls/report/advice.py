@@ -42,10 +42,11 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
         last = evaluations[-1]
         key = "eval_calibrated_loss" if "eval_calibrated_loss" in last else "eval_loss"
         if last[key] == min(entry[key] for entry in evaluations):
+            which = "loss" if key == "eval_loss" else "calibrated loss"  # the other one may rise in the table of epochs
             found.append(
-                "The loss of the selection rows still fell at the end: more epochs (--num_train_epochs) may help."
+                f"The {which} of the selection rows still fell at the end: more epochs (--num_train_epochs) may help."
             )
-        if losses and losses[-1] < _OVER_FITTED * last["eval_loss"]:
+        elif losses and losses[-1] < _OVER_FITTED * last["eval_loss"]:
             found.append(
                 "Training rows are known by heart and others are not: more rows help most; fewer epochs, "
                 "--classifier_dropout or --layer_decay 0.9 may help."

@@ -3,6 +3,7 @@
 import math
 import time
 
+import torch
 from datasets import DatasetDict
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
@@ -106,7 +107,8 @@ def prepare_training(
         if watch.on_plan(model, training_args, **told):
             return
     if can_probe:  # then the start is a candidate, too
-        model.linear_start = start_head(model, tokenized["train"], collator, seed=training_args.seed)
+        with torch.autocast(training_args.device.type, torch.bfloat16, enabled=training_args.bf16):
+            model.linear_start = start_head(model, tokenized["train"], collator, seed=training_args.seed)
     if training_args.resume_from_checkpoint is not None:
         return  # the checkpoint has the weights
     if contrastive_steps:

@@ -59,6 +59,11 @@ def test_nothing_is_said_where_nothing_stands_out():
         (
             {},
             log(0.5, evaluated=(0.5, 0.45, 0.4), key="eval_calibrated_loss"),
+            "The calibrated loss of the selection rows still fell",
+        ),
+        (
+            {},  # by heart, too, but more of it still helps: one of two lines that contradict each other
+            log(0.5, 0.1, evaluated=(0.5, 0.45, 0.4)),
             "The loss of the selection rows still fell",
         ),
         ({}, log(0.5, 0.1, evaluated=(0.4, 0.6, 0.8)), "Training rows are known by heart and others are not"),
@@ -97,7 +102,7 @@ def test_a_fact_that_stands_out_gets_its_line(changes, history, start):
         ("--learning_rate 0.3 --num_train_epochs 3", ["The training loss hardly fell", "TF-IDF with logistic"]),
         ("--max_steps 6 --max_length 8 --truncation head", ["Only 6 steps were made", "of the tokens are not read"]),
         ("--learning_rate 1e-3 --num_train_epochs 12", ["Training rows are known by heart"]),
-        ("--learning_rate 1e-4 --num_train_epochs 3", ["The loss of the selection rows still fell at the end"]),
+        ("--learning_rate 1e-4 --num_train_epochs 3", ["loss of the selection rows still fell at the end"]),
     ],
 )
 def test_runs_that_show_it(words, expected, tmp_path):
