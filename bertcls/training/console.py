@@ -41,12 +41,6 @@ class EpochLines(ProgressCallback):
     `use_epoch_lines` puts it in the place of Trainer's own, which prints each log as a dict.
     """
 
-    def __init__(self):
-        super().__init__()
-        self.losses: list[tuple[int, float]] = []  # since the last line: steps, and their mean
-        self.logged_until = 0
-        self.scores: list[str] | None = None  # columns; none before the header
-
     def on_init_end(self, args, state, control, **kwargs):
         from transformers import trainer  # not at the top: who labels one text waits for it
 
@@ -57,7 +51,8 @@ class EpochLines(ProgressCallback):
         hidden = args.disable_tqdm or not sys.stderr.isatty() or not state.is_world_process_zero
         self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, leave=False, disable=hidden)
         self.current_step = self.logged_until = state.global_step
-        self.losses, self.scores = [], None
+        self.losses: list[tuple[int, float]] = []  # since the last line: steps, and their mean
+        self.scores: list[str] | None = None  # columns; none before the header
 
     def on_prediction_step(self, args, state, control, **kwargs):
         if self.training_bar is not None and not self.training_bar.disable:
@@ -78,10 +73,6 @@ class EpochLines(ProgressCallback):
         super().on_evaluate(args, state, control, **kwargs)
         if self.training_bar is not None and state.is_world_process_zero:
             self._print(args, state, metrics)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.training_bar.close()
-        self.training_bar = None
 
     def _print(self, args, state, metrics: dict) -> None:
         chosen_by = (args.metric_for_best_model or "").removeprefix("eval_")
