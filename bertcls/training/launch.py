@@ -77,32 +77,23 @@ def parse_runs(
     """
     argv = sys.argv[1:] if argv is None else argv
     argv = [re.sub(r"^--[\w-]+", lambda name: "--" + name[0][2:].replace("-", "_"), word) for word in argv]
-    finder = Parser(allow_abbrev=False, add_help=False)
+    finder = Parser(add_help=False)
     finder.add_argument("--seeds", nargs="+", type=int, default=[])
     finder.add_argument("--folds", type=int, default=0)
     finder.add_argument("--train_sizes", nargs="+", type=float, default=[])
-    defaults = options.get("defaults") or {}
-    named = defaults.get("output_dir")
-    pushes = {"type": string_to_bool, "nargs": "?", "const": True, "default": defaults.get("push_to_hub", False)}
-    finder.add_argument("--push_to_hub", **pushes)
+    named, pushes = (options["defaults"].get(name) for name in ("output_dir", "push_to_hub"))
+    finder.add_argument("--push_to_hub", type=string_to_bool, nargs="?", const=True, default=pushes or False)
     finder.add_argument("--output_dir", default=named or str(_unnamed_run()))
     finder.add_argument("--resume_from_checkpoint", nargs="?", const=NEWEST, default="no")
     found, rest = finder.parse_known_args(argv)
-    given = {word.split("=")[0] for word in argv}
-    for one, other in (
-        ("--seeds", "--seed"),
-        ("--seeds", "--folds"),
-        ("--folds", "--fold"),
-        ("--train_sizes", "--max_train_samples"),
-    ):
-        if {one, other} <= given:
-            raise ValueError(f"Found {one} with {other}; expected one of them. Leave one out.")
+    given = {word.split("=")[0][2:] for word in argv if word.startswith("--")}
+    _refuse_both(given, "seeds seed", "seeds folds", "folds fold", "train_sizes max_train_samples")
     for name, values in (("seeds", found.seeds), ("train_sizes", found.train_sizes)):
         if len({*values}) < len(values):
             raise ValueError(f"Found --{name} with a number twice; expected different ones. Leave one out.")
     if found.push_to_hub and (found.seeds or found.train_sizes):
         raise ValueError("Found --push_to_hub with several models; push one later: python -m bertcls.hub push FOLDER")
-    if "--folds" in given and found.folds < 2:
+    if "folds" in given and found.folds < 2:
         raise ValueError(f"Found --folds {found.folds}; expected at least 2. Raise it.")
     if wrong := [size for size in found.train_sizes if not 0 < size <= 1 and (size < 1 or size % 1)]:
         raise ValueError(f"Found --train_sizes {wrong[0]:g}; expected shares up to 1, or whole numbers of rows.")
@@ -112,7 +103,7 @@ def parse_runs(
     from bertcls.report.folds import as_folds_chose  # of one run nothing is read, and --help waits for no pandas
 
     resumes = found.resume_from_checkpoint.lower() not in ("false", "no", "0")
-    if resumes and named is None and "--output_dir" not in given:
+    if resumes and named is None and "output_dir" not in given:
         raise ValueError(
             "Found --resume_from_checkpoint without a folder; expected the one of the runs. Give --output_dir."
         )
@@ -128,19 +119,18 @@ def parse_runs(
         folder = output if size is None else output / f"size-{size:.15g}"
         drawn = [] if size is None else ["--max_train_samples", f"{size:.15g}"]
         runs = [(folder / f"seed-{seed}", ["--seed", str(seed)]) for seed in found.seeds]
-        folds = [f"{number}/{found.folds}" for number in range(1, found.folds + 1)]
-        runs += [(folder / f"fold-{fold.split('/')[0]}", ["--fold", fold]) for fold in folds]
-        if folds and size is None:
+        runs += [(folder / f"fold-{fold}", ["--fold", f"{fold}/{found.folds}"]) for fold in range(1, found.folds + 1)]
+        if found.folds and size is None:
             runs.append((folder / "final", ["--fold", f"final/{found.folds}"]))
         plan += [(path, [*drawn, *words]) for path, words in runs or [(folder, [])]]
-    for path, _ in [] if resumes or restarts() or "--overwrite_output" in given else plan:
+    for path, _ in [] if resumes or restarts() or "overwrite_output" in given else plan:
         _refuse_filled(path)  # before the first of them trains
     for path, words in plan:
-        if path.name == "final" and "--max_steps" not in given:
+        if path.name == "final" and "max_steps" not in given:
             words = [*words, *from_rank_0(partial(as_folds_chose, path.parent, found.folds))]  # which wrote them
         if resumes:
-            begun = newest_complete(path / CHECKPOINTS)[0] is not None
-            if not begun and _is_finished(path):
+            begun, results = newest_complete(path / CHECKPOINTS)[0] is not None, path / RESULTS
+            if not begun and results.is_file() and read_json(results).get("headline") != "":  # which comes at the end
                 continue  # few rows: it had nothing to save on its way
             how = "--resume_from_checkpoint" if begun else "--overwrite_output"
             words = [*words, *([how] if begun or path.exists() and not restarts() else [])]
@@ -153,14 +143,9 @@ def parse_runs(
         yield args, training_args
 
 
-def _is_finished(run: Path) -> bool:
-    """Whether a run came to the end of its findings: until then a report has no headline."""
-    return (run / RESULTS).is_file() and read_json(run / RESULTS).get("headline") != ""
-
-
 def parse(
     arguments_class: type[Arguments],
-    argv: list[str] | None = None,
+    argv: list[str],
     *,
     defaults: dict,
     sample: dict | None = None,
@@ -170,7 +155,7 @@ def parse(
 
     Args:
         arguments_class: `TextArguments`, `RecipeArguments` or a subclass.
-        argv: words of the command line; `None` takes those of the process.
+        argv: words of the command line.
         defaults: of this recipe, for both classes.
         sample: on top of them with `--sample`.
         description: shown by `--help`.
@@ -183,9 +168,8 @@ def parse(
         ValueError: an unknown, abbreviated or contradictory option, or several GPUs in one process.
         FileExistsError: an output folder that is not empty.
     """
-    argv = sys.argv[1:] if argv is None else argv
     quiet()
-    parser = Parser((arguments_class, RunArguments), description=description, allow_abbrev=False)
+    parser = Parser((arguments_class, RunArguments), description=description)
     given = {word.split("=")[0].lstrip("-").replace("-", "_") for word in argv if word.startswith("--")}
     parser.set_recipe_defaults(argv, given, defaults, sample or {})
     try:
@@ -201,9 +185,7 @@ def parse(
         ) from error
     parser.refuse_unknown(extra)
     _refuse_idle(args, training_args, given)
-    for one, other in (("dataset_name", "train_file"), ("max_steps", "num_train_epochs")):
-        if {one, other} <= given:
-            raise ValueError(f"Found --{one} with --{other}; expected one of them. Leave one out.")
+    _refuse_both(given, "dataset_name train_file", "max_steps num_train_epochs")
     training_args.check(given)
     args.check()
     if training_args.push_to_hub:  # Trainer would push every save, unverified, and write the token into checkpoints
@@ -233,6 +215,12 @@ def parse(
     if training_args.device.type not in ("cpu", "mps"):
         torch.accelerator.reset_peak_memory_stats()  # of an earlier one of --seeds
     return args, training_args
+
+
+def _refuse_both(given: set[str], *pairs: str) -> None:
+    for one, other in map(str.split, pairs):
+        if {one, other} <= given:
+            raise ValueError(f"Found --{one} with --{other}; expected one of them. Leave one out.")
 
 
 def _refuse_idle(args: TextArguments, training_args: RunArguments, given: set[str]) -> None:
@@ -315,8 +303,8 @@ def _make_output_dir(
     elif checkpoint is not None:
         elsewhere = Path(checkpoint).resolve().parent != (output_dir / CHECKPOINTS).resolve()
     _refuse_harm(args, output_dir)
-    fills = checkpoint is None or elsewhere
-    if fills and not args.overwrite_output:
+    fills = (checkpoint is None or elsewhere) and not args.overwrite_output
+    if fills:
         _refuse_filled(output_dir)
     args.made = not output_dir.exists()
     try:
@@ -327,7 +315,7 @@ def _make_output_dir(
             f"The output folder {output_dir} cannot be written ({error.strerror}); expected a folder of yours. Name "
             "another --output_dir."
         ) from error
-    if fills and not args.overwrite_output:  # once more: another run may just have ended
+    if fills:  # once more: another run may just have ended
         _refuse_filled(output_dir)
     if launch:
         with whole_file(output_dir / LAUNCH) as path:
@@ -369,15 +357,14 @@ def _refuse_harm(args: TextArguments, output_dir: Path) -> None:
     refuse_inside(output_dir, data, "--output_dir")
     others = [getattr(args, name, None) for name in ("probes", "teacher", "plain_run")]
     read = [*data, args.model_name_or_path, *others] if args.overwrite_output else []
+    removed = removed_by_overwriting(str(output_dir))
     for source in [Path(value).expanduser().resolve() for value in read if value]:
-        if source == output_dir.resolve() or any(
-            source.is_relative_to(path.resolve()) for path in removed_by_overwriting(str(output_dir))
-        ):
+        if source == output_dir.resolve() or any(source.is_relative_to(path.resolve()) for path in removed):
             raise ValueError(
                 f"Found --overwrite_output with {source}, which is read, in the output folder {output_dir}; expected "
                 "it elsewhere, since it would be removed. Name another --output_dir."
             )
-    theirs = [path for path in removed_by_overwriting(str(output_dir)) if path.exists()]
+    theirs = [path for path in removed if path.exists()]
     signs = [*(output_dir / name for name in (LOCK, RECORD, RESULTS)), *output_dir.glob(f"{CHECKPOINTS}/checkpoint-*")]
     if args.overwrite_output and theirs and not any(sign.exists() for sign in signs):
         raise ValueError(

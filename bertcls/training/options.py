@@ -11,7 +11,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.hf_argparser import string_to_bool
 
 from bertcls.layout import NEWEST
-from bertcls.process import say
+from bertcls.process import OptionParser, say
 from bertcls.training.console import quiet
 
 Options = TypeVar("Options")
@@ -55,12 +55,11 @@ class Parser(HfArgumentParser):
     """Of a program of ours: what is wrong raises `ValueError`, and `--help` lists the options in groups."""
 
     def __init__(self, *args, **options):
-        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        super().__init__(*args, allow_abbrev=False, **options)
         self.undefaulted = {action.dest: action.default for action in self._actions}
-        self.groups: dict[str, str] = {}
         self.trainers = [kind for kind in self.dataclass_types if issubclass(kind, TrainingArguments)]
+        self.groups = _GROUPS if self.trainers else {}
         if self.trainers:
-            self.groups = _GROUPS
             self.add_argument("--help_all", action="store_true", default=argparse.SUPPRESS)
         for action in self._actions:
             if action.dest == "resume_from_checkpoint":
@@ -68,8 +67,7 @@ class Parser(HfArgumentParser):
             elif action.type is string_to_bool:  # also where None is the default
                 action.nargs, action.const = "?", True
 
-    def error(self, message: str):
-        raise ValueError(f"{message} (--help lists all options)")
+    error = OptionParser.error
 
     def parse_known_args(self, args=None, namespace=None):
         found, rest = super().parse_known_args(args, namespace)
@@ -158,7 +156,7 @@ def parse_options(arguments_class: type[Options], argv: list[str] | None = None,
     Raises:
         ValueError: an unknown or abbreviated option, or a value of another type.
     """
-    parser = Parser(arguments_class, description=description, allow_abbrev=False)
+    parser = Parser(arguments_class, description=description)
     parser.refuse_unknown(parser.parse_known_args(argv)[1])
     args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)[0]
     quiet(data=getattr(args, "dataset_name", None) is not None)
