@@ -19,6 +19,7 @@ from transformers.utils.import_utils import enable_tf32
 from bertcls.data.columns import numbers_in
 from bertcls.layout import START
 from bertcls.optim import check_rates
+from bertcls.process import say
 from bertcls.report.formats import format_duration
 from bertcls.training.adapters import MergeAdapters
 from bertcls.training.checkpoints import Checkpoints, sampler_of
@@ -89,10 +90,9 @@ class ChooseEpoch(TrainerCallback):
 
     def __init__(self):
         self.in_training = False
-        self.start: float | None = None  # score of the model before its first step
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
-        self.in_training, self.start = True, None
+        self.in_training, self.start = True, None  # score of the model before its first step
         told = getattr(model, "linear_start", None) is not None and args.eval_on_start and args.load_best_model_at_end
         if told and not _sharded() and args.should_save:
             model.save_pretrained(Path(args.output_dir, START))
@@ -162,8 +162,6 @@ class LongestBatchFirst(TrainerCallback):
         drawn = np.random.default_rng(0).permutation(len(dataset))[:size]  # of all lengths, padded to the longest
         typical = by_length[middle : middle + size] if hasattr(sampler, "lengths") else drawn
         seconds = self._step(args, model, train_dataloader.collate_fn, dataset, typical)
-        if args.process_index != 0:
-            return
         left = state.max_steps - state.global_step
         expected = left * args.gradient_accumulation_steps * seconds * lengths.mean() / max(lengths[typical].mean(), 1)
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -187,7 +185,7 @@ class LongestBatchFirst(TrainerCallback):
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         if self.said is not None:
-            print(self.said(metrics.get("eval_runtime", 0.0)))
+            say(self.said(metrics.get("eval_runtime", 0.0)))
         self.said = None
 
     def _step(self, args, model, collate, dataset, rows) -> float:
@@ -229,9 +227,6 @@ class StopAtNonFinite(TrainerCallback):
     mean of other losses in place of a NaN. Under fp16, whose scaler skips a step with infinite gradients and goes on,
     they do not count.
     """
-
-    def __init__(self):
-        self.last_finite = 0
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.last_finite = state.global_step
@@ -275,5 +270,5 @@ class RatesTable(TrainerCallback):
             return
         table = check_rates(model, optimizer)
         rates = {group.get("initial_lr", group["lr"]) for group in optimizer.param_groups}
-        if len(rates) > 1 and args.process_index == 0:
-            print(table)
+        if len(rates) > 1:
+            say(table)

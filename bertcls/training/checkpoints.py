@@ -24,7 +24,6 @@ from bertcls.layout import CHECKPOINTS, COMPLETE, ONNX, PLAIN, RUN_FILES, START,
 from bertcls.process import file_digest, is_full_disk, sync_folder, whole_file
 from bertcls.together import meet, processes
 
-TERMINATED = 143  # exit code of a process that SIGTERM ended: 128 + 15
 _SETTINGS = (  # of TrainingArguments; the first two decide on rows and weights, so they are compared first
     "seed data_seed train_sampling_strategy learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim "
     "weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm label_smoothing_factor bf16 fp16"
@@ -56,16 +55,14 @@ class Checkpoints(TrainerCallback):
 
     def __init__(self, *, overwrite: bool = False, **compared):
         self.overwrite, self.compared = overwrite, compared
-        self.run: dict = {}
         self.restored: dict = {}  # arguments of a finished run, changed while it is loaded
-        self.kept: int | None = None  # checkpoints
         self.terminated = False
         self.former_handler = None
         self.group = None  # of processes, for a word that does not wait for the accelerator
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
         self.run = describe_run(args, model) | self.compared
-        self.kept = args.save_total_limit
+        self.kept = args.save_total_limit  # checkpoints
         if self.overwrite and args.process_index == 0:
             clear_output(str(Path(args.output_dir).parent))
         meet()
@@ -92,11 +89,9 @@ class Checkpoints(TrainerCallback):
             args.num_train_epochs, args.max_steps = int(record["epoch"]), -1  # else Trainer makes one more step
 
     def on_train_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        resumed = args.resume_from_checkpoint
-        folder = Path(args.output_dir)
         self.run |= describe_rows(train_dataloader.dataset)
-        if resumed is not None:
-            checkpoint = Path(resumed)
+        if args.resume_from_checkpoint is not None:
+            checkpoint, folder = Path(args.resume_from_checkpoint), Path(args.output_dir)
             check_same_run(self.run, json.loads((checkpoint / COMPLETE).read_text())["run"], checkpoint=checkpoint)
             if state.best_global_step and args.load_best_model_at_end:
                 best = checkpoint.parent / f"checkpoint-{state.best_global_step}"  # the folder may have been moved
@@ -167,7 +162,7 @@ class Checkpoints(TrainerCallback):
                     how = "With --save_only_model it cannot go on: begin anew with --overwrite_output."
                 stopped = f"Stopped by SIGTERM after step {state.global_step} of {state.max_steps}, which is saved."
                 print(stopped, how, file=sys.stderr, flush=True)
-            raise SystemExit(TERMINATED)
+            raise SystemExit(128 + signal.SIGTERM)  # as of a process that it ended
 
     def _remove_oldest(self, newest: Path, best: str | None) -> None:
         """As Trainer does, but of its own folders alone: a copy `checkpoint-4-mine` stays."""
