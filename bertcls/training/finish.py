@@ -154,9 +154,7 @@ def chosen_epoch(trainer: Trainer) -> dict:
     training, with repetitions.
     """
     state, args = trainer.state, trainer.args
-    kept = (
-        Path(state.best_model_checkpoint).name if args.load_best_model_at_end and state.best_model_checkpoint else ""
-    )
+    kept = Path((args.load_best_model_at_end and state.best_model_checkpoint) or "").name
     steps = 0 if kept == START else int(kept.rpartition("-")[2] or state.global_step)
     an_epoch = state.global_step / state.epoch if state.epoch else 1.0
     found = {
@@ -174,7 +172,7 @@ def chosen_epoch(trainer: Trainer) -> dict:
     ended = f"Training stopped after epoch {found['stopped_after']:g} of {found['of']:g}"
     if found["stopped_after"] == 0:
         done = [f"{found['contrastive_steps']} contrastive steps"] if found["contrastive_steps"] else []
-        done += ["a linear head"] if hasattr(trainer.model, "linear_start") else []
+        done += ["a linear head"] if found["linear"] else []
         said = f"No epoch was trained: {' and '.join(done) or 'the model is as it started'}."
     elif not kept:
         said = f"{ended}; the last one is taken."

@@ -96,21 +96,20 @@ class Watch(TrainerCallback):
         self.training = True
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        if state.global_step == 0 and self.scores and not self.last:  # early stopping begins with it, as elsewhere
+        if state.global_step == 0 and self.scores:  # early stopping begins with it, as elsewhere
             state.best_metric = self.to_beat
 
     def on_evaluate(self, args, state, control, metrics=None, model=None, eval_dataloader=None, **kwargs):
         if not self.training:
             self.scores = dict(metrics)
             raise TrialEnds
-        if state.global_step == 0 and getattr(model, "linear_start", None) is None:
+        if self.last or (state.global_step == 0 and getattr(model, "linear_start", None) is None):
             return  # else the start is a candidate, too
         score = metrics[f"eval_{self.metric}"]
-        if not self.last and (not self.scores or self.sign * (score - self.to_beat) > 0):
+        if not self.scores or self.sign * (score - self.to_beat) > 0:
             self.scores, self.to_beat = dict(metrics), score
-        if state.global_step == 0 and not self.last:
+        if state.global_step == 0:
             self.to_beat = score_to_beat(score, self.metric, len(eval_dataloader.dataset))
-        if state.global_step == 0 or self.last:
             return
         self.epochs += 1
         asks = self.keep_going is not None and state.global_step < state.max_steps
