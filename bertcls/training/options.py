@@ -140,8 +140,8 @@ class Parser(HfArgumentParser):
             described = {Path(name).name.lower() for name in names if name}
             found = first.dataset_name if "dataset_name" in given else first.train_file
             if described and Path(found).name.lower() not in described:
-                settings |= {name: self.undefaulted.get(name) for name in _OF_THE_DATA if name in settings}
-                settings |= {name: None for name in ("validation_file", "test_file") if name in settings}
+                others = {*_OF_THE_DATA, "validation_file", "test_file"} & {*settings}
+                settings |= {name: self.undefaulted.get(name) for name in others}
             settings["train_file" if "dataset_name" in given else "dataset_name"] = None
         both = "lora_rank" not in given and "learning_rate" in settings  # DEFAULTS have, beside one another
         if (first.lora_rank or 0) > 0 and "learning_rate" not in given and not both:
