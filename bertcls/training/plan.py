@@ -14,7 +14,7 @@ from bertcls.process import say
 from bertcls.together import meet
 from bertcls.tokenization import WindowCollator
 from bertcls.training.adapters import CONTRASTIVE_RATE, add_adapters
-from bertcls.training.checkpoints import describe_rows, weights_digest
+from bertcls.training.checkpoints import weights_digest
 from bertcls.training.contrastive import contrastive_stage
 
 ENOUGH_STEPS = 150  # of the optimizer, after which more epochs bring nothing
@@ -101,11 +101,8 @@ def prepare_training(
         say(f"{rows:,} rows: {first}{then}{'' if ready else f', {epochs * steps_an_epoch:,} steps'}")
     _choose_by(training_args, len(tokenized.get("validation", ())), kind)
     model.contrastive_steps, model.contrastive_texts = contrastive_steps, 0
-    if watch is not None:
-        told = {"rows": {name: len(part) for name, part in tokenized.items()}, "can_probe": can_probe}
-        told |= {"content": {} if watch.metric else describe_rows(tokenized["train"])}  # once, before the trials
-        if watch.on_plan(model, training_args, **told):
-            return
+    if watch is not None and watch.on_plan(model, training_args, tokenized, can_probe):
+        return
     if can_probe:  # then the start is a candidate, too
         with torch.autocast(training_args.device.type, torch.bfloat16, enabled=training_args.bf16):
             model.linear_start = start_head(model, tokenized["train"], collator, seed=training_args.seed)
@@ -122,9 +119,9 @@ def prepare_training(
             **({} if lora_rank is None else {"learning_rate": CONTRASTIVE_RATE}),
         )
         model.stage_seconds = time.time() - began
-    if contrastive_steps and can_probe:
-        rest = {"before": model.linear_start, "seed": training_args.seed}
-        start_head(model, tokenized["train"], collator, rows=_HEAD_ROWS, **rest)
+        if can_probe:
+            rest = {"before": model.linear_start, "seed": training_args.seed}
+            start_head(model, tokenized["train"], collator, rows=_HEAD_ROWS, **rest)
     if can_probe:
         say(f"The head starts as a linear model on the encoder {'so trained' if contrastive_steps else 'as it came'}.")
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, get_type_hints
 
 import torch
 from accelerate.utils.memory import clear_device_cache
+from datasets import DatasetDict
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from bertcls.arguments import RecipeArguments
@@ -25,6 +26,7 @@ from bertcls.optim import encoder_parts
 from bertcls.process import LOCK, file_digest, lock_folder
 from bertcls.together import start_pulse, staying_together
 from bertcls.training.callbacks import score_to_beat
+from bertcls.training.checkpoints import describe_rows
 from bertcls.training.launch import parse
 
 if TYPE_CHECKING:
@@ -64,14 +66,14 @@ class Watch(TrainerCallback):
     def score(self) -> float:
         return self.scores[f"eval_{self.metric}"]
 
-    def on_plan(
-        self, model: PreTrainedModel, args: TrainingArguments, *, rows: dict, content: dict, can_probe: bool
-    ) -> bool:
+    def on_plan(self, model: PreTrainedModel, args: TrainingArguments, splits: DatasetDict, can_probe: bool) -> bool:
         """Keeps what `prepare_training` is about to do; gives whether that is all that is wanted."""
+        rows = {name: len(split) for name, split in splits.items()}
+        content = {} if self.metric else describe_rows(splits["train"])  # once, before the trials
         self.plan = {
-            "rows": rows,  # of each split
+            "rows": rows,
             "made_of": {"rows": rows, "encoder": model.start_digest, "processes": args.world_size} | content,
-            "parameters": sum(parameter.numel() for parameter in model.encoder.parameters()),
+            "parameters": model.encoder.num_parameters(),
             "kind": model.config.problem_type,
             "trains_encoder": any(parameter.requires_grad for parameter in model.encoder.parameters()),
             "layered": _is_layered(model.encoder),
@@ -295,12 +297,10 @@ def make_knobs(plan: dict, args: RecipeArguments, given: set[str]) -> dict[str, 
     rate, batch = 1e-4 * math.sqrt(1e8 / plan["parameters"]), plan["per_device_train_batch_size"]
     rate = rate if args.lora_rank is None else 5 * plan["learning_rate"]  # whose size does not tell of adapters
     epochs, most = round(plan["num_train_epochs"]), max(plan["rows"]["train"] // 8, 8)
+    few_and_many = (max(epochs // 2, 1), 2 * epochs) if epochs else (0, 10)
     found = {  # another one, such as --lora_rank, is a line here
         "learning_rate": (plan["learning_rate"], between(rate / 20, rate, plan["learning_rate"], log=True)),
-        "num_train_epochs": (
-            epochs,
-            between(max(epochs // 2, 1), 2 * epochs, epochs) if epochs else between(0, 10, 0),
-        ),
+        "num_train_epochs": (epochs, between(*few_and_many, epochs)),
         "per_device_train_batch_size": (batch, one_of(batch, *(size for size in (8, 16, 32, 64) if size <= most))),
         "pooling": (plan["pooling"], one_of(plan["pooling"], "cls", "mean", "max")),
         "classifier_dropout": (plan["classifier_dropout"], between(0.0, 0.5, plan["classifier_dropout"])),
