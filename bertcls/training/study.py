@@ -101,16 +101,15 @@ class Study:
         self.trial.set_user_attr("seconds", seconds)  # last: it ended by itself
         self.study.tell(self.trial, score if state == states.COMPLETE else None, state=state)
         how = "failed" if score is None else f"{score:.4f}{' when it was cut short' if pruned else ''}"
-        knobs = "the recipe's defaults" if self.trial.user_attrs.get("defaults") else as_words(self.trial.params)
-        best = self.study.best_trial
-        line = f"trial {self.trial.number}: {how}, {seconds:.0f} s, best {best.value:.4f} of trial {best.number}: "
-        return line + (knobs if isinstance(knobs, str) else " ".join(knobs))
+        knobs = ["the recipe's defaults"] if self.trial.user_attrs.get("defaults") else as_words(self.trial.params)
+        told = f"{how}, {seconds:.0f} s, best {self.study.best_value:.4f} of trial {self.study.best_trial.number}"
+        return f"trial {self.trial.number}: {told}: {' '.join(knobs)}"
 
     @_on_rank_0
     def found(self) -> dict:
         """All `trials`, of them the `best` and the recipe's `defaults`, and the `importance` of each knob."""
-        ended, importance, name_of = self._ended(), {}, self.optuna.trial.TrialState.COMPLETE.name
-        scores = [trial.value for trial in ended if trial.state.name == name_of]
+        ended, importance = self._ended(), {}
+        scores = [trial.value for trial in ended if trial.state == self.optuna.trial.TrialState.COMPLETE]
         if len(scores) >= _FEWEST_TO_WEIGH and np.ptp(scores) > 0:
             importance = self.optuna.importance.get_param_importances(self.study)
         told = {
@@ -143,9 +142,7 @@ class Study:
     def _ended(self) -> list:
         """Trials that ended by themselves; one that a kill cut off in the last moment failed with scores."""
         fail = self.optuna.trial.TrialState.FAIL
-        told = [
-            trial for trial in self.study.get_trials() if trial.state.is_finished() and "seconds" in trial.user_attrs
-        ]
+        told = [trial for trial in self.study.get_trials() if "seconds" in trial.user_attrs]
         return [trial for trial in told if trial.state != fail or trial.user_attrs["scores"] is None]
 
 
