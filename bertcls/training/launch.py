@@ -200,7 +200,7 @@ def parse(
     check_adapters(args, training_args)
     if training_args.device.type == "cpu":
         use_cores(args.cpu_threads)
-    named = training_args.output_dir if {"output_dir"} & (given | {*defaults}) else None
+    named = training_args.output_dir if "output_dir" in given | {*defaults} else None
     _refuse_restarts(args, training_args, named)
     launch, resumes = launchers() if restarts() else [], training_args.resume_from_checkpoint is not None
     args.run_dir, training_args.resume_from_checkpoint = from_rank_0(

@@ -57,9 +57,9 @@ class Parser(HfArgumentParser):
     def __init__(self, *args, **options):
         super().__init__(*args, allow_abbrev=False, **options)
         self.undefaulted = {action.dest: action.default for action in self._actions}
-        self.trainers = [kind for kind in self.dataclass_types if issubclass(kind, TrainingArguments)]
-        self.groups = _GROUPS if self.trainers else {}
-        if self.trainers:
+        trains = any(issubclass(kind, TrainingArguments) for kind in self.dataclass_types)
+        self.groups = _GROUPS if trains else {}
+        if trains:
             self.add_argument("--help_all", action="store_true", default=argparse.SUPPRESS)
         for action in self._actions:
             if action.dest == "resume_from_checkpoint":
@@ -78,10 +78,10 @@ class Parser(HfArgumentParser):
 
     def format_help(self) -> str:
         known = {action.dest: action for action in reversed(self._actions)}  # the first of a name, not its --no_ form
-        trainers = {one.name for kind in self.trainers for one in fields(kind)}
         groups = {title: names.split() for title, names in self.groups.items()}
         listed = {"help", "help_all"}.union(*groups.values())
-        rest = [name for name in reversed(known) if name not in listed and not (self.groups and name in trainers)]
+        listed |= {one.name for one in fields(TrainingArguments)} if groups else set()
+        rest = [name for name in reversed(known) if name not in listed]
         lines = [self.description or ""]
         for title, names in {**groups, "this program": rest}.items():
             actions = [known[name] for name in names if name in known]
