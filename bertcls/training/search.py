@@ -62,10 +62,6 @@ class Watch(TrainerCallback):
         self.to_beat = 0.0  # its score, or less where it is the start
         self.epochs, self.training, self.pruned = 0, False, False
 
-    @property
-    def score(self) -> float:
-        return self.scores[f"eval_{self.metric}"]
-
     def on_plan(self, model: PreTrainedModel, args: TrainingArguments, splits: DatasetDict, can_probe: bool) -> bool:
         """Keeps what `prepare_training` is about to do; gives whether that is all that is wanted."""
         rows = {name: len(split) for name, split in splits.items()}
@@ -115,7 +111,7 @@ class Watch(TrainerCallback):
             return
         self.epochs += 1
         asks = self.keep_going is not None and state.global_step < state.max_steps
-        if asks and not self.keep_going(self.score, self.epochs):
+        if asks and not self.keep_going(self.scores[f"eval_{self.metric}"], self.epochs):
             self.pruned = control.should_training_stop = True
 
     def on_train_end(self, args, state, control, **kwargs):

@@ -38,7 +38,7 @@ class Study:
         if not knobs:
             raise ValueError("Found every knob given; expected one or more to search. Leave one out.")
         self.seed, self.defaults = seed, {name: default for name, (default, _) in knobs.items()}
-        self.ranges, self.trial = {name: values for name, (_, values) in knobs.items()}, None
+        self.ranges = {name: values for name, (_, values) in knobs.items()}
         self._open(folder, made_of, "maximize" if greater_is_better else "minimize")
 
     @_on_rank_0

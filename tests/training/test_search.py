@@ -99,13 +99,13 @@ def test_early_stopping_of_a_trial_begins_with_the_start():
         watch.on_evaluate(None, state, None, metrics={"eval_accuracy": 0.8}, model=model, eval_dataloader=rows)
         watch.on_epoch_begin(None, state, None)
         assert state.best_metric == (best and pytest.approx(best))
-        assert last or watch.score == 0.8
+        assert last or watch.scores["eval_accuracy"] == 0.8
     watch, state = Watch("accuracy"), TrainerState()
     watch.on_train_begin(None, state, None)
     for step, score in enumerate((0.8, 0.75, 0.77, 0.765)):
         state.global_step = step
         watch.on_evaluate(None, state, None, metrics={"eval_accuracy": score}, model=model, eval_dataloader=rows)
-    assert watch.score == 0.77  # the first that is no worse than the start beyond noise, until a better one comes
+    assert watch.scores["eval_accuracy"] == 0.77  # the first no worse than the start beyond noise, until a better one
 
 
 def study_of(folder, **changed) -> Study:
