@@ -36,10 +36,7 @@ def quiet(*, data: bool = True) -> None:
 
 
 class EpochLines(ProgressCallback):
-    """Prints an aligned line an evaluation, or an epoch where there is none; bars are shown on a terminal alone.
-
-    `use_epoch_lines` puts it in the place of Trainer's own, which prints each log as a dict.
-    """
+    """Prints an aligned line an evaluation, or an epoch where there is none; bars are shown on a terminal alone."""
 
     def on_init_end(self, args, state, control, **kwargs):
         from transformers import trainer  # not at the top: who labels one text waits for it
@@ -97,7 +94,7 @@ class EpochLines(ProgressCallback):
 def use_epoch_lines() -> None:
     """Gives the Trainer that is made next `EpochLines` for its own progress, as transformers itself does in notebooks.
 
-    Trainer adds its own after all that it is given, and has no option for it.
+    Trainer adds its own, which prints each log as a dict, after all that it is given, and has no option for it.
     """
     from transformers import trainer
 

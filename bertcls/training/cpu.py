@@ -78,10 +78,7 @@ AttentionMaskInterface.register(_ATTENTION, eager_mask)
 
 class FastOnCpu(TrainerCallback):
     """While a model trains on a CPU: `CpuDropout` for dropout, and `attention_with_dropout` where that is faster: with
-    dropout in it, or in bf16 where the processor multiplies matrices of it.
-
-    (`benchmarks/train_throughput.py` measures both.)
-    """
+    dropout in it, or in bf16 where the processor multiplies matrices of it (`benchmarks/train_throughput.py`)."""
 
     def __init__(self):
         self.attention: str | None = None  # what the model had
