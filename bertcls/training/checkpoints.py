@@ -11,7 +11,6 @@ import sys
 import threading
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -55,14 +54,16 @@ class Checkpoints(TrainerCallback):
 
     def __init__(self, *, overwrite: bool = False, **compared):
         self.overwrite, self.compared = overwrite, compared
+        self.run: dict = {}
         self.restored: dict = {}  # arguments of a finished run, changed while it is loaded
+        self.kept: int | None = None  # checkpoints
         self.terminated = False
         self.former_handler = None
         self.group = None  # of processes, for a word that does not wait for the accelerator
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
         self.run = describe_run(args, model) | self.compared
-        self.kept = args.save_total_limit  # checkpoints
+        self.kept = args.save_total_limit
         if self.overwrite and args.process_index == 0:
             clear_output(str(Path(args.output_dir).parent))
         meet()
@@ -261,7 +262,7 @@ def _digest_array(array: pa.Array, name: str, digests: dict) -> None:
         array = array.fill_null(0)
     if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
         kind = "<i8" if pa.types.is_integer(array.type) else "<f8"
-        content = np.ascontiguousarray(array.to_numpy(zero_copy_only=False)).astype(kind).tobytes()
+        content = array.to_numpy(zero_copy_only=False).astype(kind).tobytes()
     else:
         content = "".join(f"{value!r}\n" for value in array.to_pylist()).encode()
     digests.setdefault(name, hashlib.sha256()).update(content)
