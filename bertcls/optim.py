@@ -53,9 +53,8 @@ def encoder_parts(encoder: nn.Module) -> EncoderParts:
     )
 
 
-def freeze(model: PreTrainedModel, *, freeze_encoder: bool = False, freeze_layers: int = 0) -> tuple[int, int]:
-    """Freezes the whole encoder, or its embeddings and so many layers, counted from the bottom, and says and gives how
-    many parameters train, and how many there are.
+def freeze(model: PreTrainedModel, *, freeze_encoder: bool = False, freeze_layers: int = 0) -> None:
+    """Freezes the whole encoder, or its embeddings and so many layers, counted from the bottom.
 
     Raises:
         ValueError: more layers than the encoder has.
@@ -69,7 +68,6 @@ def freeze(model: PreTrainedModel, *, freeze_encoder: bool = False, freeze_layer
     for name, parameter in model.encoder.named_parameters():
         if freeze_encoder or (freeze_layers and parts.layer(name) < freeze_layers):
             parameter.requires_grad = False
-    return model.num_parameters(only_trainable=True), model.num_parameters()
 
 
 def _depth(name: str, parts: EncoderParts | None) -> int:

@@ -34,7 +34,7 @@ def write_record(trainer: Trainer | None, *, run_dir: str, started: float, seed:
     process. `train_seconds` hold evaluations; what is done a second is counted over them, in tokens of windows
     without padding, and `None` of a resumed run.
     """
-    on_gpu = trainer is not None and trainer.args.device.type != "cpu"
+    on_gpu = trainer is not None and trainer.args.device.type not in ("cpu", "mps")
     peaks = {"process": peak_memory(), "accelerator": torch.accelerator.max_memory_allocated() if on_gpu else None}
     record = {
         "command": _without_tokens(sys.argv),

@@ -167,8 +167,7 @@ def chosen_epoch(trainer: Trainer) -> dict:
         "contrastive_steps": getattr(trainer.model, "contrastive_steps", 0),
         "linear": hasattr(trainer.model, "linear_start"),  # the head that it started with
     }
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    found["texts"] = getattr(trainer.model, "contrastive_texts", 0) + state.global_step * batch
+    found["texts"] = getattr(trainer.model, "contrastive_texts", 0) + state.global_step * trainer.get_total_train_batch_size(args)
     ended = f"Training stopped after epoch {found['stopped_after']:g} of {found['of']:g}"
     if found["stopped_after"] == 0:
         done = [f"{found['contrastive_steps']} contrastive steps"] if found["contrastive_steps"] else []

@@ -63,7 +63,8 @@ def prepare_training(
     from bertcls.training.head_start import start_head  # scikit-learn
 
     meet()  # some had to load the encoder first
-    parameters = freeze(model, freeze_encoder=freeze_encoder, freeze_layers=freeze_layers)[1]
+    freeze(model, freeze_encoder=freeze_encoder, freeze_layers=freeze_layers)
+    parameters = model.num_parameters()
     model.start_digest = weights_digest(model.encoder)  # of the encoder as it came, for a run that is gone on with
     if lora_rank is not None:
         add_adapters(model.encoder, lora_rank)
