@@ -42,7 +42,7 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
         last = evaluations[-1]
         key = "eval_calibrated_loss" if "eval_calibrated_loss" in last else "eval_loss"
         if last[key] == min(entry[key] for entry in evaluations):
-            which = "loss" if key == "eval_loss" else "calibrated loss"  # the other one may rise in the table of epochs
+            which = "loss" if key == "eval_loss" else "calibrated loss"  # the other may rise
             found.append(
                 f"The {which} of the selection rows still fell at the end: more epochs (--num_train_epochs) may help."
             )

@@ -167,7 +167,8 @@ def chosen_epoch(trainer: Trainer) -> dict:
         "contrastive_steps": getattr(trainer.model, "contrastive_steps", 0),
         "linear": hasattr(trainer.model, "linear_start"),  # the head that it started with
     }
-    found["texts"] = getattr(trainer.model, "contrastive_texts", 0) + state.global_step * trainer.get_total_train_batch_size(args)
+    found["texts"] = state.global_step * trainer.get_total_train_batch_size(args)
+    found["texts"] += getattr(trainer.model, "contrastive_texts", 0)
     ended = f"Training stopped after epoch {found['stopped_after']:g} of {found['of']:g}"
     if found["stopped_after"] == 0:
         done = [f"{found['contrastive_steps']} contrastive steps"] if found["contrastive_steps"] else []
