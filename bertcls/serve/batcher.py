@@ -83,17 +83,14 @@ class Batcher:
 
     def _take(self) -> list[_Job]:
         """The next batch, which waits no longer. What nobody waits for is dropped."""
-        self._waiting = [job for job in self._waiting if not job.future.done()]
-        if not self._waiting:
-            return []
-        oldest = self._waiting.pop(0)
-        batch, rows, width = [oldest], oldest.rows, oldest.width
-        for job in sorted(self._waiting, key=lambda job: abs(job.width - oldest.width)):
-            if (rows + job.rows) * max(width, job.width) <= self.max_cost:
+        waiting = [job for job in self._waiting if not job.future.done()]
+        batch, rows, width = [], 0, 0
+        for job in sorted(waiting, key=lambda job: abs(job.width - waiting[0].width)):  # the oldest one is first
+            if not batch or (rows + job.rows) * max(width, job.width) <= self.max_cost:
                 batch.append(job)
                 rows, width = rows + job.rows, max(width, job.width)
         taken = set(batch)
-        self._waiting = [job for job in self._waiting if job not in taken]
+        self._waiting = [job for job in waiting if job not in taken]
         return batch
 
     async def _run_batch(self, batch: list[_Job]) -> None:
