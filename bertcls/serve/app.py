@@ -26,6 +26,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from bertcls import __version__
 from bertcls.inference import Prediction, TextClassifier
 from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.report.formats import SHADED, STRONG
@@ -60,8 +61,6 @@ def make_app(
     KEY`), but for the page, the docs and the health; `log_texts` writes texts into the log, too; `hosts` are the names
     in the header Host that are answered, `None` answers all.
     """
-    from bertcls import __version__
-
     limits = limits or Limits()
     config = classifier.model.config
     reads = {"kind": config.problem_type or SINGLE_LABEL, "pairs": config.pair_truncation is not None}
@@ -144,9 +143,7 @@ def make_app(
         raise ApiError(404, "not_found", "No such path.")
 
     endpoints = {"/query": query, "/predict": predict, "/health": health, "/info": info, "/metrics": metrics}
-    interface = describe_interface(
-        endpoints, name=name, version=__version__, limits=limits, key=api_key is not None, **reads
-    )
+    interface = describe_interface(endpoints, name=name, limits=limits, key=api_key is not None, **reads)
     fixed = {
         "/": _page(load_template("page.html").render(shaded=SHADED, strong=STRONG)),
         "/docs": _page(load_template("docs.html.jinja").render(document=interface, limits=asdict(limits))),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from inspect import cleandoc
 
+from bertcls import __version__
 from bertcls.inference import Prediction, Text
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.text import is_whole
@@ -166,15 +167,7 @@ def as_json(answer: Prediction, abstain_below: float | None = None) -> dict:
 
 
 def describe_interface(
-    endpoints: dict[str, Callable],
-    *,
-    name: str,
-    version: str,
-    kind: str,
-    pairs: bool,
-    words: bool,
-    limits: Limits,
-    key: bool,
+    endpoints: dict[str, Callable], *, name: str, kind: str, pairs: bool, words: bool, limits: Limits, key: bool
 ) -> dict:
     """The OpenAPI document: what `read_body` takes and refuses, and what is answered.
 
@@ -236,7 +229,7 @@ def describe_interface(
     schemes = {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}} if key else {}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "bertcls", "description": f"Labels texts with {name}.", "version": version},
+        "info": {"title": "bertcls", "description": f"Labels texts with {name}.", "version": __version__},
         "paths": paths,
         "components": {"schemas": {"Error": error}, **schemes},
     }
