@@ -31,7 +31,7 @@ from bertcls.inference import Prediction, TextClassifier
 from bertcls.modeling import CONTRACT, MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from bertcls.report.formats import SHADED, STRONG
 from bertcls.report.page import load_template
-from bertcls.serve.middleware import RequestMiddleware, log
+from bertcls.serve.middleware import SMALL_BODY, RequestMiddleware, log
 from bertcls.serve.schemas import OPEN_PATHS, ApiError, Limits, as_json, describe_interface, read_body
 from bertcls.serve.service import RequestCounts, Service
 from bertcls.tokenization import Text
@@ -41,7 +41,6 @@ SPARE_FILES = 64  # of those that the process may open: connections that wait ar
 HEAD_SECONDS = 10.0  # for the head of a request, at most
 HEAD_BYTES = 65_536  # of a request
 HALTED_SECONDS = 1.0  # after which a body that was under way is taken for one that does not come
-LARGE_BODY = 100_000  # bytes: larger ones are parsed one at a time
 PAUSE = 3  # times as long as a large body took to parse, nothing of its kind is parsed, and others have their turn
 _POSTS = {"/query", "/predict"}
 
@@ -84,7 +83,7 @@ def make_app(
     large = Lock()
 
     async def parse(content: bytes, field: str) -> tuple[list[Text], dict]:
-        if len(content) <= LARGE_BODY:
+        if len(content) <= SMALL_BODY:
             return read_body(content, field, limits=limits, **reads)
         async with large:
             started = time.perf_counter()

@@ -20,7 +20,7 @@ from bertcls.serve.service import Service
 logger = logging.getLogger("bertcls.service")
 
 HELD_BYTES = 64_000_000  # of bodies, over all requests that are open; small ones have as much again
-SMALL_BODY = 100_000  # bytes
+SMALL_BODY = 100_000  # bytes: larger ones are parsed one at a time
 GONE = 499  # the client left: in logs and counts only
 
 
