@@ -98,8 +98,7 @@ def make_app(
                 texts, options = await parse(request.state.body, field)
                 request.state.log.update({"texts": len(texts)} | ({"given": texts} if log_texts else {}))
                 wanted = {name: options.get(name, False) for name in ("windows", "words")}
-                wanted |= {"answers": field == "texts"}
-                return await service.predict(texts, request=request, **wanted), options
+                return await service.predict(texts, request=request, answers=field == "texts", **wanted), options
         except TimeoutError as error:
             raise ApiError(504, "too_slow", f"No answer within {limits.seconds:g} seconds.") from error
 
