@@ -12,6 +12,7 @@ from asyncio import Lock, sleep, timeout
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -249,29 +250,25 @@ class Server(uvicorn.Server):
         """Called ten times a second."""
         self.should_exit |= self.service.stopping and self.service.open_texts == 0
         now, most = time.monotonic(), self.service.limits.seconds
-        connections = ((one, one.cycle) for one in self.server_state.connections)
-        idle = [
-            (one, cycle)
-            for one, cycle in connections
-            if cycle is None or cycle.response_complete or cycle.more_body or one.flow.write_paused  # answer not read
-        ]
-        unread = [(pair, pair[0].transport.get_write_buffer_size()) for pair in idle]
-        known = {pair: self.expecting.get(pair, (now, left)) for pair, left in unread}
-        self.expecting = {pair: known[pair] if left >= known[pair][1] else (now, left) for pair, left in unread}
+        expecting, order = {}, {}
+        for one in self.server_state.connections:
+            cycle, left = one.cycle, one.transport.get_write_buffer_size()
+            body = cycle is not None and cycle.more_body and not cycle.response_complete
+            if cycle is None or cycle.response_complete or body or one.flow.write_paused:  # answer not read
+                known = self.expecting.get((one, cycle), (now, left))
+                expecting[one, cycle] = known if left >= known[1] else (now, left)
+                halted = body and now - one.fed > HALTED_SECONDS and not one.pipeline
+                order[one] = not halted, body, cycle is not None, *expecting[one, cycle]
+        self.expecting = expecting
         many = len(self.server_state.connections) - self.most_connections
-        bodies = {pair for pair in self.expecting if pair[1] and not pair[1].response_complete and pair[1].more_body}
-        halted = {pair for pair in bodies if now - pair[0].fed > HALTED_SECONDS and not pair[0].pipeline}
-        oldest = sorted(  # bodies that do not come first, then new connections
-            self.expecting.items(),
-            key=lambda item: (item[0] not in halted, item[0] in bodies, item[0][1] is not None, item[1]),
-        )
-        for number, ((connection, cycle), (since, left)) in enumerate(oldest):
+        # bodies that do not come first, then new connections
+        for number, (one, (_, body, _, since, left)) in enumerate(sorted(order.items(), key=itemgetter(1))):
             seconds = most if left else min(most, HEAD_SECONDS)
-            if now - since > seconds and (connection, cycle) not in bodies:  # whose time the middleware limits
+            if now - since > seconds and not body:  # whose time the middleware limits
                 message = f"The head of a request did not arrive within {seconds:g} seconds."
-                connection.refuse(408, "head_too_slow", message)
+                one.refuse(408, "head_too_slow", message)
             elif number < many:
-                connection.refuse(503, "crowded", "Too many connections are open; ask again later.")
+                one.refuse(503, "crowded", "Too many connections are open; ask again later.")
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list | None = None) -> None:
