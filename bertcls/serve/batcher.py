@@ -43,7 +43,7 @@ class Batcher:
 
     def start(self) -> None:
         """Called once, where an event loop runs."""
-        self._worker = asyncio.get_running_loop().create_task(self._work())
+        self._worker = asyncio.create_task(self._work())
 
     async def submit(self, items: Sequence) -> list:
         """The results of items, in their order, or what `run` raised for one of them alone. Of a caller that is
@@ -64,8 +64,7 @@ class Batcher:
         """Finishes what was submitted, then ends the thread."""
         self._closing = True
         self._arrived.set()
-        if self._worker is not None:
-            await self._worker
+        await self._worker
         self._thread.shutdown()
 
     async def _work(self) -> None:
