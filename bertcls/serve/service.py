@@ -140,10 +140,9 @@ class Service:
         """Tokenizes, and refuses what would take or give too much."""
         encoded, limits = [], self.limits
         most = min(limits.tokens, limits.word_tokens) if words else limits.tokens
-        if words and (characters := sum(map(count_characters, texts))) > CHARACTERS_A_TOKEN * most:
-            message = (
-                f"Found {characters} characters; expected at most {CHARACTERS_A_TOKEN * most} a request for words."
-            )
+        room = CHARACTERS_A_TOKEN * most
+        if words and (characters := sum(map(count_characters, texts))) > room:
+            message = f"Found {characters} characters; expected at most {room} a request for words."
             raise ApiError(413, "too_many_tokens", message)  # they may be none of the model's, and are aligned
         names = sorted((2 * len(json.dumps(name)) + 30 for name in self.classifier.label_names), reverse=True)
         several = self.classifier.model.config.problem_type == MULTI_LABEL
