@@ -155,12 +155,12 @@ def _invalid(field: str, what: str) -> ApiError:
 
 def as_json(answer: Prediction, abstain_below: float | None = None) -> dict:
     """A `Prediction` as the service gives it."""
-    fields = {name: getattr(answer, name) for name in ("label", "score", "probabilities")}
+    names = ("start", "end", "text", "label", "score", "probabilities")  # the first three of a window
+    fields = {name: getattr(answer, name) for name in names if hasattr(answer, name)}
     if abstain_below is not None and answer.score < abstain_below:
         fields["label"] = None
     if answer.windows is not None:
-        places = ({"start": window.start, "end": window.end, "text": window.text} for window in answer.windows)
-        fields["windows"] = [place | as_json(window) for place, window in zip(places, answer.windows)]
+        fields["windows"] = [*map(as_json, answer.windows)]
     if answer.words is not None:
         fields["words"] = [*map(vars, answer.words)]
     return fields
