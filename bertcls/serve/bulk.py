@@ -226,9 +226,7 @@ def number_of_shard(shard: str | None) -> tuple[int, int]:
     return number - 1, count
 
 
-def check_output(
-    output_file: Path, *, source: str | None = None, overwrite: bool = False, shard: str | None = None
-) -> None:
+def check_output(output_file: Path, *, source: str, overwrite: bool = False, shard: str | None = None) -> None:
     """Refuses an output of another kind than `FORMATS`, one in its source, and one that is there, but for what a
     killed run left; and to overwrite what other shards, or earlier attempts of the launcher, have labelled."""
     number_of_shard(shard)
@@ -243,7 +241,7 @@ def check_output(
             f"Found --output_file {output_file}; expected a name that ends with {', '.join(FORMATS)}. Rename it."
         )
     refuse_inside(output_file, [source], "--output_file")
-    if source and Path(source).expanduser().resolve().is_relative_to(parts_folder(output_file).resolve()):
+    if Path(source).expanduser().resolve().is_relative_to(parts_folder(output_file).resolve()):
         raise ValueError(f"Found {source} among the parts of --output_file {output_file}; expected other data.")
     if not overwrite:
         _refuse_written(output_file, shard)
