@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -61,7 +61,11 @@ def export_onnx(run_dir: str, folder: str, *, int8: bool = False) -> dict:
     unfinished = target.with_name(f".{target.name}-{os.getpid()}")
     unfinished.mkdir()
     try:
-        _write(classifier, unfinished, int8)
+        with ExitStack() as stack:  # without the exporters' lines about packages that are not needed
+            stack.callback(logging.disable, logging.root.manager.disable)
+            logging.disable(logging.WARNING)
+            stack.enter_context(warnings.catch_warnings(action="ignore"))
+            _write(classifier, unfinished, int8)
         facts = {"difference": _difference(classifier, unfinished, "float32")}
         if not facts["difference"] <= ONNX_TOLERANCE:
             raise ValueError(
@@ -83,19 +87,6 @@ def remove_export(folder: Path) -> None:
         remove_files(folder, EXPORT_FILES)
 
 
-@contextmanager
-def _quiet():
-    """Without the exporters' lines about packages that are not needed."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.disable(disabled)
-
-
-@_quiet()
 def _write(classifier: TextClassifier, folder: Path, int8: bool) -> None:
     model, tokenizer = classifier.model, classifier.tokenizer
     names = [name for name in classifier.collator.padding if name in tokenizer.model_input_names]
