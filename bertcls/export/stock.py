@@ -67,9 +67,8 @@ def _write(classifier: TextClassifier, run_dir: str, folder: str) -> None:
     stock = BertForSequenceClassification(BertConfig.from_dict(config.encoder.to_dict() | own))
     stock.bert.load_state_dict(model.encoder.state_dict())
     with torch.no_grad():
-        for name in ("weight", "bias"):
-            trained = getattr(model.classifier, name)
-            getattr(stock.classifier, name).copy_(trained.double() / config.temperature)
+        for values, trained in zip(stock.classifier.parameters(), model.classifier.parameters()):
+            values.copy_(trained.double() / config.temperature)
     stock.save_pretrained(folder)
     open_weights(folder)
     side = "left" if config.truncation == "tail" else "right"
