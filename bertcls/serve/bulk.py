@@ -186,14 +186,13 @@ def predict_parts(
         if is_there and mine and record.read_bytes() != _record_of(part, survey.part, made_of):
             bar.write(f"{part.name} is damaged, or of another run, and is labelled anew.")
             is_there = False
-        if is_there:
-            if not bar.disable:
-                bar.initial += len(table)  # no part of this run's speed
-        elif mine:
+        if mine and not is_there:
             with whole_file(part) as path:
                 pq.write_table(label_table(classifier, table, abstain_below=abstain_below, words=words), path)
             with whole_file(record) as path:
                 path.write_bytes(_record_of(part, survey.part, made_of))
+        elif is_there and not bar.disable:
+            bar.initial += len(table)  # no part of this run's speed
         bar.update(len(table))
     if digest not in (None, survey.digest):
         raise ValueError(
