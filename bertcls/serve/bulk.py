@@ -351,11 +351,10 @@ def _lock_parts(folder: Path) -> FileLock:
 def describe_missing(parts: list[Path], shard: str | None = None) -> str | None:
     """Which of the parts are not there, or not whole, and of which shards they are; `None` where all are there."""
     there = {path.name for path in parts[0].parent.iterdir()} if parts else set()
-    missing = [int(part.stem[5:]) for part in parts if not {part.name, part.with_suffix(".json").name} <= there]
+    missing = [n for n, part in enumerate(parts) if not {part.name, part.with_suffix(".json").name} <= there]
     if not missing:
         return None
-    count = number_of_shard(shard)[1]
-    names = [f"part-{number:06d}" for number in missing]
+    names, count = [parts[number].stem for number in missing], number_of_shard(shard)[1]
     shards = [f"{number + 1}/{count}" for number in sorted({number % count for number in missing})]
     shown, theirs = (", ".join(words[:_SHOWN]) + ", ..." * (len(words) > _SHOWN) for words in (names, shards))
     return f"{len(missing)} of {len(parts)} parts are missing: {shown}{f' (of --shard {theirs})' if shard else ''}"
