@@ -441,8 +441,7 @@ def _write_cells(file: TextIO, table: pa.Table) -> None:
     if not file.tell():
         writer.writerow(table.column_names)
     for row in table.to_pylist():
-        label = ";".join(row["label"]) if isinstance(row["label"], list) else row["label"]
-        row["label"] = as_cell(label)
+        row["label"] = as_cell(";".join(row["label"]) if isinstance(row["label"], list) else row["label"])
         cells = row.values()
         writer.writerow(json.dumps(cell, default=str) if isinstance(cell, list | dict) else cell for cell in cells)
 
