@@ -94,8 +94,7 @@ def _write(classifier: TextClassifier, folder: Path, int8: bool) -> None:
     inputs = {name: torch.full((5, 8), int(name != "token_type_ids")) for name in names}
     counts, vectors = torch.tensor([1, 3, 1]), torch.zeros(5, model.config.hidden_size)
     texts, windows, tokens = {0: "texts"}, {0: "windows"}, {0: "windows", 1: "tokens"}
-    shapes = ({name: tokens for name in names}, texts)
-    graph = _Documents(model), (inputs, counts), shapes, [*names, "window_counts"]
+    graph = _Documents(model), (inputs, counts), (dict.fromkeys(names, tokens), texts), [*names, "window_counts"]
     _export(folder / ONNX_FILES["float32"], *graph, [*_OUTPUTS, "window_vectors"])
     graph = _Pooling(model), (vectors, counts), (windows, texts), ["window_vectors", "window_counts"]
     _export(folder / POOLING_FILE, *graph, _OUTPUTS)
