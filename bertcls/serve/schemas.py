@@ -193,6 +193,7 @@ def describe_interface(
     start = _INTEGER | {"description": "in the text as it came, or where `cleaned` in the cleaned one, in characters"}
     flags = dict.fromkeys(("cleaned", "second"), _BOOLEAN)
     word = _object({"text": _STRING, "start": start, "end": _INTEGER, "contributions": adds} | flags)
+    prediction = _object(answer, windows=_list_of(window), words=_list_of(word))
     facts = dict.fromkeys(("model", "problem_type", "device"), _STRING) | dict.fromkeys(("pairs", "words"), _BOOLEAN)
     facts |= {"labels": _list_of(_STRING)} | dict.fromkeys(("contract", "limits", "versions"), {"type": "object"})
     bodies = {
@@ -201,9 +202,7 @@ def describe_interface(
     }
     answers = {
         "/query": _object({"results": _list_of(number)}),
-        "/predict": _object(
-            {"predictions": _list_of(_object(answer, windows=_list_of(window), words=_list_of(word)))}
-        ),
+        "/predict": _object({"predictions": _list_of(prediction)}),
         "/health": _object({"status": {"const": "ok"}, "busy_seconds": _NUMBER}),
         "/info": _object(facts),
     }
