@@ -48,7 +48,6 @@ class RequestCounts:
         self.forward_tokens = Histogram("bertcls_forward_tokens", "Tokens of a forward pass", **sizes)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
-        """Counts one request."""
         path = path if path in self.paths else "other"
         self.requests.labels(path, status).inc()
         self.seconds.labels(path).observe(seconds)
@@ -68,12 +67,8 @@ class Service:
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")  # fast tokenizers keep state
         self._begun: dict[str, float] = {}  # when the calls that are at work on the threads began
         default = CPU_BATCH_TOKENS if classifier.device.type == "cpu" else GPU_BATCH_TOKENS
-        self._batcher = Batcher(
-            partial(self._timed, "model", self._forward),
-            size=self._size,
-            max_cost=limits.batch_tokens or default,
-            max_wait=limits.wait,
-        )
+        run = partial(self._timed, "model", self._forward)
+        self._batcher = Batcher(run, size=self._size, max_cost=limits.batch_tokens or default, max_wait=limits.wait)
         counts.open_texts.set_function(lambda: self.open_texts)
 
     @property
