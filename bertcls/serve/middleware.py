@@ -26,7 +26,7 @@ GONE = 499  # the client left: in logs and counts only
 
 class RequestMiddleware:
     """ASGI middleware: refuses what need not be read (another host, no key, another content type, too large), reads
-    the bodies of `posts` into `state["body"]`, turns every failure into a body of `ApiError`, logs one line a request,
+    the bodies of `posts` into `state.body`, turns every failure into a body of `ApiError`, logs one line a request,
     and gives each an id (`X-Request-ID`)."""
 
     def __init__(
@@ -38,10 +38,8 @@ class RequestMiddleware:
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        started, request_id, status = time.perf_counter(), uuid.uuid4().hex, None
-        details = {"request_id": request_id, "method": scope["method"], "path": scope["path"]}
-        state = scope.setdefault("state", {})
-        state["log"] = details
+        request, started, request_id, status = Request(scope, receive), time.perf_counter(), uuid.uuid4().hex, None
+        details = request.state.log = {"request_id": request_id, "method": scope["method"], "path": scope["path"]}
 
         async def answer(message: dict) -> None:
             nonlocal status
@@ -59,10 +57,10 @@ class RequestMiddleware:
 
         try:
             posted = scope["method"] == "POST" and scope["path"] in self.posts
-            self._check(scope["path"], Headers(scope=scope), posted)
+            self._check(scope["path"], request.headers, posted)
             if posted:
                 async with asyncio.timeout(seconds := self.service.limits.seconds):
-                    state["body"] = await self._read(Request(scope, receive), request_id)
+                    request.state.body = await self._read(request, request_id)
             await self.app(scope, receive, answer)
         except ClientDisconnect:
             pass
