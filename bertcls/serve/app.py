@@ -34,7 +34,7 @@ from bertcls.report.formats import SHADED, STRONG
 from bertcls.report.page import load_template
 from bertcls.serve.middleware import SMALL_BODY, RequestMiddleware, log
 from bertcls.serve.schemas import OPEN_PATHS, ApiError, Limits, as_json, describe_interface, read_body
-from bertcls.serve.service import RequestCounts, Service
+from bertcls.serve.service import Service
 from bertcls.tokenization import Text
 from bertcls.words import tells_words
 
@@ -66,8 +66,7 @@ def make_app(
     reads = {"kind": config.problem_type or SINGLE_LABEL, "pairs": config.pair_truncation is not None}
     reads |= {"words": tells_words(classifier.model)}
     numbers = {label: number for number, label in enumerate(classifier.label_names)}
-    counts = RequestCounts({*OPEN_PATHS, *_POSTS, "/info", "/metrics"})
-    service = Service(classifier, limits, counts)
+    service = Service(classifier, limits, paths={*OPEN_PATHS, *_POSTS, "/info", "/metrics"})
     versions = {"bertcls": __version__, "torch": torch.__version__, "transformers": transformers.__version__}
     facts = {
         "model": name,
@@ -134,7 +133,7 @@ def make_app(
 
     async def metrics(request: Request) -> Response:
         """Counts for Prometheus: requests, seconds, texts, and how full the forward passes are."""
-        return Response(generate_latest(counts.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(service.counts.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def refuse(request: Request, error: HTTPException) -> Response:
         if error.status_code == 405:

@@ -60,8 +60,8 @@ class Service:
     together share a forward pass. A request that needs many passes takes turns with others, within a text, too.
     """
 
-    def __init__(self, classifier: TextClassifier, limits: Limits, counts: RequestCounts):
-        self.classifier, self.limits, self.counts = classifier, limits, counts
+    def __init__(self, classifier: TextClassifier, limits: Limits, *, paths: set[str]):
+        self.classifier, self.limits, self.counts = classifier, limits, RequestCounts(paths)
         self.stopping = False  # new requests are refused
         self.open_texts = self.open_characters = 0
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")  # fast tokenizers keep state
@@ -69,7 +69,7 @@ class Service:
         default = CPU_BATCH_TOKENS if classifier.device.type == "cpu" else GPU_BATCH_TOKENS
         run = partial(self._timed, "model", self._forward)
         self._batcher = Batcher(run, size=self._size, max_cost=limits.batch_tokens or default, max_wait=limits.wait)
-        counts.open_texts.set_function(lambda: self.open_texts)
+        self.counts.open_texts.set_function(lambda: self.open_texts)
 
     @property
     def running(self) -> bool:
