@@ -210,15 +210,14 @@ class _Connection(HttpToolsProtocol):
 
     def refuse(self, status: int, code: str, message: str) -> None:
         """Answers what is no request yet, and closes the connection; at once where its last answer is not read."""
-        if self.transport.is_closing() or self.flow.write_paused:
-            log(logging.WARNING, "answer_not_read", client=self.client and self.client[0])
-            self.transport.abort()
-        else:
-            log(logging.WARNING, code, client=self.client and self.client[0])
-            answer = JSONResponse(ApiError(status, code, message).body, headers={"connection": "close"})
-            lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in answer.raw_headers), b"\r\n"]
-            self.transport.write(b"".join(lines) + answer.body)
-            self.transport.close()
+        unread = self.transport.is_closing() or self.flow.write_paused
+        log(logging.WARNING, "answer_not_read" if unread else code, client=self.client and self.client[0])
+        if unread:
+            return self.transport.abort()
+        answer = JSONResponse(ApiError(status, code, message).body, headers={"connection": "close"})
+        lines = [STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in answer.raw_headers), b"\r\n"]
+        self.transport.write(b"".join(lines) + answer.body)
+        self.transport.close()
 
 
 class Server(uvicorn.Server):
