@@ -177,11 +177,11 @@ def predict_parts(
         ValueError: other rows than those of `digest`.
     """
     parts, survey, folder, (index, count) = [], Survey(), parts_folder(output_file), number_of_shard(shard)
+    turn, turns = index + count * state.process_index, count * state.num_processes
     there, made_of = {path.name for path in folder.iterdir()}, file_digest(folder / _MANIFEST)
     for number, table in enumerate(survey.read(tables)):
         parts.append(part := _part(folder, number))
-        turn, of_others = divmod(number - index, count)
-        record, mine = part.with_suffix(".json"), not of_others and turn % state.num_processes == state.process_index
+        record, mine = part.with_suffix(".json"), number % turns == turn
         is_there = {part.name, record.name} <= there
         if is_there and mine and record.read_bytes() != _record_of(part, survey.part, made_of):
             bar.write(f"{part.name} is damaged, or of another run, and is labelled anew.")
