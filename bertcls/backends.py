@@ -61,16 +61,13 @@ class OnnxModel(nn.Module):
         """As that of `BertClsForSequenceClassification` in evaluation."""
         inputs = {name: tensor.numpy() for name, tensor in inputs.items() if name in self.names}
         inputs["window_counts"] = torch.bincount(window_example).numpy()
-        found = self.session.run(["logits", "window_logits", "window_vectors"], inputs)
-        return WindowClassifierOutput(
-            **dict(zip(("logits", "window_logits", "vectors"), map(torch.from_numpy, found)))
-        )
+        found = map(torch.from_numpy, self.session.run(["logits", "window_logits", "window_vectors"], inputs))
+        return WindowClassifierOutput(**dict(zip(("logits", "window_logits", "vectors"), found)))
 
     def from_vectors(self, vectors: torch.Tensor, counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """As that of `BertClsForSequenceClassification`."""
         inputs = {"window_vectors": vectors.numpy(), "window_counts": np.array(counts)}
-        logits, window_logits = map(torch.from_numpy, self.pooling.run(["logits", "window_logits"], inputs))
-        return logits, window_logits
+        return tuple(map(torch.from_numpy, self.pooling.run(["logits", "window_logits"], inputs)))
 
 
 def require(*names: str, what: str = "ONNX") -> None:
