@@ -58,7 +58,7 @@ def load_tokenizer(name_or_path: str, *, revision: str | None = None) -> PreTrai
     known = tokenizer.get_vocab()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = next((token for token in ("[PAD]", "<pad>") if token in known), None)
-    most = encoder_max_length(config)
+    most = encoder_max_length(encoder)
     try:
         first = tokenizer("a \u2603")["input_ids"][:1]  # a snowman, which few vocabularies know
         tokenizer.model_max_length = min(tokenizer.model_max_length, most)
@@ -101,7 +101,6 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: str) -> None:
 def encoder_max_length(config) -> int:
     """Tokens that an encoder can take, special ones included, by its position embeddings without those for padding;
     with relative positions alone there is no limit, but for memory."""
-    config = getattr(config, "encoder", config)
     try:
         with torch.device("meta"):
             encoder = AutoModel.from_config(config, trust_remote_code=False)
