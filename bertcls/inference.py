@@ -13,13 +13,7 @@ if TYPE_CHECKING:  # a server that labels texts does not import datasets
     from datasets import Dataset
     from transformers import Trainer
 from bertcls.backends import OnnxModel, check_engine, use_bfloat16
-from bertcls.modeling import (
-    MULTI_LABEL,
-    REGRESSION,
-    BertClsForSequenceClassification,
-    load_config,
-    readable_weights,
-)
+from bertcls.modeling import MULTI_LABEL, REGRESSION, BertClsForSequenceClassification, load_config, readable_weights
 from bertcls.process import open_weights
 from bertcls.text import CHARACTERS_AT_A_TIME, STEPS, check_steps, clean, count_characters, is_whole, portions
 from bertcls.tokenization import Encoded, Text, WindowCollator, batches_of, load_tokenizer, tokenize_windows
@@ -172,12 +166,7 @@ class TextClassifier:
         self.tokenizer.save_pretrained(folder)
 
     def predict(
-        self,
-        texts: Texts,
-        *,
-        windows: bool = False,
-        words: bool = False,
-        abstain_below: float | None = None,
+        self, texts: Texts, *, windows: bool = False, words: bool = False, abstain_below: float | None = None
     ) -> list[Prediction]:
         """Labels texts.
 
