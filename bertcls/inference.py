@@ -263,15 +263,16 @@ class TextClassifier:
         """
         windows = [window for one in encoded for window in one.parts(1)]
         tokens = TOKENS_PER_BATCH_CPU if self.device.type == "cpu" else TOKENS_PER_BATCH
-        batches = batches_of([window.size for window in windows], tokens)
-        parts = [self._vectors([windows[row] for row in rows]) for rows in batches]
+        batches, parts = batches_of([window.size for window in windows], tokens), []
+        for rows in batches:
+            inputs = self.collator([windows[row].columns for row in rows])
+            inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
+            parts.append(self.model(**inputs, return_window_logits=True).vectors)
         return torch.cat(parts)[np.argsort(np.concatenate(batches))]
 
-    @torch.inference_mode()
     def predict_vectors(self, encoded: Encoded, vectors: torch.Tensor) -> Prediction:
         """What `predict_encoded` gives for one text, from the `window_vectors` of its windows."""
-        logits, window_logits = map(_to_numpy, self.model.from_vectors(vectors, [len(vectors)]))
-        _check_finite(logits)
+        logits, (window_logits,), _ = self._logits([encoded], vectors)
         return self._prediction(encoded, self.to_probabilities(logits[0]), window_logits)
 
     def _prediction(self, encoded: Encoded, probabilities: np.ndarray, window_logits: np.ndarray) -> Prediction:
@@ -339,17 +340,16 @@ class TextClassifier:
         return np.concatenate([logits for logits, _, _ in parts]), np.stack(means)
 
     @torch.inference_mode()
-    def _logits(self, encoded: list[Encoded]) -> tuple[np.ndarray, list[np.ndarray], list[torch.Tensor]]:
+    def _logits(
+        self, encoded: list[Encoded], vectors: torch.Tensor | None = None
+    ) -> tuple[np.ndarray, list[np.ndarray], list[torch.Tensor]]:
         """Logits `[texts, num_labels]`, and those and the vectors of each text's windows."""
-        counts, vectors = [one.size[0] for one in encoded], self.window_vectors(*encoded)
+        counts = [one.size[0] for one in encoded]
+        vectors = self.window_vectors(*encoded) if vectors is None else vectors
         logits, window_logits = map(_to_numpy, self.model.from_vectors(vectors, counts))
-        _check_finite(logits)
+        if not np.isfinite(logits).all():
+            raise ValueError("The model gives logits that are not finite; expected numbers. Its weights are broken.")
         return logits, np.split(window_logits, np.cumsum(counts)[:-1]), vectors.split(counts)
-
-    def _vectors(self, encoded: list[Encoded]) -> torch.Tensor:
-        inputs = self.collator([one.columns for one in encoded])
-        inputs = {name: tensor.to(self.device) for name, tensor in inputs.items()}
-        return self.model(**inputs, return_window_logits=True).vectors
 
     def _checked(self, texts: Texts) -> list[Text]:
         """A list of texts, or of pairs, of whole characters."""
@@ -376,11 +376,6 @@ def texts_of(dataset: "Dataset") -> list[Text]:
 def reaches(probabilities: np.ndarray, thresholds: list[float] | None) -> np.ndarray:
     """Which labels `[..., num_labels]` a multi-label model gives; without thresholds from 0.5 on."""
     return probabilities >= np.array(0.5 if thresholds is None else thresholds)
-
-
-def _check_finite(logits: np.ndarray) -> None:
-    if not np.isfinite(logits).all():
-        raise ValueError("The model gives logits that are not finite; expected numbers. Its weights are broken.")
 
 
 def _to_numpy(values: torch.Tensor) -> np.ndarray:
