@@ -262,7 +262,7 @@ class BertClsForSequenceClassification(PreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         return_window_logits: bool = False,
     ) -> "WindowClassifierOutput":
-        """Logits, and the loss where labels are given.
+        """Logits `[batch, num_labels]`, the loss where labels are given, and more where asked.
 
         Args:
             input_ids, attention_mask, token_type_ids: `[num_windows, seq_len]`; the mask is 1 for tokens.
@@ -273,9 +273,6 @@ class BertClsForSequenceClassification(PreTrainedModel):
             example_ids: `[batch]`, not used here; Trainer gathers them beside the labels.
             num_items_in_batch: label elements in the whole optimizer step, over all micro-batches and processes.
             return_window_logits: also give what the head says of each window alone, and the windows' vectors.
-
-        Returns:
-            `loss` (with labels), `logits` `[batch, num_labels]` and, where asked, `window_logits`.
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
