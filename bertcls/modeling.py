@@ -458,14 +458,12 @@ def _load_encoder(name_or_path: str, from_scratch: bool, attention_dropout: floa
     if from_scratch:
         attention = options["attn_implementation"]
         return AutoModel.from_config(encoder_config, attn_implementation=attention, trust_remote_code=False), []
-    options |= {"config": config, "output_loading_info": True}
+    options |= {"config": config, "output_loading_info": True, "trust_remote_code": False}
     options["dtype"] = torch.float32  # the default is the dtype of the checkpoint, which may be bf16
     try:
         with readable_weights(name_or_path):
-            if ours:
-                model, info = BertClsForSequenceClassification.from_pretrained(name_or_path, **options)
-            else:
-                model, info = AutoModel.from_pretrained(name_or_path, trust_remote_code=False, **options)
+            kind = BertClsForSequenceClassification if ours else AutoModel
+            model, info = kind.from_pretrained(name_or_path, **options)
     except OSError as error:
         if not os.path.isdir(name_or_path):
             raise
