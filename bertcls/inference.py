@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.special import expit, softmax
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -315,10 +316,7 @@ class TextClassifier:
         if self.model.config.problem_type == REGRESSION:
             return logits
         logits /= self.model.config.temperature
-        if self.model.config.problem_type == MULTI_LABEL:
-            return np.exp(-np.logaddexp(0, -logits))
-        exponentials = np.exp(logits - logits.max(-1, keepdims=True))
-        return exponentials / exponentials.sum(-1, keepdims=True)
+        return expit(logits) if self.model.config.problem_type == MULTI_LABEL else softmax(logits, axis=-1)
 
     def logits(self, texts: Texts) -> np.ndarray:
         """Raw logits `[texts, num_labels]` (float32), in the order given."""
