@@ -7,7 +7,7 @@ import datasets
 import evaluate
 import numpy as np
 import pandas as pd
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 from bertcls.modeling import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
@@ -71,8 +71,7 @@ class TaskMetric(evaluate.Metric):
         for average in self.averages:
             values = precision_recall_fscore_support(references, predictions, average=average, **options)
             scores |= {f"{name}_{average}": float(value) for name, value in zip(names[:3], values)}
-        right = predictions == references
-        scores["accuracy"] = float(np.mean(right if self.kind == SINGLE_LABEL else right.all(-1)))
+        scores["accuracy"] = float(accuracy_score(references, predictions))
         if self.kind == SINGLE_LABEL:
             scores["confusion_matrix"] = confusion_matrix(references, predictions, labels=[*numbers]).tolist()
         return scores
