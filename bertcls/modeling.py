@@ -215,8 +215,7 @@ class BertClsForSequenceClassification(PreTrainedModel):
         others = [key for key in missing if not key.startswith("pooler.")]
         declared, normalized = (None, False) if from_scratch else declared_pooling(name_or_path, revision=revision)
         if pooling == "auto":
-            found = "pooler" if has_pooler and not from_scratch and others == missing else "cls"
-            pooling = declared or found
+            pooling = declared or ("pooler" if has_pooler and not from_scratch and others == missing else "cls")
         elif pooling == "pooler" and not has_pooler:
             raise ValueError(f"pooling='pooler' found, but {kind} has no pooler; use pooling 'cls' or 'mean'.")
         elif pooling == "pooler" and others != missing:
