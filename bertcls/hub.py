@@ -159,7 +159,6 @@ def check_answers(folder: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The command."""
     parser = OptionParser(__doc__, prog="python -m bertcls.hub")
     parser.add_argument("command", choices=["push"], help="checks the answers and pushes to a private repository")
     parser.add_argument("folder", help="--output_dir of the run")
