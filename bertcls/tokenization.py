@@ -255,8 +255,7 @@ def _encode_pairs(
     room = max_length - special
     if how == "none":
         limits = [max(max_length // 2, room - second) for second in lengths[1]]  # both whole where they fit
-        first, held = list(texts[0]), list(lengths[0])
-        keep = [min(limit, length) for limit, length in zip(limits, lengths[0])]
+        first, held, keep = list(texts[0]), list(lengths[0]), list(limits)
         while rows := [row for row in range(len(first)) if held[row] > limits[row]]:
             for row in rows:  # cut as a string: its tokens alone may be more than those it had, so look again
                 first[row] = texts[0][row][: plain[0]["offset_mapping"][row][keep[row] - 1][1]] if keep[row] else ""
