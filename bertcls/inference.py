@@ -78,9 +78,7 @@ class TextClassifier:
         *,
         device: torch.device | str | None = None,
     ):
-        if device is None:
-            device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-        self.device = torch.device(device)
+        self.device = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
         self.model = model.to(device=self.device, dtype=torch.float32).eval()
         self.tokenizer = tokenizer
         self.collator = WindowCollator(tokenizer)

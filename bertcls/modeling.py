@@ -342,7 +342,7 @@ class BertClsForSequenceClassification(PreTrainedModel):
     def from_vectors(self, vectors: torch.Tensor, counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits `[batch, num_labels]` of documents of so many windows each, and those of the windows, from their
         vectors `[num_windows, hidden]`."""
-        owners = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(vectors.device)
+        owners = torch.repeat_interleave(torch.tensor(counts)).to(vectors.device)
         return self._pool_windows(vectors, owners, len(counts)), self.head(vectors)
 
     def pool_probabilities(self, window_logits: torch.Tensor, add_up: Callable) -> torch.Tensor:

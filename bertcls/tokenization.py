@@ -453,6 +453,5 @@ class WindowCollator:
                 padded = np.full(real.shape, value, dtype=np.int64)
                 padded[real] = np.concatenate([window for feature in features for window in feature[name]])
                 batch[name] = torch.from_numpy(padded)
-        counts = torch.tensor([len(feature["input_ids"]) for feature in features])
-        batch["window_example"] = torch.repeat_interleave(torch.arange(len(features)), counts)
+        batch["window_example"] = torch.repeat_interleave(torch.tensor([len(row["input_ids"]) for row in features]))
         return batch
