@@ -78,7 +78,8 @@ class TextClassifier:
         *,
         device: torch.device | str | None = None,
     ):
-        self.device = torch.device(device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
+        found = torch.accelerator.current_accelerator(check_available=True) or "cpu" if device is None else device
+        self.device = torch.device(found)
         self.model = model.to(device=self.device, dtype=torch.float32).eval()
         self.tokenizer = tokenizer
         self.collator = WindowCollator(tokenizer)
