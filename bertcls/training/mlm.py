@@ -43,26 +43,18 @@ class _MaskedPositionsOnly:
     accepts_loss_kwargs = True
 
     def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs,
+        self, *args, labels: torch.Tensor | None = None, num_items_in_batch: torch.Tensor | int | None = None, **kwargs
     ) -> MaskedLMOutput:
         if labels is None:
-            return super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+            return super().forward(*args, **kwargs)
         scored = labels != IGNORED  # [batch, seq_len]
 
         def cut(module, inputs, output):
             output["last_hidden_state"] = output.last_hidden_state[scored]  # [scored, hidden]
             return output
 
-        hook = self.base_model.register_forward_hook(cut)
-        try:
-            logits = super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs).logits
-        finally:
-            hook.remove()
+        with self.base_model.register_forward_hook(cut):
+            logits = super().forward(*args, **kwargs).logits
         targets = labels[scored]
         losses = F.cross_entropy(logits.float(), targets, reduction="none")  # [scored]
         count = max(len(targets), 1) if num_items_in_batch is None else num_items_in_batch
