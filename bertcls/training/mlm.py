@@ -87,8 +87,8 @@ def load_masked_lm(
     lora_rank: int | None = None,
 ) -> tuple[PreTrainedModel, list[str]]:
     """A masked language model in fp32 that scores masked positions alone, and the names of the weights of its head
-    that the checkpoint of the encoder does not hold; `from_scratch` all weights start at
-    random. `lora_rank` is that of `add_adapters`; `None`: the encoder trains itself.
+    that the checkpoint of the encoder does not hold; `from_scratch` all weights start at random. `lora_rank` is that
+    of `add_adapters`; `None`: the encoder trains itself.
 
     Raises:
         FileNotFoundError: no such model.
@@ -180,18 +180,12 @@ def save_encoder(
 
 
 def warm_up_head(
-    model: PreTrainedModel,
-    training_args: TrainingArguments,
-    batches: MaskedBatches,
-    blocks: Dataset,
-    *,
-    steps: int,
-    learning_rate: float = 1e-3,
+    model: PreTrainedModel, training_args: TrainingArguments, batches: MaskedBatches, blocks: Dataset, *, steps: int
 ) -> None:
     """Trains a head alone that starts at random, else it would spoil the encoder, for some optimizer `steps`."""
     say(f"the head starts at random: {steps} steps on it alone")
     check = MaskingCheck(batches.collator.mlm_probability)
-    with stage(training_args, model.base_model.parameters(), steps=steps, learning_rate=learning_rate) as args:
+    with stage(training_args, model.base_model.parameters(), steps=steps, learning_rate=1e-3) as args:
         Trainer(model, args, data_collator=batches, train_dataset=blocks, callbacks=[check]).train()
 
 
