@@ -37,16 +37,14 @@ def pack_blocks(
     """
     texts = clean_all(batch["text"], cleaning, batch.get("example_id", ()))
     encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    ids, words = [], []  # of the whole batch; a word's number, -1 for a separator
-    first_word = 0
+    ids, words = [], []  # of the whole batch; a word's number in its text, -1 for a separator
     for number, text_ids in enumerate(encoded["input_ids"]):
         if ids and text_ids:
             ids.append(tokenizer.sep_token_id)
             words.append(-1)
         ids += text_ids
         text_words = encoded.word_ids(number) if whole_word_mask else [0] * len(text_ids)
-        words += [-1 if word is None else first_word + word for word in text_words]
-        first_word += 1 + max((word for word in text_words if word is not None), default=-1)
+        words += [-1 if word is None else word for word in text_words]
     room = max_length - 2
     starts = list(range(0, max(len(ids) - room, 0) + 1, room))
     if ids and starts[-1] + room < len(ids):
