@@ -46,14 +46,12 @@ def pack_blocks(
         text_words = encoded.word_ids(number) if whole_word_mask else [0] * len(text_ids)
         words += [-1 if word is None else word for word in text_words]
     room = max_length - 2
-    starts = list(range(0, max(len(ids) - room, 0) + 1, room))
-    if ids and starts[-1] + room < len(ids):
-        starts.append(len(ids) - room)
+    starts = [min(start, max(len(ids) - room, 0)) for start in range(0, len(ids), room)]
     ids, words = np.array(ids, dtype=np.int64), np.array(words, dtype=np.int64)
     columns = {"input_ids": [], "attention_mask": [], "special_tokens_mask": [], "length": []}
     if whole_word_mask:
         columns["offset_mapping"] = []
-    for start in starts if len(ids) else []:
+    for start in starts:
         inside, inside_words = ids[start : start + room], words[start : start + room]
         padding = room - len(inside)
         block = [tokenizer.cls_token_id, *inside.tolist(), tokenizer.sep_token_id]
@@ -111,7 +109,7 @@ def mask_once(dataset: Dataset, collator: DataCollatorForLanguageModeling, *, se
         masked = dataset.map(
             mask, batched=True, batch_size=128, remove_columns=dataset.column_names, load_from_cache_file=False
         )
-    if not any(label != -100 for labels in masked["labels"] for label in labels):
+    if not any(label != IGNORED for labels in masked["labels"] for label in labels):
         raise ValueError(
             f"Found no masked token in the {len(dataset)} blocks of validation; expected some to score. Hold out more "
             "texts (--validation_samples), or raise --mlm_probability."
