@@ -265,43 +265,32 @@ def student_of(encoder: BertModel, teacher: TeacherVectors, **contract) -> Stude
     return model
 
 
-def _save_sentence_encoder(
-    model: BertClsForSequenceClassification, state: dict, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> None:
-    """Writes the encoder alone, with the files by which sentence-embedding checkpoints say how they pool."""
-    encoder, prefix = model.encoder, "encoder."
-    state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    encoder.config.dtype = next(iter(state.values())).dtype
-    encoder.save_pretrained(folder, state_dict=state)
-    open_weights(str(folder))
-    save_tokenizer(tokenizer, str(folder))
-    names = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
-    if model.config.pooling not in names:
-        return  # the pooler, which is what is taken where nothing is said
-    kind = "sentence_transformers.models."
-    modules = [{"idx": 0, "name": "0", "path": "", "type": f"{kind}Transformer"}]
-    modules += [{"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{kind}Pooling"}]
-    pooling = {"word_embedding_dimension": encoder.config.hidden_size}
-    pooling |= {f"pooling_mode_{name}": pooled == model.config.pooling for pooled, name in names.items()}
-    for name, content in (("modules.json", modules), ("1_Pooling/config.json", pooling)):
-        path = Path(folder, name)
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
 @finishing()
 def finish_encoder(trainer: Trainer, results: dict, *, run_dir: str, started: float, half: bool = True) -> dict:
-    """Saves the encoder of a run alone, in its folder `encoder`, and says how to go on.
+    """Saves the encoder of a run alone, in its folder `encoder`, with the files by which sentence-embedding
+    checkpoints say how they pool, and says how to go on.
 
     `results` are known by now, `started` is in seconds of `time.time()`, `half` writes 16 bits.
     """
-    state = trainer.accelerator.get_state_dict(trainer.model)
+    state, prefix = trainer.accelerator.get_state_dict(trainer.model), "encoder."
     if not trainer.is_world_process_zero():
         return results
     folder, model = Path(run_dir, "encoder"), trainer.accelerator.unwrap_model(trainer.model)
+    state = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     state = {name: tensor.half() for name, tensor in state.items()} if half else state
-    _save_sentence_encoder(model, state, trainer.processing_class, folder)
+    model.encoder.save_pretrained(folder, state_dict=state)
+    open_weights(folder)
+    save_tokenizer(trainer.processing_class, str(folder))
+    names = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
+    if model.config.pooling in names:  # else by the pooler, which is what is taken where nothing is said
+        kind = "sentence_transformers.models."
+        modules = [{"idx": 0, "name": "0", "path": "", "type": f"{kind}Transformer"}]
+        modules += [{"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{kind}Pooling"}]
+        pooling = {"word_embedding_dimension": model.encoder.config.hidden_size}
+        pooling |= {f"pooling_mode_{name}": pooled == model.config.pooling for pooled, name in names.items()}
+        Path(folder, "1_Pooling").mkdir(exist_ok=True)
+        for name, content in (("modules.json", modules), ("1_Pooling/config.json", pooling)):
+            Path(folder, name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     write_record(trainer, run_dir=run_dir, started=started)
     results = scores_before(trainer.state.log_history) | results
     write_metrics({"scores": results}, run_dir=run_dir)
