@@ -71,7 +71,7 @@ def check_teacher(
         ValueError: no WordPieces, no embeddings as BERT's, or narrower ones than the width.
     """
     teacher, embeddings = model.encoder, getattr(model.encoder, "embeddings", None)
-    kind = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["type"]
+    kind = type(tokenizer.backend_tokenizer.model).__name__
     if kind != "WordPiece" or not all(hasattr(embeddings, name) for name in _TAUGHT):
         raise ValueError(
             f"Found a {type(teacher).__name__} with a tokenizer of {kind}; expected an encoder of BERT's kind with "
@@ -100,9 +100,8 @@ def most_frequent_pieces(tokenizer: PreTrainedTokenizerBase, texts: Dataset, siz
     if size <= len(special) + len(letters):
         raise ValueError(f"Found a vocabulary of {size} pieces; expected more than {len(special) + len(letters)}.")
     frequent = [names[number] for number, _ in counts.most_common()]
-    kept = list(dict.fromkeys([*special, *letters, *frequent]))[:size]
-    order = {name: number for number, name in enumerate(names)}
-    return sorted(kept, key=order.__getitem__)
+    kept = {*list(dict.fromkeys([*special, *letters, *frequent]))[:size]}
+    return [name for name in names if name in kept]
 
 
 def small_encoder(
@@ -113,7 +112,7 @@ def small_encoder(
     Its embeddings are those of the teacher, which are as BERT's, projected onto their main directions; the layers, of
     the `sizes` of `BertConfig`, are random.
     """
-    lower = tokenizer.backend_tokenizer.normalizer.lowercase if tokenizer.backend_tokenizer.normalizer else False
+    lower = getattr(tokenizer.backend_tokenizer.normalizer, "lowercase", False)
     small = BertTokenizer({piece: number for number, piece in enumerate(pieces)}, do_lower_case=lower)
     small.model_max_length = teacher.config.max_position_embeddings
     config = BertConfig(
@@ -129,8 +128,7 @@ def small_encoder(
     with torch.no_grad():
         encoder.embeddings.word_embeddings.weight.copy_(words @ main)
         for name in _TAUGHT[1:]:
-            taught = getattr(teacher.embeddings, name).weight.float()
-            getattr(encoder.embeddings, name).weight.copy_(taught @ main)
+            getattr(encoder.embeddings, name).weight.copy_(getattr(teacher.embeddings, name).weight.float() @ main)
     return encoder, small
 
 
@@ -254,9 +252,8 @@ class MeanCosine:
 def student_of(encoder: BertModel, teacher: TeacherVectors, **contract) -> Student:
     """An encoder that pools by the mean, with a linear map to the width of the teacher's vectors."""
     names = {number: str(number) for number in range(teacher.width)}
-    labels = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
     kind = {"problem_type": REGRESSION, "pooling": "mean", "classifier_dropout": 0.0, "max_train_windows": 1}
-    model = Student(BertClsConfig(encoder=encoder.config, **labels, **kind, **contract))
+    model = Student(BertClsConfig(encoder=encoder.config, id2label=names, **kind, **contract))
     model.encoder = encoder
     model.start_digest = Hasher.hash(teacher.name)  # an SVD, and answers, differ in their last bits elsewhere
     for module in encoder.modules():
