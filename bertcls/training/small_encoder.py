@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, Features, Value
 from datasets.fingerprint import Hasher
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     BertConfig,
     BertModel,
@@ -112,7 +113,7 @@ def small_encoder(
     Its embeddings are those of the teacher, which are as BERT's, projected onto their main directions; the layers, of
     the `sizes` of `BertConfig`, are random.
     """
-    lower = getattr(tokenizer.backend_tokenizer.normalizer, "lowercase", False)
+    lower = tokenizer.backend_tokenizer.normalizer.lowercase if tokenizer.backend_tokenizer.normalizer else False
     small = BertTokenizer({piece: number for number, piece in enumerate(pieces)}, do_lower_case=lower)
     small.model_max_length = teacher.config.max_position_embeddings
     config = BertConfig(
@@ -164,18 +165,14 @@ class TeacherVectors:
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, list]) -> dict[str, list[bytes]]:
-        rows = [torch.tensor(windows[0]) for windows in batch["input_ids"]]
+        rows = [self.numbers[windows[0]] for windows in batch["input_ids"]]
         found: list = [None] * len(rows)
         for chosen in batches_of([(1, len(row)) for row in rows], _TOKENS):
-            lengths = [len(rows[row]) for row in chosen]
-            mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-            ids = torch.zeros(mask.shape, dtype=torch.int64)
-            ids[mask] = self.numbers[torch.cat([rows[row] for row in chosen])]
-            inputs = {"input_ids": ids, "attention_mask": mask.long()}
-            output = self.encoder(**{name: tensor.to(self.encoder.device) for name, tensor in inputs.items()})
-            vectors = output.last_hidden_state.half().cpu().numpy()
-            for row, length, vector in zip(chosen, lengths, vectors):
-                found[row] = vector[:length].tobytes()
+            ids = pad_sequence([rows[row] for row in chosen], batch_first=True).to(self.encoder.device)
+            mask = pad_sequence([torch.ones_like(rows[row]) for row in chosen], batch_first=True).to(ids.device)
+            vectors = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state.half().cpu().numpy()
+            for row, vector in zip(chosen, vectors):
+                found[row] = vector[: len(rows[row])].tobytes()
         return {"label": found}
 
     def __getstate__(self) -> dict:
