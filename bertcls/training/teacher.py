@@ -59,9 +59,7 @@ class _StockModel(nn.Module):
         self.model, self.config = model, config
         self.names = {*inspect.signature(model.forward).parameters}  # DistilBERT's has no token types
 
-    def forward(
-        self, window_example: torch.Tensor, return_window_logits: bool = False, **inputs: torch.Tensor
-    ) -> WindowClassifierOutput:
+    def forward(self, **inputs: torch.Tensor) -> WindowClassifierOutput:
         inputs = {name: tensor for name, tensor in inputs.items() if name in self.names}
         return WindowClassifierOutput(vectors=self.model(**inputs).logits.float())  # [num_windows, num_labels]
 
@@ -130,10 +128,9 @@ def load_teacher(
 
 def _stock_classifier(name_or_path: str, pairs: bool) -> TextClassifier:
     tokenizer, config = load_tokenizer(name_or_path), load_config(name_or_path)
-    options = {"config": config, "dtype": torch.float32, "output_loading_info": True}
     with readable_weights(name_or_path):
         model, info = AutoModelForSequenceClassification.from_pretrained(
-            name_or_path, trust_remote_code=False, **options
+            name_or_path, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
     if info["missing_keys"]:
         raise ValueError(
