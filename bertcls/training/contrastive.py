@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from bertcls.data.labels import label_array
 from bertcls.modeling import BertClsForSequenceClassification
 from bertcls.process import say
+from bertcls.together import processes
 from bertcls.tokenization import WindowCollator, tokenize_splits
 from bertcls.training.callbacks import training_callbacks
 from bertcls.training.cpu import FastOnCpu
@@ -71,11 +72,9 @@ def balanced_order(labels: np.ndarray, size: int, *, seed: int) -> np.ndarray:
 def gathered_loss(outputs, labels: torch.Tensor, num_items_in_batch=None, temperature=TEMPERATURE) -> torch.Tensor:
     """`compute_loss_func` of Trainer: over the texts of all processes, with the gradient of one process alone."""
     vectors = outputs.vectors
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if processes() > 1:
         vectors = torch.cat(torch.distributed.nn.all_gather(vectors))  # through which gradients flow back
-        others = [torch.empty_like(labels) for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather(others, labels)
-        labels = torch.cat(others)
+        labels = torch.cat(torch.distributed.nn.all_gather(labels))
     return supervised_contrastive_loss(vectors, labels, temperature)
 
 
@@ -164,8 +163,7 @@ def contrastive_pretraining(
     )
     model = BertClsForSequenceClassification.from_encoder(model_name_or_path, num_labels=1, **contract)
     model.classifier.requires_grad_(False)  # several processes would wait for its gradient
-    training_args.eval_strategy = training_args.eval_strategy.__class__("no")
-    training_args.eval_on_start = training_args.load_best_model_at_end = False
+    training_args.eval_strategy, training_args.eval_on_start, training_args.load_best_model_at_end = "no", False, False
     training_args.average_tokens_across_devices, training_args.train_sampling_strategy = False, "group_by_length"
     loss = partial(gathered_loss, temperature=0.05)  # as in Gao et al. (2021)
     trainer = Trainer(
