@@ -82,8 +82,7 @@ def merge_adapters(model: nn.Module) -> None:
         module.merge()
         model.set_submodule(name, module.get_base_layer())
     for module in model.modules():
-        if hasattr(module, "peft_config"):
-            del module.peft_config
+        vars(module).pop("peft_config", None)
 
 
 class MergeAdapters(TrainerCallback):
