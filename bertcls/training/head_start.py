@@ -73,8 +73,7 @@ def vectors_of(model: PreTrainedModel, dataset: Dataset, collator: WindowCollato
     was_training, how = model.training, model.config.window_pooling
     model.eval()
     columns = [name for name in dataset.column_names if name in collator.padding]
-    rows = dataset.select_columns(columns)[:]
-    documents = [{name: rows[name][row] for name in columns} for row in range(len(dataset))]
+    documents = dataset.select_columns(columns).to_list()
     longest = [max(map(len, document["input_ids"])) for document in documents]
     vectors: list = [None] * len(documents)
     for batch in batches_of([(1, length) for length in longest], _TOKENS):
@@ -128,23 +127,15 @@ def fit_linear_head(
         rows, ends, found = zip(*fits)
         coefficients, bias = np.concatenate(rows), np.concatenate(ends)
     else:
-        coefficients, bias, *found = _classes(unit, labels, weights, texts, sharpness and sharpness[0])
+        seen = np.unique(labels)
+        fitted, ends, *found = _logistic(unit, labels, weights[labels], texts, sharpness and sharpness[0])
+        if len(seen) == 2:  # of two classes: logits that differ by it
+            fitted, ends = np.concatenate([-fitted, fitted]) / 2, np.concatenate([-ends, ends]) / 2
+        lowest = (unit @ fitted.T + ends).min() - 3  # of a class that no row has: the least probable one
+        coefficients, bias = np.zeros((num_labels, unit.shape[1])), np.full(num_labels, lowest)
+        coefficients[seen], bias[seen] = fitted, ends
     weight = coefficients / scale
     return LinearHead(weight, bias - weight @ centre, [*found])
-
-
-def _classes(
-    unit: np.ndarray, labels: np.ndarray, weights: np.ndarray, texts: np.ndarray, sharpness: float | None
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """A row a class; one that no row has is the least probable."""
-    seen = np.unique(labels)
-    found, intercepts, sharpness = _logistic(unit, labels, weights[labels], texts, sharpness)
-    if len(seen) == 2:  # of two classes: logits that differ by it
-        found, intercepts = np.concatenate([-found, found]) / 2, np.concatenate([-intercepts, intercepts]) / 2
-    lowest = (unit @ found.T + intercepts).min() - 3
-    coefficients, bias = np.zeros((len(weights), unit.shape[1])), np.full(len(weights), lowest)
-    coefficients[seen], bias[seen] = found, intercepts
-    return coefficients, bias, sharpness
 
 
 def _logistic(
