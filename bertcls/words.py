@@ -227,10 +227,9 @@ def _collect(one: Encoded, tokens: np.ndarray, names: list[str], model: PreTrain
         starts, ends = np.array(spans, dtype=int).reshape(-1, 2).T
         first = np.searchsorted(ends, places[own, 1], "right")  # of the words that a token stands in, which share it
         count = np.searchsorted(starts, places[own, 2], "left") - first
-        owners = np.repeat(first, np.maximum(count, 0)) + np.concatenate([[], *map(np.arange, count)]).astype(int)
+        owners = np.repeat(first, count) + np.concatenate([[], *map(np.arange, count)]).astype(int)
         sums = np.zeros((len(names), len(spans)))
-        for row, values in enumerate(tokens[:, own]):
-            np.add.at(sums[row], owners, np.repeat(values / np.maximum(count, 1), np.maximum(count, 0)))
+        np.add.at(sums, (slice(None), owners), np.repeat(tokens[:, own] / np.maximum(count, 1), count, axis=1))
         read = np.unique(owners)
         shown = spans_before_cleaning(raw, cleaned, [spans[place] for place in read])
         for place, (start, end) in zip(read, shown or [spans[place] for place in read]):
