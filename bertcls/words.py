@@ -120,23 +120,23 @@ def explain(
 ) -> list[tuple[Word, ...]]:
     """The words of texts with `places`, in their order, from the `vectors` `[windows, hidden]` of each and the labels
     that its words may speak for, of which the most probable 10 are taken."""
-    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
     targets, toward = zip(*map(partial(_gradients, model), vectors, targets))
-    windows = [(row, place) for row, one in enumerate(encoded) for place in range(one.size[0])]
-    sizes = [(1, len(encoded[row].columns["input_ids"][place])) for row, place in windows]
+    windows = [(row, at, window) for row, one in enumerate(encoded) for at, window in enumerate(one.parts(1))]
     pushes: dict[tuple[int, int], np.ndarray] = {}  # of a window's tokens `[targets, seq_len]`
-    for part in ([windows[number] for number in batch] for batch in batches_of(sizes, _TOKENS)):
-        inputs = collator([{name: [rows[at]] for name, rows in encoded[row].columns.items()} for row, at in part])
+    for batch in batches_of([window.size for _, _, window in windows], _TOKENS):
+        part = [windows[number] for number in batch]
+        inputs = collator([window.columns for _, _, window in part])
         inputs = {name: inputs[name].to(model.device) for name in encoded[0].columns}
-        wanted = torch.zeros(max(len(targets[row]) for row, _ in part), len(part), toward[0].shape[-1])
-        for number, (row, at) in enumerate(part):
+        wanted = torch.zeros(max(len(targets[row]) for row, *_ in part), len(part), toward[0].shape[-1])
+        for number, (row, at, _) in enumerate(part):
             wanted[: len(targets[row]), number] = toward[row][:, at]
-        for (row, at), one in zip(part, _token_pushes(model, inputs, wanted.to(model.device)).transpose(1, 0, 2)):
+        for (row, at, _), one in zip(part, _token_pushes(model, inputs, wanted.to(model.device)).transpose(1, 0, 2)):
             pushes[row, at] = one[: len(targets[row])]
     found = []
     for row, one in enumerate(encoded):
         adds = [pushes[row, at][:, : len(places)] for at, places in enumerate(one.places)]
-        found.append(_collect(one, np.concatenate(adds, -1), [names[number] for number in targets[row]], model))
+        names = [model.config.id2label[number] for number in targets[row]]
+        found.append(_collect(one, np.concatenate(adds, -1), names, model))
     return found
 
 
