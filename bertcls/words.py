@@ -13,6 +13,7 @@ import numpy as np
 import regex
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -127,9 +128,7 @@ def explain(
         part = [windows[number] for number in batch]
         inputs = collator([window.columns for _, _, window in part])
         inputs = {name: inputs[name].to(model.device) for name in encoded[0].columns}
-        wanted = torch.zeros(max(len(targets[row]) for row, *_ in part), len(part), toward[0].shape[-1])
-        for number, (row, at, _) in enumerate(part):
-            wanted[: len(targets[row]), number] = toward[row][:, at]
+        wanted = pad_sequence([toward[row][:, at] for row, at, _ in part])  # [targets, windows, hidden]
         for (row, at, _), one in zip(part, _token_pushes(model, inputs, wanted.to(model.device)).transpose(1, 0, 2)):
             pushes[row, at] = one[: len(targets[row])]
     found = []
