@@ -17,7 +17,7 @@ from bertcls.layout import CARD, CHECKPOINTS, PLAIN, PREDICTIONS
 from bertcls.modeling import REGRESSION
 from bertcls.process import say, warn
 from bertcls.report.findings import beside_values
-from bertcls.report.formats import BETTER, MEASURES, UNSURE, format_p, format_score
+from bertcls.report.formats import BETTER, MEASURES, UNSURE, WORSE, format_p, format_score
 from bertcls.report.scores import row_values
 from bertcls.report.statistics import score_with_interval
 from bertcls.together import from_rank_0
@@ -72,9 +72,7 @@ class Comparison:
             self.args.started = time.time()
             self.main(self.args, self.training_args)
 
-    def beside(
-        self, teacher: Teacher, taught: Dataset
-    ) -> Callable[[TextClassifier, Dataset, pd.DataFrame], dict] | None:
+    def beside(self, teacher: Teacher, taught: Dataset) -> Callable | None:
         """`beside` of `finish_run`, of rows that `taught`: gives `distilled`, and `said`; `None` for the run on the
         labels alone."""
         if self.alone:
@@ -121,13 +119,10 @@ def describe_students(found: dict, kind: str, rows: int) -> str:
             parts += [f"{row['parameters'] / 1e6:,.1f} million parameters", f"{row['texts_per_second']:,.0f} texts/s"]
         return ", ".join(parts)
 
-    clauses = []
+    clauses, verbs = [], {BETTER: "is better than", UNSURE: "cannot be told from", WORSE: "is worse than"}
     for key, name in (("teacher", "its teacher"), ("labels_alone", "the same student on the labels alone")):
         if key in found:
-            told = {BETTER: "is better than", UNSURE: "cannot be told from"}.get(
-                found[key]["outcome"], "is worse than"
-            )
-            clauses.append(f"{told} {name} ({shown(found[key])})")
+            clauses.append(f"{verbs[found[key]['outcome']]} {name} ({shown(found[key])})")
     return f"The student ({MEASURES[kind]} {shown(found['student'])} on this machine) {' and '.join(clauses)}."
 
 
