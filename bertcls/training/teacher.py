@@ -176,9 +176,8 @@ def teach(
     if unlabelled_file is not None:
         options = {"text_pair_column": text_pair_column, "encoding": encoding, "delimiter": delimiter}
         options["text_column"] = None if file_format(unlabelled_file) == ".txt" else text_column  # which has one alone
-        rows = load_splits(unlabelled_file, train_split=None, labelled=False, drop_empty=drop_empty, **options)[
-            "train"
-        ]
+        options |= {"labelled": False, "train_split": None, "drop_empty": drop_empty}
+        rows = load_splits(unlabelled_file, **options)["train"]
         ids = -1 - np.arange(len(rows))  # no other row has them
         parts.append(rows.remove_columns("example_id").add_column("example_id", ids))
     names = [name for name in ("text", "text_pair", "example_id") if name in splits["train"].column_names]
@@ -197,10 +196,8 @@ def teach(
 
     def answer(batch: dict[str, list]) -> dict:
         texts = list(zip(batch["text"], batch["text_pair"])) if "text_pair" in batch else batch["text"]
-        if match_vectors == "none":
-            return {ANSWERS: by.classifier.logits(texts)[:, by.columns]}
         logits, vectors = by.classifier.logits_and_vectors(texts)
-        return {ANSWERS: logits[:, by.columns], VECTOR: vectors}
+        return {ANSWERS: logits[:, by.columns]} | ({} if match_vectors == "none" else {VECTOR: vectors})
 
     fingerprint = Hasher.hash([train._fingerprint, by.digest, by.columns, match_vectors == "none"])
     with first_of_cache():

@@ -221,8 +221,9 @@ def test_the_answers_are_kept_until_weights_contract_or_rows_change(
     rows.to_csv(tmp_path / "train.csv", index=False)
     (tmp_path / "more.txt").write_text("another text\n")
     splits = load_splits(train_file=str(tmp_path / "train.csv"))
-    asked, kept = [], TextClassifier.logits
-    monkeypatch.setattr(TextClassifier, "logits", lambda *args, **more: asked.append(1) or kept(*args, **more))
+    asked, kept = [], TextClassifier.logits_and_vectors
+    counted = lambda *args, **more: asked.append(1) or kept(*args, **more)  # noqa: E731
+    monkeypatch.setattr(TextClassifier, "logits_and_vectors", counted)
     shutil.copytree(teacher_folder, tmp_path / "teacher")
 
     def ask() -> int:
