@@ -50,11 +50,8 @@ def add_adapters(encoder: nn.Module, rank: int) -> int:
     """
     from peft import LoraConfig, inject_adapter_in_model  # takes a second to import
 
-    found = {
-        name: module
-        for name, module in encoder.named_modules()
-        if isinstance(module, nn.Linear) and module.weight.requires_grad
-    }
+    linear = ((name, module) for name, module in encoder.named_modules() if isinstance(module, nn.Linear))
+    found = {name: module for name, module in linear if module.weight.requires_grad}
     if not found:
         raise ValueError(
             f"Found --lora_rank {rank}, but no linear matrix of the {type(encoder).__name__} that trains; expected "

@@ -158,9 +158,7 @@ def _logistic(
             logits[held] = found if found.ndim == 2 else np.stack([-found, found], -1) / 2
         known = ~np.isnan(logits[:, 0])
         loss = partial(log_loss, labels[known], labels=seen, sample_weight=weights[known])
-        sharpness = minimize_scalar(
-            lambda times: loss(softmax(times * logits[known], -1)), bounds=(1.0, _SHARPEST), method="bounded"
-        ).x
+        sharpness = minimize_scalar(lambda times: loss(softmax(times * logits[known], -1)), bounds=(1.0, _SHARPEST)).x
     model.fit(unit, labels, weights)
     sharpness = 1.0 if sharpness is None else float(sharpness)
     return sharpness * model.coef_, sharpness * model.intercept_, sharpness

@@ -49,8 +49,7 @@ def pack_blocks(
     starts = [min(start, max(len(ids) - room, 0)) for start in range(0, len(ids), room)]
     ids, words = np.array(ids, dtype=np.int64), np.array(words, dtype=np.int64)
     columns = {"input_ids": [], "attention_mask": [], "special_tokens_mask": [], "length": []}
-    if whole_word_mask:
-        columns["offset_mapping"] = []
+    columns |= {"offset_mapping": []} if whole_word_mask else {}
     for start in starts:
         inside, inside_words = ids[start : start + room], words[start : start + room]
         padding = room - len(inside)
@@ -136,11 +135,9 @@ class MaskingCheck(TrainerCallback):
             rows = [[dataset[row] for row in range(start, min(start + size, len(dataset)))] for start in checked]
             batches = [collate(features) for features in rows]
             check_masking(batches, [[row["input_ids"] for row in features] for features in rows], self.mlm_probability)
-            was_training = model.training
             with torch.no_grad():
                 first = {name: tensor.to(args.device) for name, tensor in batches[0].items()}
-                loss = float(model.eval()(**first).loss)
-            model.train(was_training)
+                loss = float(model.eval()(**first).loss)  # Trainer puts it into training mode for each step
         if loss < IMPLAUSIBLE_LOSS and args.process_index == 0:
             warn(
                 f"The loss is {loss:.4f} before the first step, where a good encoder has 1.5 to 3. Are the labels the "
@@ -209,11 +206,10 @@ def pack_splits(
     with first_of_cache():
         blocks = DatasetDict()
         for name in ("train", "validation"):
-            names = splits[name].column_names
             blocks[name] = splits[name].map(
                 pack_blocks,
                 batched=True,
-                remove_columns=names,
+                remove_columns=splits[name].column_names,
                 fn_kwargs=packing,
                 load_from_cache_file=False if own_steps(cleaning) else None,  # the cache knows a step by its name
             )

@@ -199,9 +199,7 @@ class Student(BertClsForSequenceClassification):
     """A small encoder while it learns: `logits` `[batch, seq_len, hidden of the teacher]` are vectors of tokens."""
 
     def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, **_) -> dict[str, torch.Tensor]:
-        hidden = self.encoder(
-            input_ids=input_ids, attention_mask=(input_ids != self.config.encoder.pad_token_id).long()
-        )
+        hidden = self.encoder(input_ids=input_ids, attention_mask=(input_ids != self.config.pad_token_id).long())
         return {"logits": self.classifier(hidden.last_hidden_state)}
 
 
