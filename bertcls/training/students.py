@@ -82,17 +82,14 @@ class Comparison:
 
         def compare(classifier: TextClassifier, test: Dataset, table: pd.DataFrame) -> dict:
             values, models = row_values(table), [classifier, teacher.classifier]
-            speeds = texts_a_second(models, texts_of(test))
             sizes = [
                 {"parameters": sum(weight.numel() for weight in model.model.parameters()), "texts_per_second": speed}
-                for model, speed in zip(models, speeds)
+                for model, speed in zip(models, texts_a_second(models, texts_of(test)))
             ]
             found = {"student": score_with_interval(values) | sizes[0]}
-            answers = row_values(teacher.answer_table(test))
-            found["teacher"] = beside_values(teacher.name, answers, values) | sizes[1]
+            found["teacher"] = beside_values(teacher.name, row_values(teacher.answer_table(test)), values) | sizes[1]
             if self.folder is not None:
-                other = pd.read_parquet(Path(self.folder, PREDICTIONS)).set_index("example_id")
-                other = other.reindex(table["example_id"]).reset_index()
+                other = table[["example_id"]].merge(pd.read_parquet(Path(self.folder, PREDICTIONS)), how="left")
                 if other["text"].equals(table["text"]):
                     found["labels_alone"] = beside_values(self.folder, row_values(other), values)
                 else:
