@@ -69,9 +69,7 @@ class WithLengths(Dataset):
 def is_missing(dataset: Dataset, name: str, *, blank: bool = False) -> np.ndarray:
     """Rows `[rows]` without a text, or with nothing but `blank` characters."""
     texts = column(dataset, name)
-    missing = pc.is_null(texts)
-    if blank:
-        missing = pc.or_(missing, pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), ""))
+    missing = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(texts, "")), "") if blank else pc.is_null(texts)
     return missing.to_numpy()
 
 
