@@ -55,8 +55,7 @@ def arrange_splits(
         ValueError: shares that are not three positive numbers, or too few rows of a label.
     """
     if fold is not None and fold.startswith("validation-"):
-        options = {"split": split, "max_samples": max_samples, "seed": seed, "phrases": phrases}
-        parts, reported = arrange_splits(splits, **options)
+        parts, reported = arrange_splits(splits, split=split, max_samples=max_samples, seed=seed, phrases=phrases)
         joined = concatenate_datasets([parts[name] for name in ("train", "validation") if name in parts])
         number, _, count = fold.removeprefix("validation-").partition("/")
         train, validation = _hold_out_fold(joined, int(number), int(count), seed)
@@ -158,8 +157,7 @@ def draw_rows(dataset: Dataset, rows: float | None, *, seed: int = SPLIT_SEED) -
     """
     if isinstance(rows, float):
         rows = max(round(rows * len(dataset)), 1) if rows <= 1 else int(rows)
-    rows = len(dataset) if rows is None else rows
-    if rows >= len(dataset):
+    if rows is None or rows >= len(dataset):
         return dataset
     classes = "label" in dataset.column_names and problem_type_of(dataset) == SINGLE_LABEL
     if classes and rows < (least := len(np.unique(label_array(dataset)))):
@@ -189,41 +187,42 @@ def hold_out(dataset: Dataset, *, rows: int | None = None, seed: int = SPLIT_SEE
 
 
 @remembered
-def hold_out_whole_texts(
-    dataset: Dataset, *, share: float = 0.05, minimum: int = 500, seed: int = SPLIT_SEED
-) -> tuple[Dataset, Dataset]:
+def hold_out_whole_texts(dataset: Dataset, *, share: float = 0.05, seed: int = SPLIT_SEED) -> tuple[Dataset, Dataset]:
     """train and validation, so that no text of one side stands in a text of the other, as SST-2's phrases would.
 
     Texts that stand in no other are drawn until they bring `_held_out` rows. A row that stands in a drawn text leaves
     train; it goes to validation unless it stands in a text that stays, too.
     """
     texts = [comparison_key(text) or text for text in dataset["text"][:]]
-    containing = containing_texts(texts, texts)  # the text itself, too
-    whole = sorted({text for text, found in zip(texts, containing) if len(found) == 1})
+    different = [*dict.fromkeys(texts)]
+    containing: dict[str, set[str]] = {text: set() for text in different}
+    for part, place in find_within(different, different, count=len(different)):
+        containing[part].add(different[place])  # the text itself, too
+    whole = sorted(text for text, found in containing.items() if len(found) == 1)
     rank = {text: place for place, text in enumerate(np.random.default_rng(seed).permutation(whole))}
-    ranks = [[rank[text] for text in found if text in rank] for found in containing]
+    ranks = [[rank[text] for text in containing[part] if text in rank] for part in texts]
     first, last = np.array([min(row) for row in ranks]), np.array([max(row) for row in ranks])
-    drawn = np.sort(last)[_held_out(len(texts), share, minimum) - 1] + 1  # whole texts that bring so many rows
+    drawn = np.sort(last)[_held_out(len(texts), share) - 1] + 1  # whole texts that bring so many rows
     train, validation = np.flatnonzero(first >= drawn), np.flatnonzero(last < drawn)
     if len(train) == 0:
         raise ValueError(f"Found {len(texts)} training texts that stand in one another. Remove duplicates.")
     return dataset.select(train), dataset.select(validation)
 
 
-def _held_out(rows: int, share: float = 0.05, minimum: int = 500) -> int:
+def _held_out(rows: int, share: float = 0.05) -> int:
     """Validation rows: a share of all rows, a number that can tell models apart, but never more than a tenth."""
-    return min(max(round(share * rows), minimum), max(rows // 10, 1))
+    return min(max(round(share * rows), 500), max(rows // 10, 1))
 
 
 def _strata(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
-    """What a draw of `rows` keeps the shares of: the label, the set of labels, or the decile of a value."""
+    """What a draw of `rows` keeps the shares of: the label, or the decile of a value; not for several labels."""
     if "label" not in dataset.column_names:
         return np.zeros(len(rows), dtype=np.int64)
     labels = label_array(dataset)[rows]
     if problem_type_of(dataset) == REGRESSION:
         ranks = labels.argsort(kind="stable").argsort(kind="stable")
         return ranks * min(10, max(len(labels) // 20, 1)) // len(labels)
-    return np.unique(labels, axis=0, return_inverse=True)[1].ravel()
+    return np.unique(labels, return_inverse=True)[1]
 
 
 def _equal_texts(dataset: Dataset) -> np.ndarray:
@@ -280,15 +279,6 @@ def _select(dataset: Dataset, groups: np.ndarray, drawn: np.ndarray) -> Dataset:
     place[drawn] = np.arange(len(drawn))
     rows = np.flatnonzero(place[groups] >= 0)
     return dataset.select(rows[np.argsort(place[groups[rows]], kind="stable")])
-
-
-def containing_texts(parts: list[str], texts: list[str]) -> list[set[str]]:
-    """For each of `parts` the `texts` in which it stands, word for word."""
-    found: dict[str, set[str]] = {part: set() for part in parts}
-    unique = [*dict.fromkeys(texts)]
-    for part, place in find_within(found, unique, count=len(unique)):
-        found[part].add(unique[place])
-    return [found[part] for part in parts]
 
 
 def find_within(parts: Iterable[str], texts: Iterable[str], *, count: int) -> Iterator[tuple[str, int]]:

@@ -14,7 +14,7 @@ from bertcls import arrange_splits, load_splits, tokenize_windows
 from bertcls.audit import audit_splits
 from bertcls.data import columns
 from bertcls.data.labels import label_shares
-from bertcls.data.splits import containing_texts, draw_rows, hold_out_whole_texts, split_dataset
+from bertcls.data.splits import draw_rows, find_within, hold_out_whole_texts, split_dataset
 from bertcls.layout import DRAWN
 from bertcls.report.scores import answer_table
 from bertcls.text import comparison_key
@@ -170,27 +170,31 @@ def test_a_missing_data_set_is_named(name):
 
 @pytest.mark.parametrize("parts_of_a_key", [0, 2, 50])
 @given(texts=st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=8).map(" ".join), min_size=1, max_size=12))
-def test_containing_texts_agree_with_a_plain_search(parts_of_a_key, texts):
+def test_texts_that_stand_in_others_agree_with_a_plain_search(parts_of_a_key, texts):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bertcls.data.splits._PARTS_OF_A_KEY", parts_of_a_key)
-        found = containing_texts(texts, texts)
-    plain = [{b for b in texts if f" {a} " in f" {b} "} for a in texts]
-    assert found == plain
+        found = {*find_within({*texts}, texts, count=len(texts))}
+    assert found == {(a, place) for a in texts for place, b in enumerate(texts) if f" {a} " in f" {b} "}
+
+
+def stands_in(one: list[str], other: list[str]) -> bool:
+    """Whether a text of one side stands in a text of the other."""
+    return any(True for _ in find_within({*one}, other, count=len(other)))
 
 
 def test_held_out_texts_and_training_rows_share_nothing():
     sentences = [f"the {i} film is a {i} joy and {i} dread" for i in range(100)]
     phrases = [f"{i} film is a" for i in range(100)] + [f"{i} dread" for i in range(100)]
     rows = Dataset.from_dict({"text": [*sentences, *phrases, "joy", "joy"], "label": [0] * 302})
-    train, validation = hold_out_whole_texts(rows, share=0.1, minimum=5, seed=0)
+    train, validation = hold_out_whole_texts(rows, share=0.1, seed=0)
     assert len(validation) == 30  # ten sentences, each with its two phrases
     assert sum(text in sentences for text in validation["text"][:]) == 10
     assert len(train) == 302 - 30 - 2  # "joy" stands on both sides, so on neither
     for inside, outside in ((train, validation), (validation, train)):
-        assert not any(containing_texts(inside["text"][:], outside["text"][:]))
-    again, _ = hold_out_whole_texts(rows, share=0.1, minimum=5, seed=0)
+        assert not stands_in(inside["text"][:], outside["text"][:])
+    again, _ = hold_out_whole_texts(rows, share=0.1, seed=0)
     assert again["text"][:] == train["text"][:]
-    other, _ = hold_out_whole_texts(rows, share=0.1, minimum=5, seed=1)
+    other, _ = hold_out_whole_texts(rows, share=0.1, seed=1)
     assert other["text"][:] != train["text"][:]
     small, held_out = hold_out_whole_texts(rows.select(range(20)), seed=0)
     assert (len(small), len(held_out)) == (18, 2)  # never more than a tenth
@@ -296,7 +300,7 @@ def test_the_selection_split_of_sst2_does_not_leak():
     kept, validation = hold_out_whole_texts(train)
     assert (len(kept), len(validation)) == (62800, 3370)
     kept_texts, texts = ([comparison_key(text) for text in split["text"][:]] for split in (kept, validation))
-    assert not any(containing_texts(kept_texts, texts)) and not any(containing_texts(texts, kept_texts))
+    assert not stands_in(kept_texts, texts) and not stands_in(texts, kept_texts)
 
 
 def test_class_numbers_of_another_order_keep_their_names(tmp_path):
@@ -377,19 +381,19 @@ def test_templated_texts_are_searched_in_linear_work():
     """Texts that share their first words, in which a search by first words alone would take minutes."""
     texts = [f"this is my review of {'x ' * (i % 97)}number {i}" for i in range(3000)]
     keys = [comparison_key(text) for text in texts]
-    found = containing_texts(keys, [f"{key} end" for key in keys])
-    assert all(len(containing) == 1 for containing in found)
+    found = {*find_within(keys, [f"{key} end" for key in keys], count=len(keys))}
+    assert found == {(key, place) for place, key in enumerate(keys)}
 
 
 @pytest.mark.parametrize("vocabulary", ["a", "ab", "abcdefgh"])
 def test_texts_of_few_different_words_are_searched_in_linear_work(vocabulary):
     random = np.random.default_rng(0)
     texts = [" ".join(random.choice([*vocabulary], random.integers(4, 20))) for _ in range(16_000)]
-    texts += [" ".join(["a"] * length) for length in range(1, 300)]
+    texts = sorted({*texts, *(" ".join(["a"] * length) for length in range(1, 300))})
     start = time.process_time()
-    found = containing_texts(texts, texts)
+    found = {*find_within(texts, texts, count=len(texts))}
     assert time.process_time() - start < 15
-    assert all(text in containing for text, containing in zip(texts, found))
+    assert found >= {(text, place) for place, text in enumerate(texts)}
 
 
 @pytest.mark.parametrize(("different", "times"), [(1000, 4), (400, 25), (4000, 1)])
@@ -440,7 +444,7 @@ def test_phrases_of_a_lone_split_stay_together():
     )
     assert reported == DRAWN and len(splits["validation"]) >= 60 and len(splits["test"]) >= 60
     for one, other in (("test", "train"), ("validation", "train"), ("test", "validation")):
-        assert not any(containing_texts(splits[one]["text"][:], splits[other]["text"][:]))
+        assert not stands_in(splits[one]["text"][:], splits[other]["text"][:])
 
 
 @pytest.mark.parametrize("taken_from", [2**28, 0])
