@@ -187,14 +187,7 @@ class LabelColumn:
     """
 
     def __init__(
-        self,
-        train: Dataset,
-        column: str,
-        *,
-        delimiter: str | None,
-        problem_type: str | None,
-        commas: bool,
-        places: dict,
+        self, train: Dataset, column: str, delimiter: str | None, problem_type: str | None, commas: bool, places: dict
     ):
         self.column, self.delimiter, self._commas, self._places = column, delimiter, commas, places
         self.problem_type = self._task(train, problem_type)

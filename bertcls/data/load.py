@@ -91,12 +91,10 @@ def load_splits(
     if labelled:  # else they may be of other files beside these
         paths = [path for split in splits.values() if isinstance(split, Files) for path in split.paths]
         kinds = {file_format(path) for path in paths if path.exists()}
-        for option, value, idle in (
-            ("encoding", encoding, kinds <= {".parquet"}),
-            ("delimiter", delimiter, not kinds & {".csv", ".tsv"}),
-        ):
-            if value and idle:
-                raise ValueError(f"Found --{option} with {where}; expected a csv, else it does nothing. Leave it out.")
+        idle = ["encoding"] if encoding and kinds <= {".parquet"} else []
+        idle += ["delimiter"] if delimiter and not kinds & {".csv", ".tsv"} else []
+        if idle:
+            raise ValueError(f"Found --{idle[0]} with {where}; expected a csv, else it does nothing. Leave it out.")
     for name, split in splits.items():
         if isinstance(split, Files):
             splits[name], rows = split.read(encoding=encoding, delimiter=delimiter)
@@ -122,12 +120,10 @@ def load_splits(
     for name, split in splits.items():
         find_columns(split.data.schema, columns, f"the {name} split")
 
-    labels = None
     if labelled:
         column = columns.pop("label")
         splits = {name: read_lists(split, column, places[name]) for name, split in splits.items()}
-        options = {"delimiter": label_delimiter, "problem_type": problem_type, "commas": commas, "places": places}
-        labels = LabelColumn(splits["train"], column, **options)
+        labels = LabelColumn(splits["train"], column, label_delimiter, problem_type, commas, places)
     code, result, first_id = code_digest(), DatasetDict(), 0
     for name, split in splits.items():
         form = split.select_columns([*columns.values()]).rename_columns({old: new for new, old in columns.items()})
@@ -141,7 +137,7 @@ def load_splits(
         missing, alone = np.zeros((2, len(form)), bool)  # without what is needed; a text without a label, that is kept
         for new in () if keep_missing else {*columns} - {"id"}:
             missing |= is_missing(form, new, blank=drop_empty)
-        if labels is not None:
+        if labelled:
             found = labels.read(split, name)
             numbers = labels.problem_type == REGRESSION
             if name == "test" and (found.sizes.max() < 1 or numbers and {*found.values} == {-1}):
@@ -166,7 +162,7 @@ def load_splits(
             warn(f"Left out {counted} (--drop_empty).")
         if len(kept) < len(form):
             form = form.select(kept)
-        if labels is not None:
+        if labelled:
             numbers = labels.numbers(found.select(~missing & ~alone), name)
             form = form.add_column("label", numbers, feature=labels.feature)
         # datasets caches map() by the name of a function of a module: its fingerprint must see an edit of ours
