@@ -44,13 +44,12 @@ _ATTRIBUTION = re.compile(
 _MANY_MARKS = re.compile(r"(?:[^\w\x00-\x7f]|[\uff9e\uff9f]){31,}")  # UAX 15: no script stacks more than 30 accents
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _PUNCTUATION = regex.compile(rf"[{re.escape(string.punctuation)}\p{{P}}]")  # in Unicode's sense, and ASCII's symbols
-_NO_WORD = re.compile(r"[^\w\s]|_")
+_MARK = regex.compile(r"(?!(?<=[\p{L}\p{N}\p{M}])['’\-‐‑][\p{L}\p{N}\p{M}])\p{P}")  # not ' and - in words; M: accents
 NO_BLANKS = rf"{_CJK}\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Chinese, Japanese, Thai, Lao, Burmese and Khmer
 _LETTER = rf"[\w\p{{No}}--[{NO_BLANKS}]]"  # \w of the package regex holds accents, and not ², ½ or ①
 _JOINED = r"\p{M}\u200c\u200d"  # accents and joiners, which lead no word
 _WORD = rf"(?V1)[{NO_BLANKS}]\p{{M}}*|(?![{_JOINED}]){_LETTER}+(?:['’]{_LETTER}+)*"  # or a character without blanks
 _WORDS, _UNITS = regex.compile(_WORD), regex.compile(_WORD + rf"|[^\w\p{{No}}\s\x1c-\x1f][{_JOINED}]*")
-_WITHIN_WORDS = "'’-‐‑"  # apostrophes and hyphens
 
 _CHINESE_MARKS = "，．！？：；（）～"  # full-width forms of ASCII that Chinese is written with
 _TO_ASCII = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F) if chr(code) not in _CHINESE_MARKS} | {0x3000: " "}
@@ -177,15 +176,7 @@ def remove_punctuation(text: str) -> str:
     >>> remove_punctuation("A 'street-smart', don’t-miss film - 9/10!")
     'A  street-smart   don’t-miss film   9 10 '
     """
-    return _NO_WORD.sub(_blank_punctuation, text)
-
-
-def _blank_punctuation(found: re.Match) -> str:
-    mark, start, end = found[0], found.start(), found.end()
-    around = found.string[max(start - 1, 0) : start] + found.string[end : end + 1]
-    if mark in _WITHIN_WORDS and len(around) == 2 and all(unicodedata.category(c)[0] in "LNM" for c in around):
-        return mark  # M: an accent that follows its letter
-    return " " if unicodedata.category(mark)[0] == "P" else mark
+    return _MARK.sub(" ", text)
 
 
 def normalise_width(text: str) -> str:
