@@ -63,7 +63,16 @@ def arrange_splits(
     if fold is not None or split is not None:
         joined = concatenate_datasets([splits[name] for name in ("train", "validation") if name in splits])
     if fold is not None:
-        return _fold(joined, splits.get("test"), fold, seed)
+        number, _, count = fold.partition("/")
+        if not count.isdecimal() or not (number == "final" or number.isdecimal() and 0 < int(number) <= int(count)):
+            raise ValueError(f"Found --fold {fold}; expected one such as 2/5. Correct it.")
+        if number == "final":
+            test = splits.get("test")
+            return DatasetDict(train=joined, test=test or joined), FOLDS if test is None else "test"
+        kept, held = _hold_out_fold(joined, int(number), int(count), seed)
+        train, validation = hold_out(kept, seed=seed)
+        parts = DatasetDict(train=train, validation=validation, test=held)
+        return _without_few(parts, seed), f"fold {number} of {count}"
     if split is not None:
         joined = joined.select(range(min(max_samples or len(joined), len(joined))))
         if "test" in splits:
@@ -112,18 +121,6 @@ def _without_few(parts: DatasetDict, seed: int) -> DatasetDict:
         return parts
     train = concatenate_datasets([parts["train"], parts["validation"]]).shuffle(seed=seed)
     return DatasetDict(train=train, test=parts["test"])
-
-
-def _fold(rows: Dataset, test: Dataset | None, fold: str, seed: int) -> tuple[DatasetDict, str]:
-    """The splits of one of several folds, or of the final model."""
-    number, _, count = fold.partition("/")
-    if not count.isdecimal() or not (number == "final" or number.isdecimal() and 0 < int(number) <= int(count)):
-        raise ValueError(f"Found --fold {fold}; expected one such as 2/5. Correct it.")
-    if number == "final":
-        return DatasetDict(train=rows, test=test or rows), FOLDS if test is None else "test"
-    kept, held = _hold_out_fold(rows, int(number), int(count), seed)
-    train, validation = hold_out(kept, seed=seed)
-    return _without_few(DatasetDict(train=train, validation=validation, test=held), seed), f"fold {number} of {count}"
 
 
 def _hold_out_fold(rows: Dataset, number: int, count: int, seed: int) -> tuple[Dataset, Dataset]:
