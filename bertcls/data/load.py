@@ -109,8 +109,7 @@ def load_splits(
         for name, split in splits.items():
             if {*several} <= {*split.column_names}:
                 splits[name] = join_columns(split, several, places[name])
-    optional = {"text_pair": text_pair_column, "id": id_column}
-    columns = {"text": text_column} | {new: name for new, name in optional.items() if name is not None}
+    columns = {"text": text_column, "text_pair": text_pair_column, "id": id_column}
     if labelled:
         columns["label"] = several[0] if len(several) == 1 else ", ".join(several)
     columns = find_columns(splits["train"].data.schema, columns)
@@ -201,9 +200,11 @@ def load_newsgroups(categories: list[str], remove: list[str]) -> DatasetDict:
 
 
 def find_columns(schema: pa.Schema, given: dict[str, str | None], where: str = "the data") -> dict[str, str]:
-    """The column for each of text, text_pair, label and id: the given one, or the first of its usual names."""
+    """The column for each of text, text_pair, label and id: the given one, or the first of its usual names, if any."""
     found = {}
     for role, asked in given.items():
+        if asked is None and role not in USUAL:
+            continue
         usual = USUAL[role] if asked is None else [asked]
         if (name := next((name for name in usual if name in schema.names), None)) is None:
             raise ValueError(

@@ -50,8 +50,7 @@ def stream_rows(
     first = next(tables(), pa.table({}))
     if first.num_rows == 0:
         raise ValueError(f"Found no rows in {where}; expected at least 1. Check the file.")
-    given = {"text": text_column, "text_pair": text_pair_column, "id": id_column}
-    columns = {role: name for role, name in given.items() if name is not None or role == "text"}
+    columns = {"text": text_column, "text_pair": text_pair_column, "id": id_column}
     columns = find_columns(first.schema, columns, where)
     id_type = first.schema.field(columns["id"]).type if "id" in columns else pa.int64()
 
