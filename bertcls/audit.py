@@ -25,7 +25,7 @@ from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, draw_rows, find_within
 from bertcls.layout import AUDIT
 from bertcls.modeling import REGRESSION
 from bertcls.process import OptionParser, one_line_errors, refuse_inside, remembered, say
-from bertcls.text import CHARACTERS_AT_A_TIME, CJK_CHARACTER, count_characters, nfkc, portions
+from bertcls.text import CHARACTERS_AT_A_TIME, CJK_CHARACTER, collapse_blanks, count_characters, nfkc, portions
 from bertcls.together import from_rank_0
 from bertcls.tokenization import load_tokenizer
 
@@ -46,7 +46,8 @@ class _Part:
         tables = []
         for texts in text_batches(split):
             keys = [*map(key_of, texts)]
-            words = [*map(_words, keys)]
+            # a key with blanks around each Chinese or Japanese character, which are words of their own here
+            words = [collapse_blanks(CJK_CHARACTER.sub(r" \g<0> ", key)) for key in keys]
             told = {
                 "exact": digests(map("\0".join, texts)),
                 "keys": digests(keys),
@@ -103,9 +104,8 @@ def audit_splits(
 
 def drop_leaked(splits: DatasetDict, findings: dict) -> DatasetDict:
     """The splits without the rows of train (and of validation, where test has them too) that leak."""
-    dropped = np.array(findings["dropped"], dtype=np.int64)
-    kept = {name: ~np.isin(numbers_in(split, "example_id"), dropped) for name, split in splits.items()}
-    return DatasetDict({name: split.select(np.flatnonzero(kept[name])) for name, split in splits.items()})
+    out = {name: np.isin(numbers_in(split, "example_id"), findings["dropped"]) for name, split in splits.items()}
+    return DatasetDict({name: split.select(np.flatnonzero(~out[name])) for name, split in splits.items()})
 
 
 def audit_run(
@@ -270,11 +270,6 @@ def _leak(kept: _Part, other: _Part) -> tuple[dict, list[int]]:
         leak |= {kind: int(rows.sum()), f"{kind}_examples": kept.ids[rows][:_EXAMPLES].tolist()}
     leaking = np.isin(other.keys, np.concatenate([kept.keys[equal], other.keys[inside]]))
     return leak, other.ids[leaking].tolist()
-
-
-def _words(key: str) -> str:
-    """A key with blanks around each Chinese or Japanese character, which are words of their own here."""
-    return " ".join(CJK_CHARACTER.sub(r" \g<0> ", key).split())
 
 
 def _long_enough(words: str) -> bool:
