@@ -278,9 +278,7 @@ def _long_enough(words: str) -> bool:
 
 def _read(split: Dataset, tokenizer: PreTrainedTokenizerBase, lengths: tuple[int, ...]) -> tuple[dict, float]:
     """Share of texts, and of their tokens, beyond each of `lengths`; and of tokens that the encoder does not know."""
-    rows = np.arange(len(split))
-    if len(rows) > _TOKENIZED_ROWS:
-        rows = np.sort(np.random.default_rng(0).choice(rows, _TOKENIZED_ROWS, replace=False))
+    rows = np.sort(np.random.default_rng(0).choice(len(split), min(len(split), _TOKENIZED_ROWS), replace=False))
     texts = [row for batch in text_batches(split.select(rows)) for row in batch]
     sizes, unknown = [], 0
     for part in portions(texts, map(count_characters, texts), CHARACTERS_AT_A_TIME):
