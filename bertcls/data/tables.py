@@ -87,16 +87,15 @@ def file_format(path: str | Path) -> str | None:
 
 
 def stream_table(
-    source: Path | list[Path], *, encoding: str | None = None, delimiter: str | None = None, whole: bool = False
+    paths: list[Path], *, encoding: str | None = None, delimiter: str | None = None, whole: bool = False
 ) -> Rows:
-    """The rows of a file, or of several, one after another.
+    """The rows of files, one file after another.
 
     A csv has a header line and columns of strings: "NA" and "None" are words and an empty cell is missing. A json file
     holds a list of records, or an object with one, which is read whole, or a record a line. A txt file holds a text a
     line, in the column `text`. A blank line of it, or of a csv of one column, is a row without a text, so that rows
     keep their numbers; when it is read `whole`, for training, it is none, and json comes in one table.
     """
-    paths = [source] if isinstance(source, Path) else source
     kinds, parts, twice, commas = {*map(file_format, paths)}, [], set(), True
     for path in paths:
         if not path.is_file():
@@ -282,8 +281,6 @@ def _csv_cells(
 
 
 def _csv_rows(open_text: Opener, form: dict, whole: bool) -> tuple[list[str], Records]:
-    """The names of the columns, and the rows."""
-
     def own(cell: str) -> str:  # without its quotes where it was quoted as a whole
         bare = form["quoting"] == csv.QUOTE_NONE and _QUOTED.fullmatch(cell)
         return cell[1:-1].replace('""', '"') if bare else cell
@@ -315,8 +312,7 @@ def _json_rows(open_text: Opener, path: Path) -> Iterator[tuple[str, dict]]:
         if isinstance(records, list):
             places = ((f"record {number}", record) for number, record in enumerate(records))
         else:
-            lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-            places = ((f"line {number}", _parsed(line, path, number)) for number, line in lines)
+            places = ((f"line {n}", _parsed(line, path, n)) for n, line in enumerate(file, start=1) if line.strip())
         for place, record in places:
             if not isinstance(record, dict):
                 found = f"{path} holds a {type(record).__name__} as {place}"
@@ -362,8 +358,6 @@ def _parsed(text: str, path: Path | None = None, line: int = 1):
 
 class _Twins(dict):
     """An object of which a `name` stands twice: the last one counts, where it is no record."""
-
-    name = ""
 
 
 def _object(pairs: list[tuple]) -> dict:

@@ -229,7 +229,7 @@ def test_a_file_of_which_nothing_can_be_stored(tmp_path):
 
 
 def streamed(path, **options) -> list[dict]:
-    return [row for table in stream_table(path, **options)() for row in table.to_pylist()]
+    return [row for table in stream_table([path], **options)() for row in table.to_pylist()]
 
 
 AWKWARD = [{"text": f'line "{i}",\nnext; \t{i}' if i % 3 else f"plain {i}", "label": "NA"} for i in range(30)]
@@ -251,7 +251,7 @@ def test_a_streamed_file_is_the_file(tmp_path, monkeypatch, suffix):
     else:
         path.write_text("\n".join(f"Zeile {i} ü" for i in range(30)), encoding="utf-8-sig")
     assert streamed(path) == plain(path) and len(streamed(path)) == 30
-    tables = list(stream_table(path)(["text"]))
+    tables = list(stream_table([path])(["text"]))
     assert len(tables) == 5 and all("text" in table.column_names for table in tables)
 
 
@@ -301,7 +301,7 @@ def test_a_streamed_file_is_refused_in_the_same_words(tmp_path, monkeypatch, nam
 def test_a_broken_parquet_file_is_refused_when_it_is_opened(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(ValueError, match="a.parquet cannot be read .*; expected a whole parquet file"):
-        stream_table(tmp_path / "a.parquet")
+        stream_table([tmp_path / "a.parquet"])
 
 
 @pytest.mark.parametrize("encoding", ["gb18030", "utf-16", "utf-8-sig", "cp1251"])
@@ -318,6 +318,6 @@ def test_what_was_read_of_a_parquet_file_is_not_held(tmp_path):
     texts = [random.bytes(200).hex() for _ in range(20_000)]
     pq.write_table(pa.table({"text": texts}), path, row_group_size=1000)
     before, most = pa.total_allocated_bytes(), 0
-    for _ in stream_table(path)():
+    for _ in stream_table([path])():
         most = max(most, pa.total_allocated_bytes() - before)
     assert most < path.stat().st_size / 2

@@ -59,7 +59,7 @@ def test_a_lost_quote_swallows_no_row(tmp_path, changes, right, delimiter):
     path.write_text("\n".join(line.replace(",", delimiter) for line in lines) + "\n")
     if isinstance(right, int):
         assert len(rows_in(path)) == right
-        assert [row for table in stream_table(path)() for row in table.to_pylist()] == rows_in(path)
+        assert [row for table in stream_table([path])() for row in table.to_pylist()] == rows_in(path)
     else:
         with pytest.raises(ValueError, match=right) as error:
             rows_in(path)
@@ -83,7 +83,7 @@ def test_a_carriage_return_within_a_line_parts_no_rows(tmp_path, line_end):
     lines = ["text,label", "a,x", "b\rc,y", ""]
     path.write_text(line_end.join(lines), newline="")
     with pytest.raises(ValueError, match="line 3: new-line character seen in unquoted field") as error:
-        stream_table(path)
+        stream_table([path])
     one_line(error)
     lines[2] = '"b\rc",y'
     path.write_text(line_end.join(lines), newline="")
@@ -116,7 +116,7 @@ def test_what_csv_writes_reads_back_row_for_row(tmp_path, rows, delimiter, encod
     names = ("id", "text", "label")
     expected = [{name: cell or None for name, cell in zip(names, row)} for row in rows]
     assert rows_in(path, delimiter=delimiter, encoding=encoding) == expected
-    streamed = stream_table(path, delimiter=delimiter, encoding=encoding)
+    streamed = stream_table([path], delimiter=delimiter, encoding=encoding)
     assert [row for table in streamed() for row in table.to_pylist()] == expected
 
 
