@@ -298,6 +298,7 @@ class LabelColumn:
         numbers = numbers if numbers and None not in numbers else range(len(declared))
         places: dict[str, int] = {}
         values, sizes = array("d" if self.problem_type == REGRESSION else "q"), array("q")
+        where = self._places[split_name]
 
         def name_of(label) -> str:
             if declared:
@@ -313,10 +314,9 @@ class LabelColumn:
                 pass
             elif self.problem_type == MULTI_LABEL:
                 if any(part is None or part != part for part in label):
-                    place = self._places[split_name](row)
                     raise ValueError(
-                        f"Found a label that is missing in {label!r:.60} of {split_name} in {place}; expected names. "
-                        "Leave it out of the list."
+                        f"Found a label that is missing in {label!r:.60} of {split_name} in {where(row)}; expected "
+                        "names. Leave it out of the list."
                     )
                 found = [*map(name_of, label)]
             elif self.problem_type == SINGLE_LABEL:
@@ -325,10 +325,9 @@ class LabelColumn:
             else:
                 found = [float(numbers[label]) if declared and 0 <= label < len(declared) else self._number(label)]
                 if found[0] is None or abs(found[0]) > np.finfo(np.float32).max:
-                    place = self._places[split_name](row)
                     raise ValueError(
-                        f"Found the label {label!r:.40} of {split_name} in {place}; expected a number, since column "
-                        f"{self.column} makes a regression. Correct it, or give --problem_type {SINGLE_LABEL}."
+                        f"Found the label {label!r:.40} of {split_name} in {where(row)}; expected a number, since "
+                        f"column {self.column} makes a regression. Correct it, or give --problem_type {SINGLE_LABEL}."
                     )
             sizes.append(-1 if found is None else len(found))
             if self.problem_type != REGRESSION:
