@@ -77,7 +77,7 @@ class Files:
         return Dataset.from_file(str(file)), rows
 
 
-def find_splits(source, config_name: str | None, revision: str | None, *, streaming: bool = False) -> dict:
+def find_splits(source, config_name: str | None, revision: str | None = None, *, streaming: bool = False) -> dict:
     """The splits of what `load_splits` reads, under their usual names: data sets or `Files`."""
     if isinstance(source, pd.DataFrame):
         names, cells = [*map(str, source.columns)], source.astype(object).where(source.notna(), None)

@@ -21,7 +21,6 @@ def stream_rows(
     id_column: str | None = None,
     encoding: str | None = None,
     delimiter: str | None = None,
-    revision: str | None = None,
     streaming: bool = False,
     rows: int = 4096,
     keep: bool = False,
@@ -36,7 +35,7 @@ def stream_rows(
     from bertcls.data.folders import SPLIT_OF, Files, find_splits  # datasets: who labels one text waits for nothing
     from bertcls.data.load import find_columns
 
-    found = find_splits(source, config_name, revision, streaming=streaming)
+    found = find_splits(source, config_name, streaming=streaming)
     wanted = next(iter(found)) if split is None and len(found) == 1 else split
     if (wanted := SPLIT_OF.get(wanted, wanted)) not in found:
         names, asked = ", ".join(found) or "no splits", f", not {split}" if split else ""
