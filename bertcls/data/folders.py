@@ -51,7 +51,7 @@ class Files:
                     with checked_text(file, encoding)() as text:
                         yield name, {"file": name, "text": text.read(), "label": label}
 
-        return Rows(records, path)
+        return Rows([path], [records])
 
     def read(self, **options) -> tuple[Dataset, Rows]:
         """All rows on disk, so that maps of them are cached until a file changes, and as `rows` gives them."""

@@ -40,14 +40,25 @@ Records = Callable[[], Iterable[tuple[str, dict]]]  # the place and the cells of
 class Rows:
     """The rows of files: a call gives them in tables, of the columns that are named or of all that there are."""
 
-    records: Records
-    source: Path
+    paths: list[Path]
+    parts: list[Records]  # of each file; none where they are parquet
     in_one: bool = False  # a single table
     twice: Collection[str] = ()  # columns that stand more than once
     decimal_commas: bool = False  # no comma parts the cells
 
+    @property
+    def source(self) -> Path:
+        return self.paths[0] if len(self.paths) == 1 else self.paths[0].parent
+
+    def records(self) -> Iterator[tuple[str, dict]]:
+        for path, part in zip(self.paths, self.parts):
+            for place, row in part():
+                yield place if len(self.paths) == 1 else f"{place} of {path.name}", row
+
     def __call__(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Tables of `ROWS_AT_A_TIME` rows, or fewer where texts are long."""
+        for path in () if self.parts else self.paths:
+            yield from _parquet_tables(path, columns)
         part, places, size = [], [], 0
         for place, row in chain(self.records(), [("", None)]):
             full = len(part) == ROWS_AT_A_TIME or size > _CHARACTERS_AT_A_TIME
@@ -63,20 +74,8 @@ class Rows:
 
     def place(self, row: int) -> str:
         """Where a row stands."""
-        return f"{next(islice(self.records(), row, None))[0]} of {self.source}"
-
-
-@dataclass
-class _ParquetRows:
-    paths: list[Path]
-    decimal_commas = False
-
-    def __call__(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        for path in self.paths:
-            yield from _parquet_tables(path, columns)
-
-    def place(self, row: int) -> str:
-        return f"row {row} of {self.paths[0] if len(self.paths) == 1 else self.paths[0].parent}"
+        found = next(islice(self.records(), row, None))[0] if self.parts else f"row {row}"
+        return f"{found} of {self.source}"
 
 
 def file_format(path: str | Path) -> str | None:
@@ -117,14 +116,9 @@ def stream_table(
             twice |= names_twice(names)
             commas = commas and form["delimiter"] in ";\t"
             parts.append(rows)
-    if ".parquet" in kinds:
-        rows = _ParquetRows(paths)
-    else:
-        in_one = whole and any("json" in kind for kind in kinds)
-        rows = Rows(parts[0], paths[0], in_one, twice, commas and kinds <= {".csv", ".tsv"})
-        if len(paths) > 1:
-            rows.source, named = paths[0].parent, [*zip(paths, parts)]
-            rows.records = lambda: ((f"{place} of {path.name}", row) for path, part in named for place, row in part())
+    parts = [] if ".parquet" in kinds else parts
+    in_one = whole and any("json" in kind for kind in kinds)
+    rows = Rows(paths, parts, in_one, twice, commas and kinds <= {".csv", ".tsv"})
     if next(rows(), pa.table({})).num_rows == 0:
         raise ValueError(
             f"{paths[0]} is empty; expected at least one row (of a csv, below its header). Check the file."
