@@ -85,6 +85,7 @@ def find_splits(source, config_name: str | None, revision: str | None = None, *,
         places = [f"row {row}" for row in range(len(source))]
         found = {"train": Dataset(columns_to_table(columns, "the DataFrame", places, twice=names_twice(names)))}
     elif isinstance(source, Dataset | DatasetDict):
+        source = source.with_format(None)  # what set_format left out is there, and as Python has it
         found = {"train": source} if isinstance(source, Dataset) else source
     elif isinstance(source, str | Path):
         path = Path(source).expanduser()
@@ -96,9 +97,6 @@ def find_splits(source, config_name: str | None, revision: str | None = None, *,
             "DatasetDict. Rows become one by Dataset.from_list(rows), columns by Dataset.from_dict(columns)."
         )
     splits = {SPLIT_OF.get(name, name): split for name, split in found.items()}
-    for name, split in splits.items():
-        if isinstance(split, Dataset):
-            splits[name] = split.with_format(None)  # what set_format left out is there, and as Python has it
     if len(splits) < len(found):
         raise ValueError(f"Found the splits {', '.join(found)}; expected one for validation. Remove or rename one.")
     return splits
@@ -108,7 +106,7 @@ def _of_folder(path: Path) -> dict:
     """What `save_to_disk` wrote, files named after splits, or a folder per class; none where datasets finds them."""
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         try:
-            saved = load_from_disk(str(path))
+            saved = load_from_disk(str(path)).with_format(None)
         except (*_CANNOT_BE_READ, OSError, KeyError) as error:
             expected = "expected what Dataset.save_to_disk wrote. Save it anew"
             raise ValueError(f"{path} cannot be read ({error}); {expected}.") from error
