@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections import defaultdict
-from itertools import chain, combinations
+from itertools import combinations
 from pathlib import Path
 from typing import Literal
 from unicodedata import category, is_normalized
@@ -18,7 +18,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedTokenizerBase
 
-from bertcls.data.columns import ROWS_AT_A_TIME, digests, is_missing, key_of, numbers_in, row_batches, text_batches
+from bertcls.data.columns import digests, is_missing, key_of, numbers_in, row_batches, text_batches
 from bertcls.data.labels import label_array, label_names_of, label_shares, problem_type_of
 from bertcls.data.load import load_splits
 from bertcls.data.splits import MIN_WORDS, SPLIT_SEED, draw_rows, find_within
@@ -259,9 +259,8 @@ def _leak(kept: _Part, other: _Part) -> tuple[dict, list[int]]:
         words = kept.words.take(asked).to_pylist()
         parts = dict.fromkeys(words, False)
         places = np.sort(np.unique(other.keys, return_index=True)[1])
-        starts = range(0, len(places), ROWS_AT_A_TIME)
-        read = (other.words.take(places[start : start + ROWS_AT_A_TIME]).to_pylist() for start in starts)
-        for part, place in find_within(parts, chain.from_iterable(read), count=len(places)):
+        read = (other.words[place].as_py() for place in places)
+        for part, place in find_within(parts, read, count=len(places)):
             parts[part] = inside[places[place]] = True
         contained[asked] = [parts[part] for part in words]
     leak = {"rows": len(kept.ids), "long_rows": int(kept.long.sum())}

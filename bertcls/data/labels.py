@@ -368,7 +368,6 @@ class LabelColumn:
 
 
 def _declared(feature) -> list[str] | None:
-    """The class names that a feature declares."""
     feature = getattr(feature, "feature", feature)
     return list(feature.names) if isinstance(feature, ClassLabel) else None
 
