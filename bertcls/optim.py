@@ -6,6 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import get_parameter_names
+
+# As in Trainer: biases and norms are not decayed.
+_NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def layerwise_parameter_groups(
     if not 0 < layer_decay <= 1:
         raise ValueError(f"Found --layer_decay {layer_decay}; expected more than 0 and at most 1.")
     parts = encoder_parts(model.encoder) if layer_decay < 1 else None
-    decayed = set(Trainer.get_decay_parameter_names(None, model))  # not biases and norms; it reads nothing of itself
+    decayed = set(get_parameter_names(model, [nn.LayerNorm], _NO_DECAY))
     groups: dict[tuple[int, bool], dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
