@@ -1,6 +1,7 @@
 """What to try next: at most three lines that follow from facts of the run."""
 
-import math
+import numpy as np
+from scipy.stats import entropy
 
 from bertcls.modeling import SINGLE_LABEL
 
@@ -23,10 +24,8 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
     steps = facts["chosen"]["made"]
     smoothed = facts["arguments"].get("label_smoothing_factor")  # with which no loss comes near 0
     if losses and shares and task["problem_type"] == SINGLE_LABEL and steps >= _FEW_STEPS and not smoothed:
-        weighted = [
-            share * weight for share, weight in zip(shares.values(), task["class_weights"] or [1] * len(shares))
-        ]
-        constant = -sum(share * math.log(share / sum(weighted)) for share in weighted if share)
+        weighted = np.multiply([*shares.values()], task["class_weights"] or 1)
+        constant = weighted.sum() * entropy(weighted)
         if min(losses) > 0.95 * constant:
             found.append(
                 f"The training loss hardly fell below that of a constant answer ({constant:.2f}): the learning rate "
