@@ -125,15 +125,15 @@ def draw_confusion(matrix: list[list[int]], names: list[str], path: Path) -> Non
         bar.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1])
 
 
-def draw_reliability(bins: list[dict], path: Path, *, start: float = 0.0, decisions: bool = False) -> None:
+def draw_reliability(bins: list[dict], path: Path, *, classes: int | None = None) -> None:
     """How often answers of a confidence are right, with 95 % intervals, beside how often they should be; rows below.
 
-    The bins are those of `calibration_error`, and `start` is the lowest possible confidence; with `decisions` they are
-    of probabilities of labels, each label of each text, and not of answers.
+    The bins are those of `calibration_error`, of answers that are one of so many `classes`; with `None` they are of
+    probabilities of labels, each label of each text, and not of answers.
     """
-    lows, highs, rows, means, accuracies = zip(
-        *([row[key] for key in ("low", "high", "rows", "confidence", "accuracy")] for row in bins if row["rows"])
-    )
+    keys = ("low", "high", "rows", "confidence", "accuracy")
+    lows, highs, rows, means, accuracies = ([row[key] for row in bins] for key in keys)
+    decisions, start = classes is None, 0.0 if classes is None else 1 / classes  # start: the lowest of confidences
     widths, intervals = np.subtract(highs, lows), [wilson_interval(round(a * n), n) for a, n in zip(accuracies, rows)]
     found, ideal = ("share", "as often as it says") if decisions else ("accuracy", "as right as it is sure")
     mean, called = ("probability", "share that has the label") if decisions else ("confidence", "accuracy")

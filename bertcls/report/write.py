@@ -213,10 +213,8 @@ def _draw(facts: dict, trainer: Trainer, folder: Path, table: pd.DataFrame, *, t
     if any(name.startswith("before_") for name in scores):
         figures.draw_before_after(scores, folder / "before_after.png", rows=task["rows"]["validation"])
     if calibration := facts.get("calibration"):
-        start = 0.0 if kind == MULTI_LABEL else 1 / len(labels)
-        figures.draw_reliability(
-            calibration["bins"], folder / "reliability.png", start=start, decisions=kind == MULTI_LABEL
-        )
+        classes = None if kind == MULTI_LABEL else len(labels)
+        figures.draw_reliability(calibration["bins"], folder / "reliability.png", classes=classes)
         if "coverage" in calibration:
             figures.draw_coverage(calibration["coverage"], folder / "coverage.png")
     if kind == SINGLE_LABEL:
