@@ -348,11 +348,8 @@ def _written(names: list[str]) -> list[str]:
     >>> _written(["neg", "a name that is much longer than an axis has room for", "\\U000f0000"])
     ['neg', 'a name that is much longer…', 'class 2']
     """
-    lines = {number: " ".join(name.split()) for number, name in enumerate(names)}
-    known = (
-        line if line and _characters().issuperset(map(ord, line)) else f"class {number}"
-        for number, line in lines.items()
-    )
+    lines, has_all = [" ".join(name.split()) for name in names], _characters().issuperset
+    known = (line if line and has_all(map(ord, line)) else f"class {number}" for number, line in enumerate(lines))
     return [line if len(line) <= _NAME_LENGTH else line[: _NAME_LENGTH - 1].rstrip() + "…" for line in known]
 
 
