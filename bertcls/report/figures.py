@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib.style
 import numpy as np
+import pandas as pd
 from cycler import cycler
 from matplotlib import font_manager
 from matplotlib.axes import Axes
@@ -276,25 +277,22 @@ def draw_growth(sizes: list[dict], path: Path) -> None:
 
 def draw_search(trials: list[dict], importance: dict[str, float], metric: str, path: Path, *, rising: bool) -> None:
     """The `score` of each trial that has one, by its `number` and `state`, the best so far, and what knobs weigh."""
-    scored = [trial for trial in trials if trial["score"] is not None]
-    groups = {state: [one for one in scored if one["state"] == state] for state in ("complete", "pruned")}
-    numbers, scores = ([one[key] for one in groups["complete"]] for key in ("number", "score"))
+    scored = pd.DataFrame(trials).dropna(subset="score")
+    complete, pruned = (scored[scored["state"] == state] for state in ("complete", "pruned"))
     parts = {"ncols": 2, "width_ratios": [3, 2]} if importance else {}
     with _figure(path, 11 if importance else _WIDTH, 4.4, **parts) as (figure, axes):
         left, right = axes if importance else (axes, None)
-        best = (np.maximum if rising else np.minimum).accumulate(scores)
-        left.step(numbers, best, where="post", color=_GREY, marker="", linestyle="--", label="best so far")
-        for (state, group), looks, label in zip(groups.items(), ("o", "v"), ("to its end", "cut short")):
-            places = [one["number"] for one in group], [one["score"] for one in group]
-            left.plot(*places, looks, color=_BLUE if state == "complete" else _SKY, label=label)
-        first = [(one["number"], one["score"]) for one in scored if one["defaults"]]
-        left.plot(*zip(*first), "s", color=_RED, markersize=8, label="the recipe's defaults")
+        best = complete["score"].cummax() if rising else complete["score"].cummin()
+        left.step(complete["number"], best, where="post", color=_GREY, marker="", linestyle="--", label="best so far")
+        left.plot("number", "score", "o", data=complete, color=_BLUE, label="to its end")
+        left.plot("number", "score", "v", data=pruned, color=_SKY, label="cut short")
+        first = scored[scored["defaults"]]
+        left.plot("number", "score", "s", data=first, color=_RED, markersize=8, label="the recipe's defaults")
         left.xaxis.set_major_locator(MaxNLocator(integer=True))
         left.set(xlabel="trial", ylabel=f"{metric.replace('_', ' ')} on the selection rows")
         figure.legend(loc="outside upper left", ncols=4)
         if right is not None:
-            names = list(importance)
-            bars = right.barh(names, [importance[name] for name in names], color=_BLUE)
+            bars = right.barh([*importance], [*importance.values()], color=_BLUE)
             right.bar_label(bars, fmt="{:.0%}", padding=3, fontsize=10.5)
             right.invert_yaxis()
             right.margins(x=0.15)
