@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 from contextlib import suppress
-from pathlib import Path, PurePath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, get_token
 from huggingface_hub.errors import HFValidationError
@@ -48,15 +48,13 @@ def write_card(facts: dict, run_dir: str, *, language: str | None = None, licens
     It holds no text of the data, token or local path. Its snippets name the folder, for which `push_folder` puts in
     the repository's name. Language and licence are written as the Hub writes them.
     """
-    name = Path(run_dir).resolve().name
-    data = data_name(facts.get("source") or {}, run_dir)
-    hub_dataset = _hub_id((facts.get("source") or {}).get("dataset"), owner=True)
-    labels = (facts.get("task") or {}).get("labels", [])
-    hub_encoder = _hub_id((facts.get("model") or {}).get("encoder"))
+    name, given = Path(run_dir).resolve().name, shown_facts(facts)
+    data, hub_encoder = data_name(given["source"], run_dir), _hub_id(given["model"].get("encoder"))
+    hub_dataset = _hub_id(given["source"].get("dataset"), owner=True)
     facts = shown_facts({name: _public(facts[name], run_dir) for name in _SHOWN if name in facts})
-    facts["task"]["labels"] = labels  # which may look like paths
-    task, kind, scores, source = facts["task"], facts["kind"], facts["scores"], facts.get("source") or {}
-    from_scratch = str((facts.get("arguments") or {}).get("from_scratch", False)).lower() == "true"
+    facts["task"]["labels"] = given["task"]["labels"]  # which may look like paths
+    task, kind, scores, source = facts["task"], facts["kind"], facts["scores"], facts["source"]
+    from_scratch = str(facts["arguments"].get("from_scratch", False)).lower() == "true"
     results = [
         EvalResult(
             task_type="text-classification",
@@ -91,7 +89,7 @@ def write_card(facts: dict, run_dir: str, *, language: str | None = None, licens
         data=data,
         from_scratch=from_scratch,
         placeholder=_PLACEHOLDERS.get((language or "en").split("-")[0].lower(), _PLACEHOLDERS["en"]),
-        pairs=((facts.get("model") or {}).get("contract") or {}).get("pair_truncation") is not None,
+        pairs=facts["model"].get("contract", {}).get("pair_truncation") is not None,
         most=MANY_CLASSES,
         score_rows=_score_rows(facts),
         limits=_limits(facts, data, from_scratch),
@@ -149,9 +147,9 @@ def _public(value, run_dir: str):
         return {name: _public(part, run_dir) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [_public(part, run_dir) for part in value]
-    if not isinstance(value, str | PurePath):
+    if not isinstance(value, str):
         return value
-    text = _TOKEN.sub("***", str(value))
+    text = _TOKEN.sub("***", value)
     if token := get_token():
         text = text.replace(token, "***")
     if ("/" in text or "\\" in text) and (_WHOLE_PATH.fullmatch(text) or os.path.exists(text)):
@@ -171,7 +169,7 @@ def _last_part(path: str) -> str:
 def _score_rows(facts: dict) -> list[tuple[str, str, str, str]]:
     """Which rows, which score, its value, and its 95 % interval where there is one."""
     rows, scores, selection = [], facts["scores"], facts["task"]["rows"].get("validation")
-    before = [("before", "selection, before training")] if (facts.get("chosen") or {}).get("made", 1) else []
+    before = [("before", "selection, before training")] if facts["chosen"].get("made", 1) else []
     for prefix, which in (("test", "reported"), ("eval", "selection"), *before):
         counted = scores.get("test_samples") if prefix == "test" else selection
         for score, name in facts["names"].items():
@@ -184,7 +182,7 @@ def _score_rows(facts: dict) -> list[tuple[str, str, str, str]]:
 
 def _limits(facts: dict, data: str, from_scratch: bool) -> list[str]:
     """What this model was not shown to do, in sentences made from the facts."""
-    task, scores, model, found = facts["task"], facts["scores"], facts.get("model") or {}, []
+    task, scores, model, found = facts["task"], facts["scores"], facts["model"], []
     main, error = "pearson" if facts["kind"] == REGRESSION else "accuracy", facts["kind"] == REGRESSION
     tested, trained = scores.get("test_samples"), scores.get("train_samples")
     if tested and trained:
@@ -197,28 +195,27 @@ def _limits(facts: dict, data: str, from_scratch: bool) -> list[str]:
         ends = " and ".join(format_score(scores[f"test_{main}_{end}"], tested) for end in ("low", "high"))
         measured = f"its {facts['names'][main]} on rows of this kind"
         found.append(f"{tested:,} rows leave {measured} between {ends} (95 % interval).")
-    baselines = facts.get("baselines") or []
     for kind, said in ((WORSE, "On these rows it is worse than {}."), (UNSURE, "These rows cannot tell it from {}.")):
-        if others := [row["name"] for row in baselines if row["outcome"] == kind]:
+        if others := [row["name"] for row in facts["baselines"] if row["outcome"] == kind]:
             found.append(said.format(" and ".join(others)))
-    if not baselines:
+    if not facts["baselines"]:
         found.append("It was not compared with a simple model.")
     rows = {label: round(share * (tested or 0)) for label, share in task["label_shares"].get("test", {}).items()}
     if few := [f"{label} ({count})" for label, count in rows.items() if tested and count < _FEW_ROWS]:
         more = f" and {len(few) - 10} more" if len(few) > 10 else ""
         found.append(f"Labels with few tested rows, whose own scores say little: {', '.join(few[:10])}{more}.")
-    if weak := [row for row in facts.get("slices") or [] if row["outcome"] == WORSE]:
+    if weak := [row for row in facts["slices"] if row["outcome"] == WORSE]:
         values = (f"{format_score(row['score'], tested, error=error)} of {row['rows']:,}" for row in weak)
         groups = "; ".join(f"{row['slice']}, {row['group']}: {value}" for row, value in zip(weak, values))
         found.append(f"Its {facts['measure']} is worse on some groups of rows than on the others: {groups}.")
-    if (facts.get("calibration") or {}).get("temperature", 1.0) != 1.0:
+    if facts["calibration"].get("temperature", 1.0) != 1.0:
         found.append(
             "Its probabilities are calibrated on held-out rows of this data alone; on other texts it may be surer "
             "than it is right."
         )
     elif not error:
         found.append("Its probabilities are not calibrated: of answers at 0.9 more or fewer than 9 in 10 are right.")
-    found += _reading_limits(model.get("contract") or {})
+    found += _reading_limits(model.get("contract", {}))
     if facts.get("audit") is None:
         found.append("Its data was not looked through for duplicates and for test texts in train.")
     elif facts["audit"].get("leaked"):

@@ -81,7 +81,10 @@ def _or_dash(write: Callable[..., str]) -> Callable[..., str]:
 
 
 def shown_facts(facts: dict) -> dict:
-    """The facts, and what templates need besides: rows and shares by the report's names of splits, names of scores."""
+    """The facts, empty where missing, and what templates need besides: splits and scores by the report's names."""
+    empty = dict.fromkeys(("source", "model", "arguments", "chosen", "run", "calibration"), {})
+    empty |= dict.fromkeys(("baselines", "slices", "probes"), [])
+    facts = empty | {name: part for name, part in facts.items() if part is not None}
     task = {"rows": {}, "label_shares": {}, "labels": [], "reported_split": None} | facts["task"]
     kind, reported = task["problem_type"], task["reported_split"]
     drawn = reported == DRAWN or str(reported).startswith("fold ")
@@ -100,36 +103,35 @@ def _context(facts: dict, figures: dict) -> dict:
     reported, many = task["reported_split"] or "test", len(task["labels"]) > MANY_CLASSES
     largest = {name: max((part.get(name, 0) for part in shares.values()), default=0) for name in task["labels"]}
     rows = f"{scores['test_samples']:,} rows of {reported}" if "test_samples" in scores else None
-    started = (facts.get("run") or {}).get("started")
     context = facts | {
         "frequent": sorted(task["labels"], key=lambda name: -largest[name])[:MANY_CLASSES],
         "reported": reported,
-        "about": [*filter(None, (facts.get("name"), facts.get("data"), rows, started))],
+        "about": [*filter(None, (facts.get("name"), facts.get("data"), rows, facts["run"].get("started")))],
         "main": {"key": f"test_{main}", "name": names[main]} | _with_interval(scores, f"test_{main}"),
         "beside": [
             {"key": f"test_{key}", "name": name, "value": scores[f"test_{key}"], "error": key in ERRORS}
             for key, name in names.items()
             if f"test_{key}" in scores and key != main
         ],
-        "probes": _groups(facts.get("probes") or []),
+        "probes": _groups(facts["probes"]),
         "before_after": [
             {"name": name, "error": key in ERRORS} | {when: scores[f"{when}_{key}"] for when in ("before", "eval")}
             for key, name in names.items()
-            if f"before_{key}" in scores and f"eval_{key}" in scores and (facts.get("chosen") or {}).get("made", 1)
+            if f"before_{key}" in scores and f"eval_{key}" in scores and facts["chosen"].get("made", 1)
         ],
         "figures": figures,
         "encoder": encoder,
         "several": kind == MULTI_LABEL,
-        "slices": [(name, list(parts)) for name, parts in groupby(facts.get("slices") or [], itemgetter("slice"))],
-        "axes": {key: _axis([encoder, *facts[key]]) for key in ("baselines", "slices") if facts.get(key)},
+        "slices": [(name, list(parts)) for name, parts in groupby(facts["slices"], itemgetter("slice"))],
+        "axes": {key: _axis([encoder, *facts[key]]) for key in ("baselines", "slices") if facts[key]},
     }
-    coverage = (facts.get("calibration") or {}).get("coverage")
+    coverage = facts["calibration"].get("coverage")
     classes = scores.get("test_per_class") or scores.get("test_confusion_matrix") or many
     classes = classes or {"confusion", "predictions"} & {*figures}
     sections = {  # by their ids: titles, and what a section needs
-        "baselines": ("Simple baselines", facts.get("baselines")),
+        "baselines": ("Simple baselines", facts["baselines"]),
         "classes": ("Predictions" if kind == REGRESSION else "Scores per class", classes),
-        "calibration": ("Calibration and coverage" if coverage else "Calibration", facts.get("calibration")),
+        "calibration": ("Calibration and coverage" if coverage else "Calibration", facts["calibration"]),
         "slices": ("Slices", context["slices"]),
         "confusions": ("Confused pairs", facts.get("confusions")),
         "deciding": ("Words that decide", facts.get("deciding")),
@@ -138,7 +140,7 @@ def _context(facts: dict, figures: dict) -> dict:
         "data": ("Data", task["rows"] or facts.get("audit")),
         "curves": ("Training curves", "curves" in figures),
         "before-after": ("Before and after training", context["before_after"]),
-        "made": ("How it was made", facts.get("run") or facts.get("arguments") or facts.get("model")),
+        "made": ("How it was made", facts["run"] or facts["arguments"] or facts["model"]),
     }
     return context | {"sections": {name: title for name, (title, content) in sections.items() if content}}
 

@@ -368,6 +368,6 @@ def test_own_metrics_stand_in_the_card(tmp_path):
 
 
 def test_an_interval_of_one_row_is_none():
-    facts = {"names": {"mae": "MAE"}, "task": {"rows": {}}, "scores": {"test_samples": 1, "test_mae": 0.5}}
-    facts["scores"] |= {"test_mae_low": None, "test_mae_high": None}
+    facts = {"names": {"mae": "MAE"}, "chosen": {}, "task": {"rows": {}}}
+    facts["scores"] = {"test_samples": 1, "test_mae": 0.5, "test_mae_low": None, "test_mae_high": None}
     assert [row[2:] for row in _score_rows(facts)] == [("0.500", "")]
