@@ -294,19 +294,13 @@ def _class_names(table: pd.DataFrame) -> list[str]:
 
 
 def confident_errors(
-    table: pd.DataFrame,
-    classifier: TextClassifier,
-    baseline: TfidfClassifier | None,
-    train: Dataset,
-    *,
-    words: bool = True,
+    table: pd.DataFrame, classifier: TextClassifier, baseline: TfidfClassifier | None, train: Dataset, *, words: bool
 ) -> list[dict]:
     """The errors that the model is surest of, which is where wrong labels are found, with what may explain them.
 
     Each has columns of `sure_errors` (the text of a pair with the second behind a line), `why` (of `words_of_texts`;
-    without `words` nothing, where other models gave the answers),
-    `pieces` (the first 80 tokens), the 5 highest `probabilities`, and the `similar` rows of `train`, which the
-    baseline learned from.
+    without `words` nothing, where other models gave the answers), `pieces` (the first 80 tokens), the 5 highest
+    `probabilities`, and the `similar` rows of `train`, which the baseline learned from.
     """
     names, wrong, errors = _class_names(table), sure_errors(table).head(_SHOWN_ERRORS), []
     texts = list(zip(*(wrong[name] for name in ("text", "text_pair") if name in wrong)))

@@ -195,12 +195,13 @@ def test_the_surest_errors_come_first_with_similar_training_texts(tokenizer):
     train = Dataset.from_dict({"text": ["a dull film", "a great song", "some rain"], "label": [0, 1, 1]})
     train = train.cast_column("label", ClassLabel(names=["bad", "good"])).add_column("example_id", [0, 1, 2])
     baseline = TfidfClassifier(2, min_df=1).fit(train["text"][:], [0, 1, 1])
-    errors = confident_errors(table, TextClassifier(model, tokenizer), baseline, train)
+    errors = confident_errors(table, TextClassifier(model, tokenizer), baseline, train, words=True)
     assert [error["example_id"] for error in errors] == [9, 7]
     assert errors[0]["similar"][0] == {"text": "a great song", "label": "good", "similarity": pytest.approx(1.0)}
     assert errors[0]["probabilities"] == {"bad": 0.1, "good": 0.9} and errors[0]["probability"] == 0.9
     assert errors[1]["pieces"] == tokenizer.tokenize("a dull film")
-    assert confident_errors(table[table["label"] == "good"], TextClassifier(model, tokenizer), baseline, train) == []
+    right = table[table["label"] == "good"]
+    assert confident_errors(right, TextClassifier(model, tokenizer), baseline, train, words=True) == []
 
 
 def test_probes_are_asked_in_groups(tokenizer, tmp_path):
