@@ -206,7 +206,7 @@ def _p_value(own: np.ndarray, rest: np.ndarray) -> float:
     """That two groups of rows differ by chance; 1 where there is too little to tell."""
     if own.dtype == bool:
         table = [[part.sum(), len(part) - part.sum()] for part in (own, rest)]
-        return float(fisher_exact(table).pvalue) if len(rest) else 1.0
+        return float(fisher_exact(table).pvalue)
     if min(len(own), len(rest)) < 2 or not (own.std() or rest.std()):
         return 1.0
     return float(ttest_ind(own, rest, equal_var=False).pvalue)
