@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import groupby, product
 from pathlib import Path
 from typing import Protocol
@@ -72,8 +73,7 @@ def gather_findings(
     kind, names, labels, values = config.problem_type, label_names_of(test), label_array(test), row_values(table)
     answer, simple = _constant(label_array(train), labels, names, kind)
     baselines = [beside_values(f"always answering {answer}", simple, values)]
-    fits = len(names) if kind == MULTI_LABEL else 1
-    limit = max(_TFIDF_ROWS // fits, _TFIDF_FEWEST_ROWS)
+    limit = max(_TFIDF_ROWS // (len(names) if kind == MULTI_LABEL else 1), _TFIDF_FEWEST_ROWS)
     drawn = draw_rows(train, limit, seed=0)
     tfidf = TfidfClassifier(len(names), problem_type=kind, cleaning=config.cleaning)
     try:
@@ -142,15 +142,13 @@ def headline(score: float, findings: dict, rows: int | None = None) -> str:
     >>> headline(0.9, {"measure": "accuracy", "baselines": [row]}, 198)
     'The encoder (accuracy 0.90) cannot be told from TF-IDF (0.89, p = 0.40).'
     """
-    error, clauses = findings["measure"] == MEASURES[REGRESSION], []
+    clauses, write = [], partial(format_score, rows=rows, error=findings["measure"] == MEASURES[REGRESSION])
     for kind, verb in ((WORSE, "is worse than"), (UNSURE, "cannot be told from"), (BETTER, "is better than")):
         others = [row for row in findings["baselines"] if row["outcome"] == kind]
-        scores = (format_score(row["score"], rows, error=error) for row in others)
-        told = (f"{row['name']} ({of}, p {format_p(row['p_value'], '= ')})" for row, of in zip(others, scores))
+        told = (f"{row['name']} ({write(row['score'])}, p {format_p(row['p_value'], '= ')})" for row in others)
         clauses += [f"{verb} {' and '.join(told)}"] if others else []
     start = "Warning: the" if clauses[0].startswith("is worse") else "The"
-    written = format_score(score, rows, error=error)
-    return f"{start} encoder ({findings['measure']} {written}) {' and '.join(clauses)}."
+    return f"{start} encoder ({findings['measure']} {write(score)}) {' and '.join(clauses)}."
 
 
 def _constant(train: np.ndarray, labels: np.ndarray, names: list[str], kind: str) -> tuple[str, np.ndarray]:
