@@ -51,11 +51,10 @@ def score_reported(
     scores |= TaskMetric(kind, names).compute(predictions=predictions, references=labels)
     if len(names) > MANY_CLASSES:
         cells = [*map(as_cell, names)]
-        per_class = pd.DataFrame(scores.pop("per_class").values(), index=pd.Index(cells, name="class"))
-        per_class.rename(columns={"support": "rows"}).to_csv(Path(run_dir, REPORT, "classes.csv"))
+        per_class = pd.DataFrame(scores.pop("per_class").values(), cells).rename(columns={"support": "rows"})
+        per_class.to_csv(Path(run_dir, REPORT, "classes.csv"), index_label="class")
         if (counts := scores.pop("confusion_matrix", None)) is not None:
-            counts = pd.DataFrame(counts, pd.Index(cells, name="true class"), cells)
-            counts.to_csv(Path(run_dir, REPORT, "confusion.csv"))
+            pd.DataFrame(counts, cells, cells).to_csv(Path(run_dir, REPORT, "confusion.csv"), index_label="true class")
     if kind == REGRESSION:
         ends = pearsonr(labels, predictions).confidence_interval() if scores["pearson"] else (-1, 1)  # 0: a constant
         scores["pearson_low"], scores["pearson_high"] = map(float, ends)
