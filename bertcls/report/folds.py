@@ -103,7 +103,5 @@ def write_suspects(table: pd.DataFrame, names: list[str], folder: Path) -> int:
         probability_of_label=probabilities[rows, labels], probability_of_prediction=probabilities[rows, answers]
     )
     ranked = shown.iloc[rank_suspects(probabilities, labels)].query("label != prediction")
-    words = ranked.columns.intersection(["text", "text_pair", "label", "prediction", "id"])
-    ranked = ranked.assign(**ranked[words].map(as_cell))
-    ranked.to_csv(folder / "suspects.csv", index=False)
+    ranked.map(as_cell).to_csv(folder / "suspects.csv", index=False)
     return len(ranked)
