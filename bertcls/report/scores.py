@@ -43,8 +43,7 @@ def score_reported(
         probabilities = classifier.to_probabilities(logits)
     else:
         probabilities = classifier.probabilities(texts_of(dataset), progress=progress)
-    thresholds = classifier.thresholds if kind == MULTI_LABEL else None
-    table, predictions = answer_table(dataset, probabilities, thresholds)
+    table, predictions = answer_table(dataset, probabilities, classifier.thresholds)
     Path(run_dir, REPORT).mkdir(exist_ok=True)
     table.to_parquet(Path(run_dir, PREDICTIONS), index=False)
     scores = own_scores(own, labels, predictions)

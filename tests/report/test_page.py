@@ -605,7 +605,8 @@ def test_a_thousand_classes_stay_small(tmp_path):
     predictions[-250:] = 11
     rows = Dataset.from_dict({"text": ["x"] * 5_300, "label": labels, "example_id": range(5_300)})
     rows = rows.cast_column("label", ClassLabel(names=names))
-    answers = SimpleNamespace(probabilities=lambda texts, progress: np.eye(1_000, dtype=np.float32)[predictions])
+    eye = np.eye(1_000, dtype=np.float32)
+    answers = SimpleNamespace(probabilities=lambda texts, progress: eye[predictions], thresholds=None)
     scores = score_reported(answers, rows, run_dir=str(tmp_path))
     assert (
         not {"test_per_class", "test_confusion_matrix"} & {*scores}
