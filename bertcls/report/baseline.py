@@ -69,11 +69,10 @@ class TfidfClassifier:
             ) from error
         return self
 
-    def tune(self, texts: list[Text], labels: np.ndarray) -> "TfidfClassifier":
+    def tune(self, texts: list[Text], labels: np.ndarray) -> None:
         """Sets the thresholds of a multi-label model on validation, as those of an encoder are; nothing of another."""
         if self.problem_type == MULTI_LABEL:
             self.thresholds = tune_thresholds(self.probabilities(texts), labels)
-        return self
 
     def probabilities(self, texts: list[Text], *, progress: bool = False) -> np.ndarray:
         """Probabilities `[texts, num_labels]`, 0 for a class that no training text has; values of a regression."""
