@@ -100,7 +100,7 @@ def accuracy_by_coverage(confidence: np.ndarray, right: np.ndarray) -> list[dict
     """Accuracy of the surest answers, for some shares of all: `coverage` with the `threshold` that gives it."""
     points, falling = [], np.sort(confidence)[::-1]
     for share in (1.0, 0.95, 0.9, 0.8, 0.7, 0.5):
-        threshold = float(falling[max(math.ceil(share * len(confidence)) - 1, 0)])
+        threshold = float(falling[math.ceil(share * len(confidence)) - 1])
         answered = confidence >= threshold
         found = score_with_interval(right[answered])
         point = {"threshold": threshold, "coverage": float(answered.mean()), "accuracy": found.pop("score")}
