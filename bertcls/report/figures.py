@@ -334,19 +334,15 @@ def _fonts() -> tuple[str, ...]:
     return "DejaVu Sans", *[name for name in _CJK_FONTS if name in installed][:1]
 
 
-@cache
-def _characters() -> frozenset[int]:
-    fonts = (font_manager.get_font(font_manager.findfont(name)) for name in _fonts())
-    return frozenset().union(*(font.get_charmap() for font in fonts))
-
-
 def _written(names: list[str]) -> list[str]:
     """Names as they fit on an axis: one line, 28 characters; the class's number for what no font here can write.
 
     >>> _written(["neg", "a name that is much longer than an axis has room for", "\\U000f0000"])
     ['neg', 'a name that is much longer…', 'class 2']
     """
-    lines, has_all = [" ".join(name.split()) for name in names], _characters().issuperset
+    fonts = (font_manager.get_font(font_manager.findfont(name)) for name in _fonts())
+    has_all = frozenset().union(*(font.get_charmap() for font in fonts)).issuperset
+    lines = [" ".join(name.split()) for name in names]
     known = (line if line and has_all(map(ord, line)) else f"class {number}" for number, line in enumerate(lines))
     return [line if len(line) <= _NAME_LENGTH else line[: _NAME_LENGTH - 1].rstrip() + "…" for line in known]
 
