@@ -10,7 +10,7 @@ from bertcls.data.splits import draw_rows
 from bertcls.inference import Text, TextClassifier, texts_of
 from bertcls.modeling import MULTI_LABEL, REGRESSION
 from bertcls.report.baseline import TfidfClassifier, cleaned_texts
-from bertcls.text import clean, word_spans
+from bertcls.text import clean, count_characters, word_spans
 from bertcls.words import tells_words
 
 _SHOWN = 200  # words of a text, at most
@@ -24,7 +24,7 @@ def words_of_texts(classifier: TextClassifier, texts: list[Text]) -> list[dict]:
     first 200 `words` as the fields of `Word` with what each `adds`, what the strongest of all adds, `most`, and of a
     pair where the `second` text begins, a line end behind the first; of one that is too long, or has none, nothing."""
     told = tells_words(classifier.model)
-    short = [row for row, text in enumerate(texts) if told and len("".join(text)) <= _LONGEST]
+    short = [row for row, text in enumerate(texts) if told and count_characters(text) <= _LONGEST]
     found: list[dict] = [{} for _ in texts]
     for row, answer in zip(short, classifier.predict([texts[row] for row in short], words=told)):
         for label in [*answer.words[0].contributions][:1] if answer.words else ():
@@ -50,7 +50,7 @@ def deciding_words(
     kind, names = classifier.model.config.problem_type, classifier.label_names
     regression = kind == REGRESSION
     drawn = draw_rows(test, max(min(rows, _ROWS), len(names), 2), seed=0)
-    texts = [text for text in texts_of(drawn) if len("".join(text)) <= _LONGEST]
+    texts = [text for text in texts_of(drawn) if count_characters(text) <= _LONGEST]
     read = cache(lambda word: clean(word, classifier.model.config.cleaning).strip().lower() or word.lower())
     found = [
         (row, "higher" if regression else label, read(word.text), value)
