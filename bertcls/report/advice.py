@@ -22,7 +22,7 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
         del evaluations[-1]  # of the model that was chosen, once more
     shares = task["label_shares"]["train"]
     steps = facts["chosen"]["made"]
-    smoothed = facts["arguments"].get("label_smoothing_factor")  # with which no loss comes near 0
+    smoothed = facts["arguments"]["label_smoothing_factor"]  # with which no loss comes near 0
     if losses and shares and task["problem_type"] == SINGLE_LABEL and steps >= _FEW_STEPS and not smoothed:
         weighted = np.multiply([*shares.values()], task["class_weights"] or 1)
         constant = weighted.sum() * entropy(weighted)
@@ -54,10 +54,10 @@ def advise(facts: dict, log_history: list[dict]) -> list[str]:
     starved = [name for name, count in counts.items() if count < _STARVED]
     if starved and max(counts.values()) >= 5 * _STARVED:
         found.append(f"{starved[0]} has {counts[starved[0]]} training rows: label more of it first.")
-    if facts.get("cut", 0) > _CUT_SHARE:
-        contract = (facts.get("model") or {}).get("contract") or {}
-        option = "truncation" if contract.get("pair_truncation") is None else "pair_truncation"
-        windows = "" if contract.get(option) == "none" else f", or use --{option} none"
+    if facts["cut"] > _CUT_SHARE:
+        contract = facts["model"]["contract"]
+        option = "truncation" if contract["pair_truncation"] is None else "pair_truncation"
+        windows = "" if contract[option] == "none" else f", or use --{option} none"
         found.append(f"{facts['cut']:.0%} of the tokens are not read: raise --max_length{windows}.")
     if facts.get("suspects"):
         found.append(

@@ -23,7 +23,10 @@ def facts(**changes) -> dict:
         "label_shares": {"train": {"a": 0.5, "b": 0.5}},
     }
     task |= changes.pop("task", {})
-    return {"task": task, "arguments": {"learning_rate": 5e-5}, "chosen": {"made": 100}, "baselines": []} | changes
+    arguments = {"learning_rate": 5e-5, "label_smoothing_factor": 0.0}
+    model = {"contract": {"truncation": "head", "pair_truncation": None}}
+    found = {"task": task, "arguments": arguments, "chosen": {"made": 100}, "baselines": [], "cut": 0.0}
+    return found | {"model": model} | changes
 
 
 def log(*losses: float, evaluated: tuple = (0.5, 0.4, 0.41), key: str = "eval_loss") -> list[dict]:
