@@ -84,8 +84,8 @@ def load_arm(folder: str, name: str | None = None, seeds: list[int] | None = Non
     table["prediction"] = answers.mean(axis=1) if is_float_dtype(table["label"]) else _most_frequent(answers)
     facts = [read_json(run / RESULTS) for run in runs]
     if not all(run.name.startswith(("seed-", "fold-")) for run in runs):
-        encoders = sorted({str((one.get("model") or {}).get("encoder")) for one in facts})
-        used = [(one.get("scores") or {}).get("seed") for one in facts]
+        encoders = sorted({str(one.get("model", {}).get("encoder")) for one in facts})
+        used = [one["scores"].get("seed") for one in facts]
         if len(encoders) > 1 or any(used.count(seed) > 1 for seed in used if seed is not None):
             found = f"Found runs of {' and '.join(encoders) if len(encoders) > 1 else 'one seed'} in {folder}"
             raise ValueError(f"{found}; expected those of one way, by several seeds. Name each run by itself.")
@@ -118,9 +118,9 @@ def _options(facts: dict, record: dict) -> dict[str, str]:
     said = " ".join(record.get("command", [])).split(" --")[1:]
     parts = (part.replace("=", " ", 1).partition(" ") for part in said)
     found = {flag.replace("-", "_"): value or "true" for flag, _, value in parts}
-    model = facts.get("model") or {}
-    found |= (model.get("contract") or {}) | (facts.get("arguments") or {})
-    found |= {key: model[key] for key in ("encoder", "pooling") if key in model} | (facts.get("source") or {})
+    model = facts.get("model", {})
+    found |= model.get("contract", {}) | facts.get("arguments", {})
+    found |= {key: model[key] for key in ("encoder", "pooling") if key in model} | facts.get("source", {})
     found |= {key: record[key] for key in ("device", "precision", "processes", "git_commit") if key in record}
     found |= {f"version of {name}": number for name, number in record.get("versions", {}).items()}
     return {key: str(value) for key, value in found.items() if key not in _NO_OPTIONS}
