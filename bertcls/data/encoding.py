@@ -73,6 +73,8 @@ def _fault(path: Path, encoding: str, longest: int | None) -> str | None:
             f"{path} is not {encoding}: byte {error.object[error.start]:02x} in line "
             f"{line + error.object[: error.start].count(10)} has no meaning there. Name another --encoding."
         )
+    except UnicodeError as error:  # UTF-16 without a mark, for one
+        return f"{path} is not {encoding}: {error}. Name another --encoding, such as utf-16-le."
 
 
 def _guess(path: Path) -> str | None:

@@ -116,7 +116,8 @@ def stream_table(
             twice |= names_twice(names)
             commas = commas and form["delimiter"] in ";\t"
             parts.append(rows)
-    parts = [] if ".parquet" in kinds else parts
+    if ".parquet" in kinds and parts:
+        raise ValueError(f"Found {', '.join(sorted(kinds))} files in one; expected .parquet alone. Convert some.")
     in_one = whole and any("json" in kind for kind in kinds)
     rows = Rows(paths, parts, in_one, twice, commas and kinds <= {".csv", ".tsv"})
     if next(rows(), pa.table({})).num_rows == 0:
@@ -242,18 +243,17 @@ def _csv_form(open_text: Opener, path: Path, delimiter: str | None, usual: str |
 
 def _long_row(open_text: Opener, form: dict) -> tuple[int, int] | None:
     """Reads all rows, and gives the first and last line of the first one of many lines, if it has several cells."""
-    found, start, width = None, 1, 0
-    for line, cells in _csv_cells(open_text, **form):
-        if found is None and width > 1 and line - start > _LINES_OF_A_ROW:
-            found = start, line - 1
-        start, width = line, len(cells)
+    found = None
+    for start, end, cells in _csv_cells(open_text, **form):
+        if found is None and len(cells) > 1 and end - start >= _LINES_OF_A_ROW:
+            found = start, end
     return found
 
 
 def _csv_cells(
     open_text: Opener, *, delimiter: str, quoting: int, skip: int, newline: str
-) -> Iterator[tuple[int, list[str]]]:
-    """The line and the cells of each row, the header first; of a blank line behind it none."""
+) -> Iterator[tuple[int, int, list[str]]]:
+    """The first and last line and the cells of each row, the header first; of a blank line behind it none."""
     width, line = 0, 1 + skip
     with open_text() as file:
         file.reconfigure(newline=newline)
@@ -268,7 +268,7 @@ def _csv_cells(
                 if len(cells) > width or cells and whole and len(cells) < width:
                     raise csv.Error(f"{len(cells)} cells, the header has {width}")
                 if width:
-                    yield line, cells
+                    yield line, reader.line_num + skip, cells
                 line = reader.line_num + 1 + skip
         except csv.Error as error:
             raise csv.Error(f"line {line}: {error}") from error
@@ -279,10 +279,10 @@ def _csv_rows(open_text: Opener, form: dict, whole: bool) -> tuple[list[str], Re
         bare = form["quoting"] == csv.QUOTE_NONE and _QUOTED.fullmatch(cell)
         return cell[1:-1].replace('""', '"') if bare else cell
 
-    names = [own(name.strip()) for name in next(_csv_cells(open_text, **form), (1, []))[1]]
+    names = [own(name.strip()) for name in next(_csv_cells(open_text, **form), (1, 1, []))[2]]
 
     def records() -> Iterator[tuple[str, dict]]:
-        for line, cells in islice(_csv_cells(open_text, **form), 1, None):
+        for line, _, cells in islice(_csv_cells(open_text, **form), 1, None):
             if cells or len(names) == 1 and not whole:
                 row = zip_longest(names, map(own, cells), fillvalue="")
                 yield f"line {line}", {name: cell or None for name, cell in row if name}  # a delimiter may end a line

@@ -54,7 +54,7 @@ def write_card(facts: dict, run_dir: str, *, language: str | None = None, licens
     facts = shown_facts({name: _public(facts[name], run_dir) for name in _SHOWN if name in facts})
     facts["task"]["labels"] = given["task"]["labels"]  # which may look like paths
     task, kind, scores, source = facts["task"], facts["kind"], facts["scores"], facts["source"]
-    from_scratch = str(facts["arguments"].get("from_scratch", False)).lower() == "true"
+    from_scratch = facts["arguments"].get("from_scratch", False)
     results = [
         EvalResult(
             task_type="text-classification",

@@ -302,16 +302,15 @@ def confident_errors(
     """
     names, wrong, errors = _class_names(table), sure_errors(table).head(_SHOWN_ERRORS), []
     texts = list(zip(*(wrong[name] for name in ("text", "text_pair") if name in wrong)))
-    joined = ["\n".join(parts) for parts in texts]
-    neighbours = baseline.similar(joined) if baseline is not None and texts else [[]] * len(texts)
     asked = [parts if len(parts) == 2 else parts[0] for parts in texts]
+    neighbours = baseline.similar(asked) if baseline is not None and texts else [[]] * len(texts)
     reasons = words_of_texts(classifier, asked) if words else [{} for _ in asked]
-    for row, parts, text, similar, told in zip(wrong.to_dict("records"), texts, joined, neighbours, reasons):
+    for row, parts, similar, told in zip(wrong.to_dict("records"), texts, neighbours, reasons):
         known = [key for key in ("example_id", "id", "label", "prediction", "probability", "decision") if key in row]
         known = [key for key in known if key != "id" or not pd.isna(row["id"])]
         error = {key: row[key].tolist() if isinstance(row[key], np.ndarray) else row[key] for key in known}
-        cleaned = " ".join(clean_all(parts, classifier.model.config.cleaning))
-        error |= {"text": text, "why": told, "pieces": classifier.tokenizer.tokenize(cleaned)[:_SHOWN_PIECES]}
+        pieces = classifier.tokenizer.tokenize(" ".join(clean_all(parts, classifier.model.config.cleaning)))
+        error |= {"text": "\n".join(parts), "why": told, "pieces": pieces[:_SHOWN_PIECES]}
         ranked = sorted(((row[f"probability_{name}"], name) for name in names), reverse=True)
         error["probabilities"] = {name: probability for probability, name in ranked[:_SHOWN_PROBABILITIES]}
         error["similar"] = [

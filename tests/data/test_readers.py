@@ -72,9 +72,28 @@ def test_a_quote_that_another_closes_much_later_is_said(tmp_path, caplog):
     (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
     assert len(rows_in(tmp_path / "a.csv")) == 20  # as Python's csv reads it
     assert "has a row from line 11 to line 51 by its quotes" in caplog.text
+    (tmp_path / "a.csv").write_text("\n".join(lines[:51]) + "\n")
+    assert len(rows_in(tmp_path / "a.csv")) == 10  # it is the last row
+    assert caplog.text.count("has a row from line 11 to line 51 by its quotes") == 2
     caplog.clear()
     (tmp_path / "b.csv").write_text('text,label\n"a\nb\nc\nd\ne, and f",x\n')  # whose lines are no rows
     assert len(rows_in(tmp_path / "b.csv")) == 1 and not caplog.text
+
+
+def test_an_encoding_without_its_mark_is_one_line(tmp_path):
+    (tmp_path / "a.csv").write_bytes("text,label\nna\u00efve,x\n".encode("utf-16-le"))
+    with pytest.raises(
+        ValueError, match="a.csv is not utf-16: .* Name another --encoding, such as utf-16-le"
+    ) as error:
+        stream_table([tmp_path / "a.csv"], encoding="utf-16")
+    one_line(error)
+
+
+def test_parquet_and_others_are_no_single_table(tmp_path):
+    pd.DataFrame({"text": ["a"]}).to_parquet(tmp_path / "a.parquet")
+    (tmp_path / "b.csv").write_text("text\nb\n")
+    with pytest.raises(ValueError, match="Found .csv, .parquet files in one; expected .parquet alone"):
+        stream_table([tmp_path / "a.parquet", tmp_path / "b.csv"])
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])

@@ -120,7 +120,7 @@ LIMITS = {
     "The audit found texts of one split in another (see Data)": {},
     "Its data was not looked through for duplicates": {"audit": None},
     "What google-bert/bert-base-uncased learnt from its own texts, prejudice included": {},
-    "Its encoder was not pretrained": {"arguments__from_scratch": "True"},
+    "Its encoder was not pretrained": {"arguments__from_scratch": True},
 }
 
 
@@ -146,7 +146,7 @@ def test_rows_that_the_run_drew_are_no_split_of_the_data(tmp_path):
 
 
 def test_a_model_from_scratch_has_no_base_model(tmp_path):
-    card = card_of(changed(arguments__from_scratch="True"), tmp_path)
+    card = card_of(changed(arguments__from_scratch=True), tmp_path)
     assert card.data.base_model is None and "It has the architecture of google-bert/bert-base-uncased" in card.text
 
 
