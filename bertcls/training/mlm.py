@@ -1,5 +1,6 @@
 """Masked language models: masked positions alone, a random head trained first, and the encoder kept."""
 
+import json
 import math
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from transformers import (
 from transformers.modeling_outputs import MaskedLMOutput
 
 from bertcls.layout import REPORT
-from bertcls.modeling import load_config, readable_weights, set_attention_dropout
+from bertcls.modeling import declared_pooling, load_config, readable_weights, set_attention_dropout
 from bertcls.process import open_weights, say
 from bertcls.report.figures import draw_curves
 from bertcls.report.record import write_record
@@ -148,9 +149,10 @@ def save_encoder(
 ) -> list[str]:
     """Saves a masked language model with the pooler of the checkpoint that it started from, and loads it to be sure.
 
-    Masked language modelling has no pooler, so a checkpoint of it alone would give a classifier a random one. The
-    folder loads as an encoder (`AutoModel`, `--model_name_or_path` of the recipes) and as a masked language model.
-    `state` are the trained weights; `pooler_from` is `None` from scratch. Gives the names of the pooler's weights.
+    Masked language modelling has no pooler, so a checkpoint of it alone would give a classifier a random one. What a
+    sentence-embedding checkpoint says of its vectors is kept, too. The folder loads as an encoder (`AutoModel`,
+    `--model_name_or_path` of the recipes) and as a masked language model. `state` are the trained weights;
+    `pooler_from` is `None` from scratch. Gives the names of the pooler's weights.
 
     Raises:
         ValueError: the folder does not give back what was trained, or part of the encoder would be random.
@@ -165,6 +167,8 @@ def save_encoder(
     model.save_pretrained(folder, state_dict={**state, **{prefix + name: tensor for name, tensor in pooler.items()}})
     open_weights(folder)
     tokenizer.save_pretrained(folder)
+    if pooler_from is not None:
+        declare_pooling(folder, *declared_pooling(pooler_from), width=model.config.hidden_size)
     with readable_weights(folder):  # without a report of the head, which an encoder does not take
         saved, info = AutoModel.from_pretrained(folder, trust_remote_code=False, **_LOADING)
     random = [name for name in info["missing_keys"] if pooler or not name.startswith("pooler.")]
@@ -177,6 +181,26 @@ def save_encoder(
             "differs. Do not use it; the checkpoints beside it are whole."
         )
     return sorted(pooler)
+
+
+def declare_pooling(folder: str | Path, pooling: str | None, normalize: bool, *, width: int) -> None:
+    """Writes the files by which sentence-embedding checkpoints say how they pool vectors of `width` numbers.
+
+    None where it is by the pooler, which is taken where nothing is said.
+    """
+    names = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
+    if pooling not in names:
+        return
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"} | ({"2_Normalize": "Normalize"} if normalize else {})
+    modules = [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (path, kind) in enumerate(kinds.items())
+    ]
+    modes = {f"pooling_mode_{name}": one == pooling for one, name in names.items()}
+    Path(folder, "1_Pooling").mkdir(exist_ok=True)
+    files = {"modules.json": modules, "1_Pooling/config.json": {"word_embedding_dimension": width} | modes}
+    for name, content in files.items():
+        Path(folder, name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def warm_up_head(

@@ -1,6 +1,5 @@
 """A small encoder that gives the vectors of a large one: its vocabulary, its start, and what it is taught."""
 
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -31,6 +30,7 @@ from bertcls.text import clean_all, own_steps, words_of
 from bertcls.together import finishing, first_of_cache
 from bertcls.tokenization import WindowCollator, batches_of, save_tokenizer
 from bertcls.training.masking import IGNORED
+from bertcls.training.mlm import declare_pooling
 
 _TOKENS = 4096  # of a forward pass of the teacher
 _TAUGHT = ("word_embeddings", "position_embeddings", "token_type_embeddings")
@@ -273,16 +273,7 @@ def finish_encoder(trainer: Trainer, results: dict, *, run_dir: str, started: fl
     model.encoder.save_pretrained(folder, state_dict=state)
     open_weights(folder)
     save_tokenizer(trainer.processing_class, str(folder))
-    names = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
-    if model.config.pooling in names:  # else by the pooler, which is what is taken where nothing is said
-        kind = "sentence_transformers.models."
-        modules = [{"idx": 0, "name": "0", "path": "", "type": f"{kind}Transformer"}]
-        modules += [{"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{kind}Pooling"}]
-        pooling = {"word_embedding_dimension": model.encoder.config.hidden_size}
-        pooling |= {f"pooling_mode_{name}": pooled == model.config.pooling for pooled, name in names.items()}
-        Path(folder, "1_Pooling").mkdir(exist_ok=True)
-        for name, content in (("modules.json", modules), ("1_Pooling/config.json", pooling)):
-            Path(folder, name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    declare_pooling(folder, model.config.pooling, model.config.normalize, width=model.config.hidden_size)
     write_record(trainer, run_dir=run_dir, started=started)
     results = scores_before(trainer.state.log_history) | results
     write_metrics({"scores": results}, run_dir=run_dir)

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -25,9 +26,10 @@ from transformers import (
 )
 
 from bertcls import BertClsForSequenceClassification, load_splits
+from bertcls.modeling import declared_pooling
 from bertcls.training.launch import parse
 from bertcls.training.masking import MaskedBatches, MaskingCheck, check_masking, mask_once, pack_blocks
-from bertcls.training.mlm import load_masked_lm, masked_metrics, masked_positions_only, save_encoder
+from bertcls.training.mlm import declare_pooling, load_masked_lm, masked_metrics, masked_positions_only, save_encoder
 
 TOKENIZER = AutoTokenizer.from_pretrained(TINY)
 SPECIAL = [TOKENIZER.cls_token_id, TOKENIZER.sep_token_id, TOKENIZER.pad_token_id]
@@ -329,6 +331,16 @@ def test_the_pooler_of_the_checkpoint_is_kept(encoder_folder, tmp_path):
     assert missing == []
     assert torch.equal(again.cls.predictions.transform.dense.weight, model.cls.predictions.transform.dense.weight)
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["BertForMaskedLM"]
+
+
+def test_what_a_checkpoint_says_of_its_vectors_is_kept(encoder_folder, tmp_path):
+    folder, out = shutil.copytree(encoder_folder, tmp_path / "start"), tmp_path / "out"
+    declare_pooling(folder, "mean", True, width=8)
+    model, _ = load_masked_lm(str(folder))
+    save_encoder(model.state_dict(), model, TOKENIZER, str(out), pooler_from=str(folder))
+    assert declared_pooling(str(out)) == declared_pooling(str(folder)) == ("mean", True)
+    declare_pooling(tmp_path, "pooler", False, width=8)
+    assert not (tmp_path / "modules.json").exists()
 
 
 def test_a_checkpoint_without_a_pooler_gets_none(tmp_path):

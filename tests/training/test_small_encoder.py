@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from transformers import (
 )
 
 from bertcls import BertClsForSequenceClassification, TextClassifier, tokenize_splits
+from bertcls.modeling import declared_pooling
 from bertcls.training.contrastive import TwoMasks
 from bertcls.training.launch import parse
 from bertcls.training.masking import IGNORED
+from bertcls.training.mlm import declare_pooling
 from bertcls.training.small_encoder import (
     MeanCosine,
     TeacherVectors,
@@ -161,7 +164,7 @@ def test_a_small_encoder_comes_near_its_teacher_and_is_one_like_any_other(tmp_pa
 def test_contrast_without_labels_brings_the_masks_of_a_text_together(tmp_path, encoder_folder):
     words = [
         "--model_name_or_path",
-        encoder_folder,
+        str(tmp_path / "start"),
         "--objective",
         "contrast",
         "--from_scratch",
@@ -169,6 +172,9 @@ def test_contrast_without_labels_brings_the_masks_of_a_text_together(tmp_path, e
         "--num_train_epochs",
         "1",
     ]
+    start = shutil.copytree(encoder_folder, tmp_path / "start")
+    declare_pooling(start, "mean", True, width=8)
     results = run(load_recipe("imdb_mlm_pretrain"), tmp_path / "contrast", *words)
     assert 0 < results["train_loss"] < np.log(64) + 1  # of a random encoder; nothing is learnt in an epoch
-    assert AutoModel.from_pretrained(tmp_path / "contrast" / "encoder").config.hidden_size
+    folder = str(tmp_path / "contrast" / "encoder")
+    assert AutoModel.from_pretrained(folder).config.hidden_size and declared_pooling(folder) == ("mean", True)
