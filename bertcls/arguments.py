@@ -125,7 +125,7 @@ class RunArguments(TrainingArguments):
             raise ValueError("Found --bf16 and --fp16; expected one. Leave one out.")
         if self.bf16 is None:
             other = self.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION") in ("fp16", "fp8")
-            cuda = not (other or self.use_cpu) and torch.cuda.is_bf16_supported(including_emulation=False)
+            cuda = not self.use_cpu and torch.cuda.is_bf16_supported(including_emulation=False)
             self.bf16 = not other and (cuda or self.use_cpu and torch.cpu._is_avx512_bf16_supported())
         if self.use_cpu:
             open_group(self.ddp_timeout_delta, self.ddp_backend)
