@@ -125,8 +125,7 @@ class RunArguments(TrainingArguments):
             raise ValueError("Found --bf16 and --fp16; expected one. Leave one out.")
         if self.bf16 is None:
             other = self.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION") in ("fp16", "fp8")
-            cuda = not self.use_cpu and torch.cuda.is_bf16_supported(including_emulation=False)
-            self.bf16 = not other and (cuda or self.use_cpu and torch.cpu._is_avx512_bf16_supported())
+            self.bf16 = not other and (torch.cpu._is_avx512_bf16_supported() if self.use_cpu else _cuda_bf16())
         if self.use_cpu:
             open_group(self.ddp_timeout_delta, self.ddp_backend)
         seedable = self.accelerator_config is not None  # as the user has it
@@ -248,6 +247,10 @@ def _check_ranges(args) -> None:
             open_end = f"{least} or more" if least in (0, 1) else "above 0"
             wanted = f"{least} to {most}" if most < math.inf else open_end
             raise ValueError(f"Found --{option} {value:g}; expected {wanted}. Correct it.")
+
+
+def _cuda_bf16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @dataclass
