@@ -183,7 +183,8 @@ def table(rows: list[dict]) -> tuple[list[str], list[list]]:
                 spread = differences.mean(1).var(ddof=1) / len(shared) if len(shared) > 1 else 0.0
                 error = np.sqrt(spread + differences.mean(0).var(ddof=1) / differences.shape[1])
                 beside = f"{100 * differences.mean():+.1f} ± {100 * error:.1f}"
-            accuracy, losses = runs["accuracy"], runs.get("log_loss", runs["accuracy"][:0]).astype(float).dropna()
+            accuracy, none = runs["accuracy"], runs["accuracy"][:0]
+            losses, busy = (runs.get(name, none).astype(float).dropna() for name in ("log_loss", "processor_seconds"))
             found.append(
                 {
                     "set": name,
@@ -195,7 +196,7 @@ def table(rows: list[dict]) -> tuple[list[str], list[list]]:
                     "log loss": f"{losses.mean():.3f}" if len(losses) else "",
                     "least recall": f"{runs['least_recall'].min():.2f}",
                     "seconds": f"{runs['seconds'].mean():.0f}",
-                    "of a processor": f"{runs['processor_seconds'].mean():.0f}" if "processor_seconds" in runs else "",
+                    "of a processor": f"{busy.mean():.0f}" if len(busy) else "",
                     "recipe beside it, points": beside,
                 }
             )

@@ -78,8 +78,8 @@ class TextClassifier:
         *,
         device: torch.device | str | None = None,
     ):
-        found = torch.accelerator.current_accelerator(check_available=True) or "cpu" if device is None else device
-        self.device = torch.device(found)
+        found = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+        self.device = torch.device(found if device is None else device)
         self.model = model.to(device=self.device, dtype=torch.float32).eval()
         self.tokenizer = tokenizer
         self.collator = WindowCollator(tokenizer)

@@ -23,6 +23,7 @@ POOLING_FILE = "pooling.onnx"
 _GRAPHS = (*ONNX_FILES.values(), POOLING_FILE)
 EXPORT_FILES = {*CONTRACT_FILES, *_GRAPHS, *(f"{name}.data" for name in _GRAPHS)}  # weights of large models lie apart
 PUBLIC_FILES = (*MODEL_FILES, CARD, *(f"{STOCK}/{name}" for name in STOCK_FILES))  # the rest has texts, paths, tokens
+MODULES = "modules.json"  # how a sentence-embedding checkpoint makes its vectors
 RUN_FILES = (*MODEL_FILES, CARD, RECORD)  # beside the folders and audit.json, which each run writes anew
 
 DRAWN = "test (drawn by the run)"  # what the reported rows are called where they are no split of the source

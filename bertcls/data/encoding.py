@@ -51,7 +51,7 @@ def _fault(path: Path, encoding: str, longest: int | None) -> str | None:
     try:
         b" ".decode(encoding, "replace")  # not all codecs of Python give text
         decoder = codecs.getincrementaldecoder(encoding)()
-    except LookupError:
+    except (LookupError, UnicodeError):
         return f"Found --encoding {encoding}; expected one that Python knows, such as utf-8 or gb18030. Correct it."
     line, run = 1, 0
     try:
@@ -74,7 +74,7 @@ def _fault(path: Path, encoding: str, longest: int | None) -> str | None:
             f"{line + error.object[: error.start].count(10)} has no meaning there. Name another --encoding."
         )
     except UnicodeError as error:  # UTF-16 without a mark, for one
-        return f"{path} is not {encoding}: {error}. Name another --encoding, such as utf-16-le."
+        return f"{path} is not {encoding}: {error}. Name another --encoding, such as {encoding}-le."
 
 
 def _guess(path: Path) -> str | None:

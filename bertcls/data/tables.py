@@ -117,7 +117,8 @@ def stream_table(
             commas = commas and form["delimiter"] in ";\t"
             parts.append(rows)
     if ".parquet" in kinds and parts:
-        raise ValueError(f"Found {', '.join(sorted(kinds))} files in one; expected .parquet alone. Convert some.")
+        found = f"{' and '.join(sorted(kinds))} files in {paths[0].parent}"
+        raise ValueError(f"Found {found} as one split; expected .parquet alone, or none of it. Convert some.")
     in_one = whole and any("json" in kind for kind in kinds)
     rows = Rows(paths, parts, in_one, twice, commas and kinds <= {".csv", ".tsv"})
     if next(rows(), pa.table({})).num_rows == 0:

@@ -19,7 +19,7 @@ from transformers.utils import flatten_dict
 
 from bertcls.data.columns import tables
 from bertcls.export.onnx import remove_export
-from bertcls.layout import CHECKPOINTS, COMPLETE, ONNX, PLAIN, RUN_FILES, START, STUDY
+from bertcls.layout import CHECKPOINTS, COMPLETE, MODULES, ONNX, PLAIN, RUN_FILES, START, STUDY
 from bertcls.process import file_digest, is_full_disk, sync_folder, whole_file
 from bertcls.together import meet, processes
 
@@ -367,7 +367,7 @@ def _step(checkpoint: Path) -> int:
 
 def clear_results(run_dir: str) -> None:
     """Removes what a run left at its end, so that it does not pass for what comes; other files stay."""
-    for name in RUN_FILES:
+    for name in (*RUN_FILES, MODULES):
         Path(run_dir, name).unlink(missing_ok=True)
     for name in ("report", "stock"):
         shutil.rmtree(Path(run_dir, name), ignore_errors=True)
@@ -375,7 +375,7 @@ def clear_results(run_dir: str) -> None:
 
 def removed_by_overwriting(run_dir: str) -> list[Path]:
     """The files and folders that `clear_output` removes, there or not."""
-    return [Path(run_dir, name) for name in (*RUN_FILES, "report", "stock", ONNX, PLAIN, CHECKPOINTS)]
+    return [Path(run_dir, name) for name in (*RUN_FILES, MODULES, "report", "stock", ONNX, PLAIN, CHECKPOINTS)]
 
 
 def clear_output(run_dir: str) -> None:

@@ -73,8 +73,8 @@ def gathered_loss(outputs, labels: torch.Tensor, num_items_in_batch=None, temper
     """`compute_loss_func` of Trainer: over the texts of all processes, with the gradient of one process alone."""
     vectors = outputs.vectors
     if processes() > 1:
-        vectors = torch.cat(torch.distributed.nn.all_gather(vectors))  # through which gradients flow back
-        labels = torch.cat(torch.distributed.nn.all_gather(labels))
+        both = vectors, labels  # gradients flow back through what is gathered
+        vectors, labels = (torch.cat(torch.distributed.nn.all_gather(one)) for one in both)
     return supervised_contrastive_loss(vectors, labels, temperature)
 
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import MaskedLMOutput
 
-from bertcls.layout import REPORT
+from bertcls.layout import MODULES, REPORT
 from bertcls.modeling import declared_pooling, load_config, readable_weights, set_attention_dropout
 from bertcls.process import open_weights, say
 from bertcls.report.figures import draw_curves
@@ -167,8 +167,8 @@ def save_encoder(
     model.save_pretrained(folder, state_dict={**state, **{prefix + name: tensor for name, tensor in pooler.items()}})
     open_weights(folder)
     tokenizer.save_pretrained(folder)
-    if pooler_from is not None:
-        declare_pooling(folder, *declared_pooling(pooler_from), width=model.config.hidden_size)
+    said = (None, False) if pooler_from is None else declared_pooling(pooler_from)
+    declare_pooling(folder, *said, width=model.config.hidden_size)
     with readable_weights(folder):  # without a report of the head, which an encoder does not take
         saved, info = AutoModel.from_pretrained(folder, trust_remote_code=False, **_LOADING)
     random = [name for name in info["missing_keys"] if pooler or not name.startswith("pooler.")]
@@ -186,9 +186,10 @@ def save_encoder(
 def declare_pooling(folder: str | Path, pooling: str | None, normalize: bool, *, width: int) -> None:
     """Writes the files by which sentence-embedding checkpoints say how they pool vectors of `width` numbers.
 
-    None where it is by the pooler, which is taken where nothing is said.
+    None for the pooler, or for what is not known: where nothing is said, the pooler is taken, else the first token.
     """
     names = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
+    Path(folder, MODULES).unlink(missing_ok=True)  # of an earlier run
     if pooling not in names:
         return
     kinds = {"": "Transformer", "1_Pooling": "Pooling"} | ({"2_Normalize": "Normalize"} if normalize else {})
@@ -198,7 +199,7 @@ def declare_pooling(folder: str | Path, pooling: str | None, normalize: bool, *,
     ]
     modes = {f"pooling_mode_{name}": one == pooling for one, name in names.items()}
     Path(folder, "1_Pooling").mkdir(exist_ok=True)
-    files = {"modules.json": modules, "1_Pooling/config.json": {"word_embedding_dimension": width} | modes}
+    files = {MODULES: modules, "1_Pooling/config.json": {"word_embedding_dimension": width} | modes}
     for name, content in files.items():
         Path(folder, name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 

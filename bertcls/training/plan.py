@@ -104,7 +104,7 @@ def prepare_training(
     model.contrastive_steps, model.contrastive_texts = contrastive_steps, 0
     if watch is not None and watch.on_plan(model, training_args, tokenized, can_probe):
         return
-    if can_probe:  # then the start is a candidate, too
+    if can_probe:  # then the start is a candidate, too; the head behind a stage is what is delivered, and is exact
         with torch.autocast(training_args.device.type, torch.bfloat16, enabled=training_args.bf16):
             model.linear_start = start_head(model, tokenized["train"], collator, seed=training_args.seed)
     if training_args.resume_from_checkpoint is not None:

@@ -248,7 +248,8 @@ def test_epochs_follow_from_the_rows(model, collator, tmp_path, capsys):
     random = {"head_init": "random"}
     sizes = {"per_device_train_batch_size": 8}
     assert plan(model(), collator, tmp_path, 30, words=sizes, **random).num_train_epochs == 25
-    assert "30 rows: 25 epochs, 100 steps" in capsys.readouterr().out
+    said, sizes_of = capsys.readouterr().out, model().num_parameters()
+    assert f"{sizes_of:,} of {sizes_of:,} parameters train" in said and "30 rows: 25 epochs, 100 steps" in said
     assert plan(model(), collator, tmp_path, 300, words=sizes, **random).num_train_epochs == 4  # of 38 steps
     assert plan(model(), collator, tmp_path, 30, words=sizes | {"num_train_epochs": 2}).num_train_epochs == 2
     assert plan(model(), collator, tmp_path, 30, words=sizes | {"max_steps": 7}).max_steps == 7

@@ -27,6 +27,7 @@ from transformers import (
 
 from bertcls import BertClsForSequenceClassification, load_splits
 from bertcls.modeling import declared_pooling
+from bertcls.training.checkpoints import clear_output
 from bertcls.training.launch import parse
 from bertcls.training.masking import MaskedBatches, MaskingCheck, check_masking, mask_once, pack_blocks
 from bertcls.training.mlm import declare_pooling, load_masked_lm, masked_metrics, masked_positions_only, save_encoder
@@ -339,8 +340,11 @@ def test_what_a_checkpoint_says_of_its_vectors_is_kept(encoder_folder, tmp_path)
     model, _ = load_masked_lm(str(folder))
     save_encoder(model.state_dict(), model, TOKENIZER, str(out), pooler_from=str(folder))
     assert declared_pooling(str(out)) == declared_pooling(str(folder)) == ("mean", True)
-    declare_pooling(tmp_path, "pooler", False, width=8)
-    assert not (tmp_path / "modules.json").exists()
+    save_encoder(model.state_dict(), model, TOKENIZER, str(out), pooler_from=None)  # over what was there
+    assert declared_pooling(str(out)) == (None, False)
+    declare_pooling(out, "mean", True, width=8)
+    clear_output(str(out))
+    assert not (out / "modules.json").exists()
 
 
 def test_a_checkpoint_without_a_pooler_gets_none(tmp_path):
