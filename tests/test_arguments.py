@@ -432,6 +432,25 @@ def test_one_run_a_seed(tmp_path):
             parse(RecipeArguments, words[3:], defaults={name: value})
 
 
+@pytest.mark.parametrize(
+    "defaults, said",
+    [
+        ({"learning_rte": 1e-3}, "Found learning_rte in .* such as learning_rate"),
+        ({"class_weights": "balance"}, "Found class_weights='balance' in .* expected one of none, balanced"),
+        ({"cleaning": "strip_tags"}, "Found cleaning='strip_tags' in .* expected a list"),
+    ],
+)
+def test_defaults_of_an_edited_recipe_are_checked(defaults, said, tmp_path):
+    with pytest.raises(ValueError, match=said) as error:
+        parse(RecipeArguments, ["--output_dir", str(tmp_path / "run")], defaults=defaults)
+    assert "\n" not in str(error.value)
+
+
+def test_epochs_that_are_asked_for_win_over_steps_of_a_recipe(tmp_path):
+    words = ["--output_dir", str(tmp_path / "run"), "--num_train_epochs", "2"]
+    assert parse(RecipeArguments, words, defaults={"max_steps": 5})[1].max_steps == -1
+
+
 def test_runs_that_are_refused_leave_no_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import pandas as pd
 import pyarrow as pa
+import yaml
 from datasets import Dataset, DatasetDict, Features, load_dataset, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from datasets.fingerprint import Hasher
@@ -107,13 +109,16 @@ def _of_folder(path: Path) -> dict:
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         try:
             saved = load_from_disk(str(path)).with_format(None)
-        except (*_CANNOT_BE_READ, OSError, KeyError) as error:
+        except (*_CANNOT_BE_READ, OSError, LookupError, TypeError, AttributeError) as error:
             expected = "expected what Dataset.save_to_disk wrote. Save it anew"
             raise ValueError(f"{path} cannot be read ({error}); {expected}.") from error
         return {"train": saved} if isinstance(saved, Dataset) else dict(saved)
     card = path / "README.md"
     head = card.read_text(encoding="utf-8", errors="replace").split("\n---")[0] if card.is_file() else ""
     if head.startswith("---") and ("configs:" in head or "dataset_info:" in head):
+        with suppress(YAMLError):  # of which datasets says where; some lines of aliases can fill the memory
+            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(head)):
+                raise ValueError(f"{card} refers to parts of itself (*name); expected plain lists. Write them out.")
         return {}  # it says which files make which split, in the Hub's way
     return _named_files(path) or ({"train": Files([path])} if _class_folders(path) else {})
 

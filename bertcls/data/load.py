@@ -114,7 +114,10 @@ def load_splits(
         columns["label"] = several[0] if len(several) == 1 else ", ".join(several)
     columns = find_columns(splits["train"].data.schema, columns)
     if labelled and "test" in splits and columns["label"] not in splits["test"].column_names:
-        warn(f"The test split of {where} has no column {columns['label']}; it is left out.")
+        lacks = f"The test split of {where} has no column {columns['label']}"
+        if test_file:
+            raise ValueError(f"{lacks}; expected labels to report by. Rename its column, or leave --test_file out.")
+        warn(f"{lacks}; it is left out.")
         del splits["test"]
     for name, split in splits.items():
         find_columns(split.data.schema, columns, f"the {name} split")

@@ -15,6 +15,7 @@ from typing import TextIO
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from datasets import ClassLabel, Features
 
 from bertcls.data.encoding import LONGEST, UNPACK, blocks_of, checked_text
 from bertcls.process import warn
@@ -27,7 +28,7 @@ _CHARACTERS_AT_A_TIME = 4_000_000  # of those rows
 _BYTES_OF_ROWS = 1 << 30  # of ROWS_AT_A_TIME rows of a parquet file, unpacked
 _DELIMITERS = ",;\t|"
 _SEPARATOR_LINE = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # what Excel reads above the header
-_LINES_OF_A_ROW = 3  # a row of more may be one that a lost quote joined
+_LINES_OF_A_ROW = 1  # a row of more may be one that a lost quote joined
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 _SHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
 _TWICE = "stands twice; expected different names"
@@ -150,10 +151,25 @@ def _parquet_tables(path: Path, columns: list[str] | None = None) -> Iterator[pa
                         why = f"is of type {str(field.type):.60}; expected texts, numbers or lists"
                         table = table.set_column(place, _refused(field.name, path, why), pa.nulls(len(table)))
                 kinds = [field.with_type(_plain(field.type)) for field in table.schema]
-                yield table.cast(pa.schema(kinds, table.schema.metadata))
+                yield table.cast(pa.schema(kinds, _declared(table.schema.metadata or {})))
     except (pa.ArrowException, OSError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"{path} cannot be read ({first}); expected a whole parquet file. Get it anew.") from error
+
+
+def _declared(metadata: dict) -> dict:
+    """The features that datasets wrote into a parquet file, where these can be read.
+
+    Its fingerprint stays out, by which caches would take other content for the same.
+    """
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        kinds = Features.from_dict(features).values()
+    except Exception:  # whatever a stranger has written there
+        return {}
+    if not all(isinstance(name, str) for kind in kinds if isinstance(kind, ClassLabel) for name in kind.names):
+        return {}
+    return {b"huggingface": json.dumps({"info": {"features": features}})}
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
@@ -297,7 +313,8 @@ def _json_rows(open_text: Opener, path: Path) -> Iterator[tuple[str, dict]]:
         first, *more = list(islice((line for line in file if line.strip()), 2)) or ["{}"]
         is_list, records = first.lstrip()[0] == "[", None
         file.seek(0)
-        if is_list or not more or not isinstance(_parsed(first), dict):
+        whole = not more and ".jsonl" not in path.suffixes  # of which a line is a row
+        if is_list or whole or not isinstance(_parsed(first), dict):
             records = _parsed(file.read(), path if is_list else None)
             file.seek(0)
         if isinstance(records, dict):

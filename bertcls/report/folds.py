@@ -54,11 +54,20 @@ class FoldAnswers:
                 f"Found {lost} rows that no fold in {folder} held out; expected all. Run the folds again with the "
                 "same data."
             )
+        names, labels = label_names_of(dataset), label_array(dataset)
+        given = {name: dataset[name][:] for name in ("text", "text_pair") if name in dataset.column_names}
+        if labels.ndim == 1:
+            given["label"] = labels.tolist() if problem_type == REGRESSION else [names[label] for label in labels]
+        if other := [name for name, cells in given.items() if table[name].tolist() != cells]:
+            raise ValueError(
+                f"Found another {other[0]} in the folds of {folder} than in the data; expected the same. Run them "
+                "again with --overwrite_output."
+            )
         self.fold_of, self.temperature = table["fold"].to_numpy().astype(int), 1.0
         if problem_type == REGRESSION:
             self.values = table["prediction"].to_numpy()[:, None]
             return
-        labels, columns = label_array(dataset), [f"probability_{name}" for name in label_names_of(dataset)]
+        columns = [f"probability_{name}" for name in names]
         values = table[columns].to_numpy().clip(_LEAST, 1 - _LEAST)
         to_logits, back = (logit, expit) if problem_type == MULTI_LABEL else (np.log, partial(softmax, axis=-1))
         facts = [read_json(folder / f"fold-{number}" / RESULTS) for number in range(1, folds + 1)]

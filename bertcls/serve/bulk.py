@@ -441,7 +441,10 @@ def _write_cells(file: TextIO, table: pa.Table) -> None:
     if not file.tell():
         writer.writerow(table.column_names)
     for row in table.to_pylist():
-        row["label"] = as_cell(";".join(row["label"]) if isinstance(row["label"], list) else row["label"])
+        if isinstance(label := row["label"], list):
+            parted = any(";" in name for name in label)
+            label = json.dumps(label, ensure_ascii=False) if parted else ";".join(label)
+        row["label"] = as_cell(label)
         cells = row.values()
         writer.writerow(json.dumps(cell, default=str) if isinstance(cell, list | dict) else cell for cell in cells)
 

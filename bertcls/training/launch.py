@@ -16,7 +16,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from bertcls.arguments import RunArguments, TextArguments
 from bertcls.layout import CHECKPOINTS, LAUNCH, NEWEST, RECORD, RESULTS
-from bertcls.process import LOCK, lock_folder, one_line_errors, read_json, refuse_inside, use_cores, whole_file
+from bertcls.process import LOCK, lock_folder, one_line_errors, read_json, refuse_inside, say, use_cores, whole_file
 from bertcls.together import check_shared, from_rank_0, launchers, restarts, start_pulse, staying_together
 from bertcls.training.adapters import check_adapters
 from bertcls.training.checkpoints import (
@@ -130,8 +130,11 @@ def parse_runs(
             words = [*words, *from_rank_0(partial(as_folds_chose, path.parent, found.folds))]  # which wrote them
         if resumes:
             begun, results = newest_complete(path / CHECKPOINTS)[0] is not None, path / RESULTS
-            if not begun and results.is_file() and read_json(results).get("headline") != "":  # which comes at the end
-                continue  # few rows: it had nothing to save on its way
+            saved = [*path.glob("*.safetensors"), *path.glob("encoder/*.safetensors")]
+            ended = results.is_file() and read_json(results).get("headline") != ""  # which comes at the end
+            if not begun and ended and saved:  # few rows: it had nothing to save on its way
+                say(f"{path} has ended, and stays as it is.")
+                continue
             how = "--resume_from_checkpoint" if begun else "--overwrite_output"
             words = [*words, *([how] if begun or path.exists() and not restarts() else [])]
         words = [*words, "--output_dir", str(path), "--push_to_hub", str(found.push_to_hub)]

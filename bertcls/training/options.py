@@ -113,6 +113,21 @@ class Parser(HfArgumentParser):
         hint = f", such as {close[0]}." if close else "."
         raise ValueError(f"Found the unknown option {words[0] or repr('')}; expected one that --help lists{hint}")
 
+    def _check_defaults(self, defaults: dict) -> None:
+        """What argparse checks of words, of a recipe's own values, too."""
+        known = {action.dest: action for action in self._actions}
+        for name, value in defaults.items():
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f", such as {close[0]}." if close else "."
+                raise ValueError(f"Found {name} in the recipe's DEFAULTS; expected an option of --help_all{hint}")
+            choices, values = known[name].choices, value if isinstance(value, list | tuple) else [value]
+            if choices and (wrong := [one for one in values if one is not None and one not in choices]):
+                expected = ", ".join(map(str, choices))
+                raise ValueError(f"Found {name}={wrong[0]!r} in the recipe's DEFAULTS; expected one of {expected}.")
+            if known[name].nargs in ("+", "*") and isinstance(value, str):
+                raise ValueError(f"Found {name}={value!r} in the recipe's DEFAULTS; expected a list of such.")
+
     def set_recipe_defaults(self, argv: list[str], given: set[str], defaults: dict, sample: dict) -> None:
         """Takes a recipe's defaults, and those of its sample with `--sample`.
 
@@ -120,6 +135,7 @@ class Parser(HfArgumentParser):
         the sample is its data alone, since its rates fit its encoder. With `--from_scratch` what the sample has under
         `scratch` comes on top of it.
         """
+        self._check_defaults(defaults)
         self.set_defaults(**defaults)
         if "help_all" in given:
             self.groups = {}
@@ -143,6 +159,8 @@ class Parser(HfArgumentParser):
                 others = {*_OF_THE_DATA, "validation_file", "test_file"} & {*settings}
                 settings |= {name: self.undefaulted.get(name) for name in others}
             settings["train_file" if "dataset_name" in given else "dataset_name"] = None
+        if "num_train_epochs" in given and settings.get("max_steps", -1) > 0:  # of DEFAULTS, which would win
+            settings["max_steps"] = -1
         both = "lora_rank" not in given and "learning_rate" in settings  # DEFAULTS have, beside one another
         if (first.lora_rank or 0) > 0 and "learning_rate" not in given and not both:
             settings["learning_rate"] = ADAPTERS_RATE

@@ -89,6 +89,39 @@ def test_an_encoding_without_its_mark_is_one_line(tmp_path):
     one_line(error)
 
 
+def test_what_a_parquet_file_says_of_itself_decides_nothing(tmp_path):
+    kept = Dataset.from_dict({"text": ["old", "older"]}).map(lambda row: row).data.table
+    pq.write_table(kept, tmp_path / "a.parquet")
+    pq.write_table(kept.set_column(0, "text", pa.array(["new", "newer"])), tmp_path / "b.parquet")
+    first, second = (load_splits(tmp_path / name, labelled=False)["train"] for name in ("a.parquet", "b.parquet"))
+    assert first._fingerprint != second._fingerprint and second["text"][:] == ["new", "newer"]
+    for broken in (b"[]", b"null", b'{"info": null}', b"{", b'{"info": {"features": {"text": {"_type": "No"}}}}'):
+        pq.write_table(kept.replace_schema_metadata({b"huggingface": broken}), tmp_path / "c.parquet")
+        assert load_splits(tmp_path / "c.parquet", labelled=False)["train"]["text"][:] == ["old", "older"]
+
+
+def test_a_line_of_jsonl_is_a_row_though_it_is_alone(tmp_path):
+    row = {"text": "hello", "turns": [{"text": "x"}, {"text": "y"}]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    assert rows_in(tmp_path / "a.jsonl") == [row]
+
+
+def test_a_card_that_refers_to_itself_is_refused(tmp_path):
+    (tmp_path / "README.md").write_text("---\na: &a [x, x]\nb: &b [*a, *a]\nconfigs: *b\n---\n")
+    (tmp_path / "train.csv").write_text("text,label\na,b\n")
+    with pytest.raises(ValueError, match="README.md refers to parts of itself") as error:
+        load_splits(tmp_path)
+    one_line(error)
+
+
+def test_a_test_file_without_labels_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label\na,x\nb,y\n")
+    (tmp_path / "b.csv").write_text("text,Label\na,x\n")
+    with pytest.raises(ValueError, match="has no column label; expected labels to report by") as error:
+        load_splits(train_file=str(tmp_path / "a.csv"), test_file=str(tmp_path / "b.csv"))
+    one_line(error)
+
+
 def test_parquet_and_others_are_no_single_table(tmp_path):
     pd.DataFrame({"text": ["a"]}).to_parquet(tmp_path / "a.parquet")
     (tmp_path / "b.csv").write_text("text\nb\n")
