@@ -137,7 +137,7 @@ def test_files_stay_small():
     limits = {"bertcls.modeling": 600}  # it travels alone
     assert {module: size for module, size in lines.items() if size > limits.get(module, 460)} == {}
     assert sum(size for module, size in lines.items() if floor_of(module) in ("core", "ground")) <= 3_890
-    assert sum(lines.values()) <= 14_130
+    assert sum(lines.values()) <= 14_200
     for path in MODULES.values():
         assert ast.get_docstring(ast.parse(path.read_text())), f"{path} does not say in its first line what its job is"
 

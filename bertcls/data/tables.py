@@ -313,13 +313,13 @@ def _json_rows(open_text: Opener, path: Path) -> Iterator[tuple[str, dict]]:
         first, *more = list(islice((line for line in file if line.strip()), 2)) or ["{}"]
         is_list, records = first.lstrip()[0] == "[", None
         file.seek(0)
-        whole = not more and ".jsonl" not in path.suffixes  # of which a line is a row
-        if is_list or whole or not isinstance(_parsed(first), dict):
+        if is_list or not more or not isinstance(_parsed(first), dict):
             records = _parsed(file.read(), path if is_list else None)
             file.seek(0)
         if isinstance(records, dict):
             lists = [part for part in records.values() if isinstance(part, list) and [*map(type, part[:1])] == [dict]]
-            a_row = any(isinstance(records.get(name), str) for name in USUAL["text"]) and "data" not in records
+            texts = records if ".jsonl" in path.suffixes else USUAL["text"]  # a text beside a list makes it a row
+            a_row = any(isinstance(records.get(name), str) for name in texts) and "data" not in records
             records = [records] if a_row else lists[0] if len(lists) == 1 else _of_pandas(records, path)
         if isinstance(records, list):
             places = ((f"record {number}", record) for number, record in enumerate(records))

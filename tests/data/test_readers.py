@@ -101,7 +101,7 @@ def test_what_a_parquet_file_says_of_itself_decides_nothing(tmp_path):
 
 
 def test_a_line_of_jsonl_is_a_row_though_it_is_alone(tmp_path):
-    row = {"text": "hello", "turns": [{"text": "x"}, {"text": "y"}]}
+    row = {"body": "hello", "turns": [{"body": "x"}, {"body": "y"}]}
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     assert rows_in(tmp_path / "a.jsonl") == [row]
 
