@@ -83,7 +83,7 @@ def load_arm(folder: str, name: str | None = None, seeds: list[int] | None = Non
     answers = pd.concat(answers, axis=1)
     table["prediction"] = answers.mean(axis=1) if is_float_dtype(table["label"]) else _most_frequent(answers)
     facts = [read_json(run / RESULTS) for run in runs]
-    if not all(run.name.startswith(("seed-", "fold-")) for run in runs):
+    if not all(run.name.startswith("fold-") for run in runs):
         encoders = sorted({str(one.get("model", {}).get("encoder")) for one in facts})
         used = [one["scores"].get("seed") for one in facts]
         if len(encoders) > 1 or any(used.count(seed) > 1 for seed in used if seed is not None):

@@ -318,16 +318,19 @@ def test_the_recipe_prints_and_draws(tmp_path, capsys):
         recipe.main([str(tmp_path / "one")])
 
 
-def test_a_folder_of_other_encoders_is_no_arm(tmp_path):
-    for name in ("one", "two"):
+@pytest.mark.parametrize("of_seeds", ["", "seed-"])  # the latter where an older run of other options was left
+def test_a_folder_of_other_encoders_is_no_arm(of_seeds, tmp_path):
+    for name in (f"{of_seeds}one", f"{of_seeds}two"):
         write_run(tmp_path / name, [True, False] * 30)
         path = tmp_path / name / "report" / "metrics.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"model": {"encoder": name}}))
-    with pytest.raises(ValueError, match="Found runs of one and two in .*; expected those of one way"):
+    with pytest.raises(
+        ValueError, match=f"Found runs of {of_seeds}one and {of_seeds}two in .*; expected those of one way"
+    ):
         load_arm(str(tmp_path))
     path.write_text("{")
     with pytest.raises(ValueError, match="two/report/metrics.json cannot be read"):
-        load_arm(str(tmp_path / "two"))
+        load_arm(str(tmp_path / name))
 
 
 def test_runs_of_one_seed_are_not_taken_for_seeds(tmp_path):
