@@ -54,18 +54,19 @@ def arrange_splits(
     Raises:
         ValueError: shares that are not three positive numbers, or too few rows of a label.
     """
+    if fold is not None:
+        number, _, count = fold.removeprefix("validation-").partition("/")
+        known = count.isdecimal() and int(count) > 1 and (number.isdecimal() or fold == f"final/{count}")
+        if not known or number.isdecimal() and not 0 < int(number) <= int(count):
+            raise ValueError(f"Found --fold {fold}; expected one such as 2/5. Correct it.")
     if fold is not None and fold.startswith("validation-"):
         parts, reported = arrange_splits(splits, split=split, max_samples=max_samples, seed=seed, phrases=phrases)
         joined = concatenate_datasets([parts[name] for name in ("train", "validation") if name in parts])
-        number, _, count = fold.removeprefix("validation-").partition("/")
         train, validation = _hold_out_fold(joined, int(number), int(count), seed)
         return DatasetDict(train=train, validation=validation, test=parts["test"]), reported
     if fold is not None or split is not None:
         joined = concatenate_datasets([splits[name] for name in ("train", "validation") if name in splits])
     if fold is not None:
-        number, _, count = fold.partition("/")
-        if not count.isdecimal() or not (number == "final" or number.isdecimal() and 0 < int(number) <= int(count)):
-            raise ValueError(f"Found --fold {fold}; expected one such as 2/5. Correct it.")
         if number == "final":
             test = splits.get("test")
             return DatasetDict(train=joined, test=test or joined), FOLDS if test is None else "test"

@@ -479,3 +479,10 @@ def test_texts_of_a_class_in_capital_endings_and_missing_cells_of_pandas(tmp_pat
         "c d",
         "e f",
     ]
+
+
+@pytest.mark.parametrize("fold", ["validation-9/5", "validation-x/5", "1/1", "0/5", "final/1", "x", "2/"])
+def test_a_fold_that_is_none_is_refused(fold):
+    rows = Dataset.from_dict({"text": ["a", "b"] * 20, "label": [0, 1] * 20})
+    with pytest.raises(ValueError, match=f"Found --fold {fold}; expected one such as 2/5"):
+        arrange_splits(DatasetDict(train=rows), fold=fold)
