@@ -15,7 +15,6 @@ from typing import TextIO
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Features
 
 from bertcls.data.encoding import LONGEST, UNPACK, blocks_of, checked_text
 from bertcls.process import warn
@@ -162,6 +161,8 @@ def _declared(metadata: dict) -> dict:
 
     Its fingerprint stays out, by which caches would take other content for the same.
     """
+    from datasets import ClassLabel, Features  # who labels one text waits for none of it
+
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
         kinds = Features.from_dict(features).values()
