@@ -437,7 +437,6 @@ def test_one_run_a_seed(tmp_path):
     [
         ({"learning_rte": 1e-3}, "Found learning_rte in .* such as learning_rate"),
         ({"class_weights": "balance"}, "Found class_weights='balance' in .* expected one of none, balanced"),
-        ({"cleaning": "strip_tags"}, "Found cleaning='strip_tags' in .* expected a list"),
     ],
 )
 def test_defaults_of_an_edited_recipe_are_checked(defaults, said, tmp_path):

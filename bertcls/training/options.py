@@ -125,8 +125,6 @@ class Parser(HfArgumentParser):
             if choices and (wrong := [one for one in values if one is not None and one not in choices]):
                 expected = ", ".join(map(str, choices))
                 raise ValueError(f"Found {name}={wrong[0]!r} in the recipe's DEFAULTS; expected one of {expected}.")
-            if known[name].nargs in ("+", "*") and isinstance(value, str):
-                raise ValueError(f"Found {name}={value!r} in the recipe's DEFAULTS; expected a list of such.")
 
     def set_recipe_defaults(self, argv: list[str], given: set[str], defaults: dict, sample: dict) -> None:
         """Takes a recipe's defaults, and those of its sample with `--sample`.

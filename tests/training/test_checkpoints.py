@@ -350,6 +350,7 @@ def test_of_several_seeds_those_that_had_not_begun_begin_anew(tmp_path):
         (tmp_path / f"seed-{number}" / "report").mkdir()
         facts = json.dumps({"headline": headline})
         (tmp_path / f"seed-{number}" / "report" / "metrics.json").write_text(facts)
+        (tmp_path / f"seed-{number}" / "model.safetensors").touch()
     runs = [args.run_dir for args, _ in parse_runs(RecipeArguments, words, defaults={})]
     assert runs == [str(tmp_path / "seed-1"), str(tmp_path / "seed-3")]
 
