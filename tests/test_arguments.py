@@ -435,14 +435,16 @@ def test_one_run_a_seed(tmp_path):
 @pytest.mark.parametrize(
     "defaults, said",
     [
-        ({"learning_rte": 1e-3}, "Found learning_rte in .* such as learning_rate"),
-        ({"class_weights": "balance"}, "Found class_weights='balance' in .* expected one of none, balanced"),
+        ({"learning_rte": 1e-3}, "Found learning_rte among .* such as learning_rate"),
+        ({"class_weights": "balance"}, "Found class_weights='balance' among .* expected one of none, balanced"),
     ],
 )
 def test_defaults_of_an_edited_recipe_are_checked(defaults, said, tmp_path):
     with pytest.raises(ValueError, match=said) as error:
         parse(RecipeArguments, ["--output_dir", str(tmp_path / "run")], defaults=defaults)
     assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=said):
+        parse(RecipeArguments, ["--sample", "--output_dir", str(tmp_path / "run")], defaults={}, sample=defaults)
 
 
 def test_epochs_that_are_asked_for_win_over_steps_of_a_recipe(tmp_path):

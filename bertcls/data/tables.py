@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TextIO
@@ -150,25 +150,30 @@ def _parquet_tables(path: Path, columns: list[str] | None = None) -> Iterator[pa
                         why = f"is of type {str(field.type):.60}; expected texts, numbers or lists"
                         table = table.set_column(place, _refused(field.name, path, why), pa.nulls(len(table)))
                 kinds = [field.with_type(_plain(field.type)) for field in table.schema]
-                yield table.cast(pa.schema(kinds, _declared(table.schema.metadata or {})))
+                yield table.cast(pa.schema(kinds, _declared(path, (table.schema.metadata or {}).get(b"huggingface"))))
     except (pa.ArrowException, OSError) as error:
         first = str(error).splitlines()[0]
         raise ValueError(f"{path} cannot be read ({first}); expected a whole parquet file. Get it anew.") from error
 
 
-def _declared(metadata: dict) -> dict:
+@cache
+def _declared(path: Path, written: bytes | None) -> dict:
     """The features that datasets wrote into a parquet file, where these can be read.
 
     Its fingerprint stays out, by which caches would take other content for the same.
     """
     from datasets import ClassLabel, Features  # who labels one text waits for none of it
 
-    try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        kinds = Features.from_dict(features).values()
-    except Exception:  # whatever a stranger has written there
+    if written is None:
         return {}
-    if not all(isinstance(name, str) for kind in kinds if isinstance(kind, ClassLabel) for name in kind.names):
+    try:
+        features = json.loads(written)["info"]["features"]
+        kinds = Features.from_dict(features).values()
+        named = all(isinstance(name, str) for kind in kinds if isinstance(kind, ClassLabel) for name in kind.names)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        named = False
+    if not named:
+        warn(f"What {path} says of its columns for datasets cannot be read; it is read without it.")
         return {}
     return {b"huggingface": json.dumps({"info": {"features": features}})}
 

@@ -113,18 +113,18 @@ class Parser(HfArgumentParser):
         hint = f", such as {close[0]}." if close else "."
         raise ValueError(f"Found the unknown option {words[0] or repr('')}; expected one that --help lists{hint}")
 
-    def _check_defaults(self, defaults: dict) -> None:
+    def _check_values(self, settings: dict) -> None:
         """What argparse checks of words, of a recipe's own values, too."""
         known = {action.dest: action for action in self._actions}
-        for name, value in defaults.items():
+        for name, value in settings.items():
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f", such as {close[0]}." if close else "."
-                raise ValueError(f"Found {name} in the recipe's DEFAULTS; expected an option of --help_all{hint}")
+                raise ValueError(f"Found {name} among the recipe's values; expected an option of --help_all{hint}")
             choices, values = known[name].choices, value if isinstance(value, list | tuple) else [value]
             if choices and (wrong := [one for one in values if one is not None and one not in choices]):
                 expected = ", ".join(map(str, choices))
-                raise ValueError(f"Found {name}={wrong[0]!r} in the recipe's DEFAULTS; expected one of {expected}.")
+                raise ValueError(f"Found {name}={wrong[0]!r} among the recipe's values; expected one of {expected}.")
 
     def set_recipe_defaults(self, argv: list[str], given: set[str], defaults: dict, sample: dict) -> None:
         """Takes a recipe's defaults, and those of its sample with `--sample`.
@@ -133,7 +133,6 @@ class Parser(HfArgumentParser):
         the sample is its data alone, since its rates fit its encoder. With `--from_scratch` what the sample has under
         `scratch` comes on top of it.
         """
-        self._check_defaults(defaults)
         self.set_defaults(**defaults)
         if "help_all" in given:
             self.groups = {}
@@ -163,6 +162,7 @@ class Parser(HfArgumentParser):
         if (first.lora_rank or 0) > 0 and "learning_rate" not in given and not both:
             settings["learning_rate"] = ADAPTERS_RATE
             say(f"Adapters: the learning rate is {ADAPTERS_RATE:g} (--learning_rate gives another).")
+        self._check_values(settings)
         self.set_defaults(**settings)
 
 

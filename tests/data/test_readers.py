@@ -89,7 +89,7 @@ def test_an_encoding_without_its_mark_is_one_line(tmp_path):
     one_line(error)
 
 
-def test_what_a_parquet_file_says_of_itself_decides_nothing(tmp_path):
+def test_what_a_parquet_file_says_of_itself_decides_nothing(tmp_path, caplog):
     kept = Dataset.from_dict({"text": ["old", "older"]}).map(lambda row: row).data.table
     pq.write_table(kept, tmp_path / "a.parquet")
     pq.write_table(kept.set_column(0, "text", pa.array(["new", "newer"])), tmp_path / "b.parquet")
@@ -97,7 +97,9 @@ def test_what_a_parquet_file_says_of_itself_decides_nothing(tmp_path):
     assert first._fingerprint != second._fingerprint and second["text"][:] == ["new", "newer"]
     for broken in (b"[]", b"null", b'{"info": null}', b"{", b'{"info": {"features": {"text": {"_type": "No"}}}}'):
         pq.write_table(kept.replace_schema_metadata({b"huggingface": broken}), tmp_path / "c.parquet")
+        caplog.clear()
         assert load_splits(tmp_path / "c.parquet", labelled=False)["train"]["text"][:] == ["old", "older"]
+        assert caplog.text.count("c.parquet says of its columns") == 1
 
 
 def test_a_line_of_jsonl_is_a_row_though_it_is_alone(tmp_path):
