@@ -55,9 +55,8 @@ class FoldAnswers:
                 "same data."
             )
         names, labels = label_names_of(dataset), label_array(dataset)
-        shared = {*dataset.column_names} & {*table} & {"text", "text_pair"}
-        given = {name: dataset[name][:] for name in sorted(shared)}
-        if labels.ndim == 1 and "label" in table:
+        given = {name: dataset[name][:] for name in ("text", "text_pair") if name in dataset.column_names}
+        if labels.ndim == 1:
             given["label"] = labels.tolist() if problem_type == REGRESSION else [names[label] for label in labels]
         if other := [name for name, cells in given.items() if table[name].tolist() != cells]:
             raise ValueError(

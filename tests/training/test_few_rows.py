@@ -356,8 +356,9 @@ def write_fold(folder, number: int, logits: np.ndarray, first: int, temperature:
     columns = {
         f"probability_{name}": values[:, number] for number, name in enumerate(topics(3).features["label"].names)
     }
-    ids = np.arange(first, first + len(logits))
-    pd.DataFrame({"example_id": ids, **columns}).to_parquet(report / "predictions.parquet")
+    told = topics(first + len(logits)).to_pandas()[first:].reset_index(drop=True)
+    told = told.assign(label=[[*WORDS][label] for label in told["label"]], **columns)
+    told.to_parquet(report / "predictions.parquet")
 
 
 def test_the_frozen_encoder_answers_folds_by_the_rows_of_others(model):
@@ -392,6 +393,10 @@ def test_folds_that_calibrated_themselves_leave_the_temperature_of_raw_logits(tm
     )
     assert plain.temperature > 1.5 and found.temperature == pytest.approx(plain.temperature, abs=1e-3)
     np.testing.assert_allclose(found.values, plain.values, rtol=0, atol=1e-3)
+    changes = {"text": lambda row: {"text": "EDITED " + row["text"]}, "label": lambda row: {"label": 0}}
+    for column, change in changes.items():
+        with pytest.raises(ValueError, match=f"Found another {column} in the folds of .* than in the data"):
+            FoldAnswers(tmp_path / "plain", rows.map(change), folds=2, problem_type=SINGLE)
 
 
 @pytest.mark.parametrize(
